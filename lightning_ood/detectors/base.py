@@ -1,0 +1,141 @@
+"""The contract of a detector: what it reads, what it sums up, what it fits, how it scores."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from torch import Tensor, nn
+from torchmetrics import Metric
+
+from lightning_ood.errors import InputError
+from lightning_ood.features import Features, Head, Setup
+from lightning_ood.views import View
+
+Fitted = Mapping[str, Tensor]
+
+
+class Detector(Metric):
+    """Two pure functions with sums between them: ``update`` and ``compute`` fit, ``score`` scores.
+
+    A score is higher where an image is more in-distribution. What a detector sums over images it declares with
+    ``add_state(name, identity, reduce)`` in ``setup``: reset, device moves, synchronisation of processes and merging
+    follow from that line. ``compute`` turns the sums over all processes into the fitted tensors that are saved.
+    A detector that fits nothing overrides neither. A detector may hold other detectors or sketches as attributes.
+
+    Attributes:
+        taps: names of the maps that ``update`` or ``score`` read, ``last`` being the map before global pooling.
+        gradients: the taps for which it also reads the gradient of KL(uniform || softmax).
+        attention: whether it reads the class token's attention.
+        views: other views of the training images that ``update`` reads.
+        linear_head: whether it needs the weights of a linear classifier.
+    """
+
+    full_state_update = False
+    higher_is_better = True
+    is_differentiable = False
+
+    taps: tuple[str, ...] = ()
+    gradients: tuple[str, ...] = ()
+    attention: bool = False
+    views: tuple[View, ...] = ()
+    linear_head: bool = False
+
+    head: Head | None = None
+
+    def setup(self, setup: Setup) -> None:
+        """Learns the network's shapes, chooses taps and declares states. Called again before every fit.
+
+        Raises:
+            InputError: if the network or the fit set lacks what the detector needs.
+        """
+        if self.linear_head and setup.head is None:
+            raise InputError(
+                f"{type(self).__name__} reads the weights of a linear classifier and this network's is not one linear "
+                "layer; leave the detector out for this network"
+            )
+        self.head = setup.head
+        for child in self._parts():
+            if isinstance(child, Detector):
+                child.setup(setup)
+
+    def update(self, features: Features) -> None:
+        """Adds a batch of training images to the sums. The default has nothing to fit."""
+
+    def compute(self) -> dict[str, Tensor]:
+        """The fitted tensors, from the sums over all processes. The default has none."""
+        return {}
+
+    @abstractmethod
+    def score(self, features: Features, fitted: Fitted) -> Tensor:
+        """Scores a batch.
+
+        Args:
+            features: B images.
+            fitted: what ``compute`` returned.
+
+        Returns:
+            ``[B]``, higher = more in-distribution.
+        """
+
+    @property
+    def fits(self) -> bool:
+        """Whether it has to see training images before it can score."""
+        own = type(self).update is not Detector.update
+        return own or any(part.fits for part in self.family() if part is not self)
+
+    def family(self) -> Iterator[Detector]:
+        """This detector and those it holds."""
+        yield self
+        for child in self._parts():
+            if isinstance(child, Detector):
+                yield from child.family()
+
+    def reset(self) -> None:
+        """Back to the identity, the parts included."""
+        super().reset()
+        for child in self._parts():
+            child.reset()
+
+    def merge_state(self, incoming_state: dict[str, Any] | Metric) -> None:
+        """Takes in the sums of another detector of the same kind, the parts included."""
+        if not isinstance(incoming_state, Detector):
+            raise TypeError(f"merge_state takes a {type(self).__name__}, not {type(incoming_state).__name__}")
+        super().merge_state(incoming_state)
+        for child, incoming in zip(self._parts(), incoming_state._parts(), strict=True):
+            child.merge_state(incoming)
+
+    def _parts(self) -> list[Metric]:
+        """The detectors and sketches held directly, in containers too."""
+        return list(_metrics_in(self))
+
+
+def _metrics_in(module: nn.Module) -> Iterator[Metric]:
+    for child in module.children():
+        if isinstance(child, Metric):
+            yield child
+        else:
+            yield from _metrics_in(child)
+
+
+class LogitScore(Detector):
+    """A score of the logits alone. Shapings (ReAct, DICE, LINe, …) take one as their ``base``."""
+
+    @abstractmethod
+    def of_logits(self, logits: Tensor) -> Tensor:
+        """Scores logits ``[B, K]``: ``[B]``, higher = more in-distribution."""
+
+    def score(self, features: Features, fitted: Fitted) -> Tensor:
+        """Scores the network's own logits."""
+        return self.of_logits(features.logits)
+
+
+def nest(prefix: str, fitted: Fitted) -> dict[str, Tensor]:
+    """Puts a part's fitted tensors under ``prefix.``."""
+    return {f"{prefix}.{key}": value for key, value in fitted.items()}
+
+
+def unnest(prefix: str, fitted: Fitted) -> dict[str, Tensor]:
+    """The part of ``fitted`` that :func:`nest` put under ``prefix.``."""
+    return {key[len(prefix) + 1 :]: value for key, value in fitted.items() if key.startswith(f"{prefix}.")}

@@ -1,0 +1,23 @@
+"""Energy-based Out-of-distribution Detection. Liu, Wang, Owens, Li. NeurIPS 2020. https://arxiv.org/abs/2010.03759."""
+
+from torch import Tensor
+
+from lightning_ood.detectors.base import LogitScore
+
+
+class Energy(LogitScore):
+    """Negative free energy of the logits: ``T * logsumexp(logits / T)`` (eq. 4, without its minus sign).
+
+    Fits nothing; any real value. Lies between the largest logit and the largest logit + T log K.
+
+    Args:
+        temperature: T, in units of the logits.
+    """
+
+    def __init__(self, temperature: float = 1.0) -> None:
+        super().__init__()
+        self.temperature = temperature
+
+    def of_logits(self, logits: Tensor) -> Tensor:
+        """``[B, K] -> [B]``."""
+        return self.temperature * (logits / self.temperature).logsumexp(dim=1)

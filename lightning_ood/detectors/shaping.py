@@ -1,0 +1,31 @@
+"""Shaping x logit score: the half that changes the feature or the classifier before a score of the logits."""
+
+from abc import abstractmethod
+
+from torch import Tensor
+
+from lightning_ood.detectors.base import Detector, Fitted, LogitScore
+from lightning_ood.detectors.energy import Energy
+from lightning_ood.features import Features
+
+
+class Shaping(Detector):
+    """Shapes the penultimate feature or the classifier, then scores the new logits.
+
+    Args:
+        base: the score of the shaped logits; Energy where None.
+    """
+
+    linear_head = True
+
+    def __init__(self, base: LogitScore | None = None) -> None:
+        super().__init__()
+        self.base = base if base is not None else Energy()
+
+    @abstractmethod
+    def logits(self, features: Features, fitted: Fitted) -> Tensor:
+        """The shaped logits ``[B, K]``."""
+
+    def score(self, features: Features, fitted: Fitted) -> Tensor:
+        """Scores the shaped logits with the base."""
+        return self.base.of_logits(self.logits(features, fitted))

@@ -1,0 +1,140 @@
+"""What one forward pass yields, and what is known before the first: the only things a detector ever sees."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from lightning_ood.views import View
+
+
+@dataclass(frozen=True)
+class Head:
+    """The linear classifier behind the penultimate feature: ``logits = pooled @ weight.T + bias``.
+
+    Attributes:
+        weight: ``[K, D]``, float32.
+        bias: ``[K]``, float32; zeros where the network has none.
+    """
+
+    weight: Tensor
+    bias: Tensor
+
+    @property
+    def classes(self) -> int:
+        """K."""
+        return self.weight.shape[0]
+
+    @property
+    def width(self) -> int:
+        """D."""
+        return self.weight.shape[1]
+
+    def __call__(self, pooled: Tensor) -> Tensor:
+        """Logits ``[B, K]`` of penultimate features ``[B, D]``."""
+        return F.linear(pooled, self.weight, self.bias)
+
+    def to(self, device: torch.device | str) -> Head:
+        """The same head on another device."""
+        return Head(self.weight.to(device), self.bias.to(device))
+
+
+@dataclass(frozen=True)
+class Features:
+    """One batch, seen once by the network. Everything is detached; logits and pooled are float32.
+
+    Attributes:
+        logits: ``[B, K]``.
+        pooled: ``[B, D]``, the penultimate feature: the input of the classifier.
+        head: the classifier, or None where it is not linear.
+        maps: tap -> ``[B, C, H, W]`` (convolutional) or ``[B, C, N]`` (N tokens): the channel comes first always.
+        gradients: tap -> d KL(uniform || softmax(logits)) / d map, of the map's shape, for the taps that a detector
+            asked to have differentiated.
+        attention: ``[B, heads, N]``, the class token's attention row in the last block, or None.
+        labels: ``[B]`` int64, or None where the set has none.
+        index: ``[B]`` int64, position in the data set: seeds samples and views.
+        views: other views of the same images, where a detector asked for them.
+    """
+
+    logits: Tensor
+    pooled: Tensor
+    head: Head | None = None
+    maps: Mapping[str, Tensor] = field(default_factory=dict)
+    gradients: Mapping[str, Tensor] = field(default_factory=dict)
+    attention: Tensor | None = None
+    labels: Tensor | None = None
+    index: Tensor | None = None
+    views: Mapping[View, Features] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return self.logits.shape[0]
+
+    @cached_property
+    def log_probs(self) -> Tensor:
+        """``[B, K]`` log-softmax of the logits, computed once for all detectors."""
+        return self.logits.log_softmax(dim=1)
+
+    @cached_property
+    def probs(self) -> Tensor:
+        """``[B, K]`` softmax of the logits, computed once for all detectors."""
+        return self.log_probs.exp()
+
+    @cached_property
+    def prediction(self) -> Tensor:
+        """``[B]`` class of the largest logit."""
+        return self.logits.argmax(dim=1)
+
+    @cached_property
+    def direction(self) -> Tensor:
+        """``[B, D]`` penultimate feature of unit L2 length; a zero feature stays zero."""
+        return F.normalize(self.pooled, dim=1)
+
+    def select(self, rows: Tensor | slice) -> Features:
+        """The features of some images of the batch.
+
+        Args:
+            rows: boolean mask ``[B]``, int64 positions, or a slice.
+        """
+        shared = {"head"}
+        values = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in shared}
+        return replace(self, **{name: _select(value, rows) for name, value in values.items()})
+
+
+def _select(value: Any, rows: Tensor | slice) -> Any:
+    if isinstance(value, Tensor):
+        return value[rows]
+    if isinstance(value, Features):
+        return value.select(rows)
+    if isinstance(value, Mapping):
+        return {key: _select(item, rows) for key, item in value.items()}
+    return value
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What is known of the network and of the fit set before the first batch.
+
+    Attributes:
+        width: D, length of the penultimate feature.
+        classes: K, number of logits.
+        head: the linear classifier; None where the network's is not linear.
+        maps: every tap that can be read -> shape ``[C, ...]`` of one image's map.
+        blocks: the taps that are the network's own blocks, in order of execution, the last map at the end.
+        attention: ``(heads, tokens)`` of the class-token attention, or None where there is no class token.
+        labels: ``[N]`` int64 labels of the fit set (all of it, on every process), or None where unknown.
+    """
+
+    width: int
+    classes: int
+    head: Head | None = None
+    maps: Mapping[str, torch.Size] = field(default_factory=dict)
+    blocks: tuple[str, ...] = ()
+    attention: tuple[int, int] | None = None
+    labels: Tensor | None = None

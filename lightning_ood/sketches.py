@@ -1,0 +1,130 @@
+"""Bounded summaries of a stream that merge: what a detector keeps where a sum is not enough."""
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+from lightning_ood.hashing import hash_index
+
+_MANTISSA_BITS = 11  # of float32's 23: a bin is 2**-11 = 0.05 % wide
+_SHIFT = 23 - _MANTISSA_BITS
+_BINS = 2 ** (31 - _SHIFT)  # for one sign
+
+
+def _join(stacked: Tensor) -> Tensor:
+    """Concatenates what the processes hold: ``[world, n, ...] -> [world * n, ...]``."""
+    return stacked.flatten(0, 1)
+
+
+class QuantileSketch(Metric):
+    """Any quantile of a stream of numbers, to 0.05 % of its value.
+
+    A histogram over float32 bit patterns: sign, exponent and the first 11 bits of the mantissa name the bin, so the
+    bins are relative (0.05 % wide) from the smallest normal number to the largest, and no range has to be known.
+    Integer counts: the result does not depend on order, batches or processes. State: 16 MiB.
+    """
+
+    full_state_update = False
+    counts: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("counts", torch.zeros(2 * _BINS, dtype=torch.int64), "sum")
+
+    def update(self, values: Tensor) -> None:
+        """Counts every entry of ``values`` (any shape, finite)."""
+        bits = values.detach().float().contiguous().flatten().view(torch.int32) & 0x7FFFFFFF
+        magnitude = (bits >> _SHIFT).to(torch.int64)
+        negative = values.flatten() < 0
+        bin_index = torch.where(negative, _BINS - 1 - magnitude, _BINS + magnitude)
+        self.counts = self.counts + torch.bincount(bin_index, minlength=2 * _BINS)
+
+    def compute(self) -> Tensor:
+        """The counts over all processes, for :func:`quantile`."""
+        return self.counts
+
+
+def quantile(counts: Tensor, q: float | Tensor) -> Tensor:
+    """Quantiles from a sketch's counts, interpolated linearly between order statistics and inside a bin.
+
+    Args:
+        counts: ``[2 * bins]``, what ``QuantileSketch.compute`` gave.
+        q: one or more quantiles in [0, 1], as a number or a tensor.
+
+    Returns:
+        float64, of the shape of ``q``; NaN where nothing was counted.
+    """
+    filled = counts.nonzero().flatten()  # quantiles need only the bins that hold something
+    q = torch.as_tensor(q, dtype=torch.float64, device=counts.device)
+    if filled.numel() == 0:
+        return torch.full_like(q, torch.nan)
+    held = counts[filled].double()
+    total = held.cumsum(0)
+    rank = q * (total[-1] - 1)
+
+    def order_statistic(i: Tensor) -> Tensor:
+        at = torch.searchsorted(total, i, right=True).clamp(max=len(filled) - 1)
+        low, high = _edges(filled[at])
+        return low + (high - low) * ((i - (total[at] - held[at]) + 0.5) / held[at]).clamp(0, 1)
+
+    below, above = order_statistic(rank.floor()), order_statistic(rank.ceil())
+    return below + (above - below) * (rank - rank.floor())
+
+
+def _edges(bin_index: Tensor) -> tuple[Tensor, Tensor]:
+    """Lower and upper end of bins, float64."""
+    negative = bin_index < _BINS
+    magnitude = torch.where(negative, _BINS - 1 - bin_index, bin_index - _BINS)
+    small = (magnitude << _SHIFT).to(torch.int32).view(torch.float32).double()
+    top = ((magnitude + 1).clamp(max=_BINS // 256 * 255 - 1) << _SHIFT).to(torch.int32).view(torch.float32).double()
+    return torch.where(negative, -top, small), torch.where(negative, -small, top)
+
+
+class Sample(Metric):
+    """A bounded, uniform sample of the rows of a stream: the ``size`` rows whose images hash lowest.
+
+    The sample depends on the seed and the image indices alone, so it is the same for any order, batching and
+    number of processes. State: ``size * (width + 1)`` numbers.
+
+    Args:
+        size: how many rows are kept at most.
+        width: numbers in a row.
+        seed: draws another sample.
+        dtype: of the rows.
+    """
+
+    full_state_update = False
+    keys: Tensor
+    rows: Tensor
+
+    def __init__(self, size: int, width: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> None:
+        super().__init__()
+        self.size, self.seed = size, seed
+        self.add_state("keys", torch.full((size,), torch.iinfo(torch.int64).max), _join)
+        self.add_state("rows", torch.zeros(size, width, dtype=dtype), _join)
+
+    def update(self, rows: Tensor, index: Tensor) -> None:
+        """Offers ``rows`` ``[B, width]`` of the images ``index`` ``[B]``."""
+        keys = hash_index(index.to(rows.device), self.seed)
+        if self.size < len(keys):  # at most `size` of a batch can enter
+            keys, best = keys.topk(self.size, largest=False)
+            rows = rows[best]
+        # The worst kept rows are where new ones go: no copy of the whole sample.
+        worst, slots = self.keys.topk(min(len(keys), self.size), largest=True)
+        keys, best = keys.sort()
+        enters = keys < worst
+        slots, keys, rows = slots[enters], keys[enters], rows[best][enters]
+        self.keys = self.keys.index_copy(0, slots, keys)
+        self.rows = self.rows.index_copy(0, slots, rows.to(self.rows.dtype)) if len(slots) else self.rows
+
+    def merge_state(self, incoming_state: dict | Metric) -> None:
+        """Takes in another sample of the same size and seed."""
+        super().merge_state(incoming_state)
+        self.keys, best = self.keys.topk(self.size, largest=False)
+        self.rows = self.rows[best]
+
+    def compute(self) -> Tensor:
+        """The sampled rows over all processes, ``[min(size, seen), width]``, in the order of their keys."""
+        keys, best = self.keys.topk(self.size, largest=False)
+        best = best[keys != torch.iinfo(torch.int64).max]
+        return self.rows[best]
