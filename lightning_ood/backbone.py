@@ -1,0 +1,223 @@
+"""A frozen network that turns a batch of images into ``Features`` in one forward pass."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
+from difflib import get_close_matches
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from lightning_ood.attention import class_attention, record_attention
+from lightning_ood.errors import InputError
+from lightning_ood.features import Features, Head, Setup
+from lightning_ood.probe import Probe, Tap, probe
+from lightning_ood.views import View
+
+
+class Backbone(nn.Module):
+    """Reads logits, penultimate feature, maps, gradients and class-token attention from one forward of a network.
+
+    Works on any classifier: what is where is found by a small probing pass, and everything is read by hooks.
+
+    Args:
+        network: an image classifier, ``[B, 3, H, W] -> [B, K]``.
+        input_size: ``(H, W)`` of the images.
+        head: name of the classifier's module, where it cannot be found.
+    """
+
+    def __init__(self, network: nn.Module, input_size: tuple[int, int] = (224, 224), head: str | None = None) -> None:
+        super().__init__()
+        self.network = network
+        self.input_size = input_size
+        self._head_name = head
+        self._taps: dict[str, Tap] = {}
+        self._gradients: tuple[str, ...] = ()
+        self._handles: list[RemovableHandle] = []
+        self._seen: dict[str, Tensor] | None = None  # what the hooks of the forward pass in progress have read
+
+    @cached_property
+    def probe(self) -> Probe:
+        """The network's structure."""
+        device = next((p.device for p in self.network.parameters()), torch.device("cpu"))
+        generator = torch.Generator().manual_seed(0)
+        images = torch.randn(2, 3, *self.input_size, generator=generator).to(device)
+        modes = {module: module.training for module in self.network.modules()}
+        self.network.eval()
+        try:
+            with torch.inference_mode(False):
+                return probe(self.network, images, self._head_name)
+        finally:
+            for module, mode in modes.items():
+                module.training = mode
+
+    @property
+    def classifier(self) -> nn.Module:
+        """The module behind the penultimate feature."""
+        return self.network.get_submodule(self.probe.classifier)
+
+    @property
+    def head(self) -> Head | None:
+        """The classifier's weights as they are now; None where it is not one linear layer."""
+        layer = self.classifier
+        if not isinstance(layer, nn.Linear | nn.Conv2d) or layer.weight.flatten(1).shape[1] != self.probe.width:
+            return None
+        weight = layer.weight.detach().flatten(1).float()
+        bias = weight.new_zeros(len(weight)) if layer.bias is None else layer.bias.detach().float()
+        return Head(weight, bias)
+
+    def setup(self, labels: Tensor | None = None) -> Setup:
+        """What detectors may know before the first batch; ``labels`` are those of the fit set."""
+        return Setup(
+            width=self.probe.width,
+            classes=self.probe.classes,
+            head=self.head,
+            maps={name: tap.shape for name, tap in self.probe.taps.items()},
+            blocks=self.probe.blocks,
+            attention=self._attention_shape,
+            labels=labels,
+        )
+
+    def configure(self, taps: Iterable[str] = (), gradients: Iterable[str] = (), attention: bool = False) -> None:
+        """Plans what the next forward passes read.
+
+        Raises:
+            InputError: if a tap does not exist or the network has no class token.
+        """
+        for handle in self._handles:
+            handle.remove()
+        self._gradients = tuple(dict.fromkeys(gradients))
+        self._taps = {name: self._tap(name) for name in dict.fromkeys((*taps, *self._gradients))}
+        self._handles = [self.classifier.register_forward_pre_hook(self._read_pooled)]
+        by_module: dict[str, list[str]] = {}
+        for name, tap in self._taps.items():
+            by_module.setdefault(tap.module, []).append(name)
+        overwritten = self._overwritten(list(by_module))
+        for module, names in by_module.items():
+            hook = self._reader(names, copy=module in overwritten)
+            self._handles.append(self.network.get_submodule(module).register_forward_hook(hook))
+        if attention:
+            layer = class_attention(self.network)
+            if layer is None:
+                raise InputError(f"a {type(self.network).__name__} has no class token, so no class-token attention")
+            self._handles += record_attention(layer, lambda row: self._store("attention", row))
+
+    def forward(
+        self,
+        images: Tensor,
+        labels: Tensor | None = None,
+        index: Tensor | None = None,
+        views: Sequence[View] = (),
+    ) -> Features:
+        """One forward pass (one more per view).
+
+        Args:
+            images: ``[B, 3, H, W]``, preprocessed.
+            labels: ``[B]``.
+            index: ``[B]`` positions in the data set; 0..B-1 where None.
+            views: other views of the images to be read too.
+        """
+        if not self._handles:
+            self.configure()
+        index = torch.arange(len(images), device=images.device) if index is None else index
+        others = {view: self._read(view(images, index), labels, index) for view in views}
+        return self._read(images, labels, index, others)
+
+    def _read(
+        self, images: Tensor, labels: Tensor | None, index: Tensor, views: dict[View, Features] | None = None
+    ) -> Features:
+        differentiate = bool(self._gradients)
+        self._seen = seen = {}
+        with torch.inference_mode(False) if differentiate else nullcontext(), torch.set_grad_enabled(differentiate):
+            logits = self.network(images.clone() if images.is_inference() and differentiate else images).float()
+            gradients = self._differentiate(logits, seen) if differentiate else {}
+        self._seen = None
+        return Features(
+            logits=logits.detach(),
+            pooled=seen["pooled"].detach().flatten(1).float(),
+            head=self.head,
+            maps={name: tap.map(seen[name].detach()) for name, tap in self._taps.items()},
+            gradients=gradients,
+            attention=seen["attention"].detach().float() if "attention" in seen else None,
+            labels=labels,
+            index=index,
+            views=views or {},
+        )
+
+    def _differentiate(self, logits: Tensor, seen: dict[str, Tensor]) -> dict[str, Tensor]:
+        """One backward for all taps: d KL(uniform || softmax) / d map (a constant apart, the cross-entropy)."""
+        loss = (logits.logsumexp(dim=1) - logits.mean(dim=1)).sum()
+        found = torch.autograd.grad(loss, [seen[name] for name in self._gradients])
+        return {
+            name: self._taps[name].channel_first(gradient)
+            for name, gradient in zip(self._gradients, found, strict=True)
+        }
+
+    def _store(self, name: str, value: Tensor) -> None:
+        if self._seen is not None:
+            self._seen[name] = value
+
+    def _read_pooled(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+        self._store("pooled", args[0])
+
+    def _reader(self, names: list[str], copy: bool) -> Callable[[nn.Module, Any, Tensor], Tensor | None]:
+        differentiate = not set(names).isdisjoint(self._gradients)
+
+        def read(module: nn.Module, args: Any, output: Tensor) -> Tensor | None:
+            if self._seen is None:
+                return None
+            if differentiate and not output.requires_grad:
+                output.requires_grad_()  # frozen weights: the graph starts at the earliest map
+            for name in names:
+                self._store(name, output)
+            return output.clone() if copy else None  # the network overwrites the copy
+
+        return read
+
+    def _overwritten(self, modules: list[str]) -> set[str]:
+        """The modules whose output a later in-place operation changes."""
+        versions: dict[str, tuple[Tensor, int]] = {}
+        handles = [
+            self.network.get_submodule(name).register_forward_hook(
+                lambda module, args, output, name=name: versions.update({name: (output, output._version)})
+            )
+            for name in modules
+        ]
+        device = next((p.device for p in self.network.parameters()), torch.device("cpu"))
+        if modules:
+            with torch.inference_mode(False), torch.no_grad():
+                self.network(torch.zeros(2, 3, *self.input_size, device=device))
+        for handle in handles:
+            handle.remove()
+        return {name for name, (output, version) in versions.items() if output._version != version}
+
+    def _tap(self, name: str) -> Tap:
+        taps = self.probe.taps
+        if name not in taps:
+            close = get_close_matches(name, taps, n=5, cutoff=0.3)
+            raise InputError(
+                f"the network has no tap {name!r}; near it: {', '.join(close) or ', '.join(self.probe.blocks)} "
+                "(--print_taps lists them all)"
+            )
+        return taps[name]
+
+    @cached_property
+    def _attention_shape(self) -> tuple[int, int] | None:
+        layer = class_attention(self.network)
+        if layer is None:
+            return None
+        rows: list[Tensor] = []
+        fused = getattr(layer, "fused_attn", None)
+        handles = record_attention(layer, rows.append)
+        device = next((p.device for p in self.network.parameters()), torch.device("cpu"))
+        with torch.no_grad():
+            self.network(torch.zeros(1, 3, *self.input_size, device=device))
+        for handle in handles:
+            handle.remove()
+        if fused is not None:
+            layer.fused_attn = fused
+        return (rows[0].shape[1], rows[0].shape[2]) if rows else None
