@@ -131,7 +131,8 @@ class Backbone(nn.Module):
         self, images: Tensor, labels: Tensor | None, index: Tensor, views: dict[View, Features] | None = None
     ) -> Features:
         differentiate = bool(self._gradients)
-        self._seen = seen = {}
+        seen: dict[str, Tensor] = {}
+        self._seen = seen
         with torch.inference_mode(False) if differentiate else nullcontext(), torch.set_grad_enabled(differentiate):
             logits = self.network(images.clone() if images.is_inference() and differentiate else images).float()
             gradients = self._differentiate(logits, seen) if differentiate else {}

@@ -126,7 +126,7 @@ class Setup:
         classes: K, number of logits.
         head: the linear classifier; None where the network's is not linear.
         maps: every tap that can be read -> shape ``[C, ...]`` of one image's map.
-        blocks: the taps that are the network's own blocks, in order of execution; the last one is the map before global pooling.
+        blocks: the taps that are the network's own blocks, in order of execution; the last is the map before pooling.
         attention: ``(heads, tokens)`` of the class-token attention, or None where there is no class token.
         labels: ``[N]`` int64 labels of the fit set (all of it, on every process), or None where unknown.
     """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -107,7 +107,7 @@ def probe(network: nn.Module, images: Tensor, head: str | None = None) -> Probe:
 
 @contextmanager
 def _recording(network: nn.Module, records: list[_Record], head: str | None) -> Iterator[None]:
-    def hook(name: str, module: nn.Module):  # noqa: ANN202
+    def hook(name: str, module: nn.Module) -> Callable[[nn.Module, tuple[object, ...], object], None]:
         may_classify = isinstance(module, nn.Linear | nn.Conv2d) or name == head
 
         def record(_: nn.Module, args: tuple[object, ...], output: object) -> None:
@@ -203,12 +203,17 @@ def _blocks(network: nn.Module, taps: dict[str, Tap]) -> list[str]:
     ]
     outermost = [n for n in elements if not any(n.startswith(f"{other}.") for other in elements)]
     activations = (nn.ReLU, nn.ReLU6, nn.SiLU, nn.GELU, nn.Hardswish, nn.LeakyReLU)
-    return outermost or [name for name in taps if isinstance(network.get_submodule(name), activations)]
+    return outermost or [
+        name
+        for name, tap in taps.items()
+        if isinstance(network.get_submodule(name), activations) and tap.shape[1:].numel() > 1
+    ]
 
 
 def _timm_blocks(network: nn.Module, names: list[str]) -> list[str]:
-    """timm says what its blocks are in the patterns that it groups parameters by."""
-    patterns = network.group_matcher(coarse=False).get("blocks", ())  # type: ignore[operator]
+    """What timm itself calls a block, in the patterns that it groups parameters by."""
+    matcher = network.group_matcher(coarse=False)  # type: ignore[operator]
+    patterns = matcher.get("blocks", ()) if isinstance(matcher, dict) else ()
     patterns = [patterns] if isinstance(patterns, str) else [p if isinstance(p, str) else p[0] for p in patterns]
     return [
         name
