@@ -1,0 +1,164 @@
+"""Weight files: read without running code in them, fitted to a network's names, or refused with the reason."""
+
+import argparse
+import hashlib
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from lightning_ood.errors import InputError
+
+State = dict[str, Tensor]
+
+_NESTED = ("state_dict", "model_state_dict", "model", "net", "network", "module", "state_dict_ema", "model_ema", "ema")
+_PREFIXES = ("module.", "model.", "backbone.", "network.", "net.", "encoder.", "_orig_mod.")
+
+
+def load_weights(network: nn.Module, path: str | Path) -> None:
+    """Copies the weights of a file into a network, all or nothing.
+
+    A ``.safetensors`` file, or anything that ``torch.save`` wrote of tensors and plain values: the state dict itself or
+    one nested under a usual key (``state_dict``, ``model``, ...). Prefixes that wrappers add (``module.``, ...) are
+    stripped where that makes names match, and a network may rename parts of names with an attribute ``renamed``.
+    Counters of batches seen by batch norms may be missing (files of before torch 0.4.1).
+
+    Args:
+        network: the network, built with the file's number of classes.
+        path: the file.
+
+    Raises:
+        InputError: if the file is missing, damaged or holds code; if names or shapes differ from the network's.
+    """
+    path = Path(path)
+    own = network.state_dict()
+    state = _matching(_tensors(_read(path), path), set(own), getattr(network, "renamed", {}))
+    missing = [key for key in own if key not in state and not key.endswith("num_batches_tracked")]
+    unexpected = [key for key in state if key not in own]
+    resized = [key for key in own if key in state and state[key].shape != own[key].shape]
+    if not (missing or unexpected or resized):
+        network.load_state_dict(state, strict=False)
+        return
+    raise InputError(_mismatch(network, path, state, missing, unexpected, resized))
+
+
+def weights_hash(network: nn.Module) -> str:
+    """SHA-256 over the name, type, shape and bytes of every parameter and saved buffer, sorted by name."""
+    digest = hashlib.sha256()
+    for name, value in sorted(network.state_dict().items()):
+        if isinstance(value, Tensor):  # extra state that a module keeps in Python objects is not weights
+            digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+            digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _read(path: Path) -> Any:
+    """What the file holds, through the reader that cannot run code."""
+    if not path.is_file():
+        raise InputError(f"there is no weight file {path}")
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        with torch.serialization.safe_globals(_harmless()):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # the readers raise whatever the bytes lead them to
+        text = str(error)
+        found = re.search(r"GLOBAL (\S+)|[Uu]nsupported (?:global|class) (\S+)", text)
+        if found:
+            name = (found[1] or found[2]).rstrip(".,:")
+            raise InputError(
+                f"{path} holds a Python object ({name}) beside tensors; reading it could run code, so it is refused. "
+                "Where you trust the file, load it yourself and save the tensors alone: "
+                "torch.save(network.state_dict(), 'weights.pth')"
+            ) from None
+        known = isinstance(error, SafetensorError | EOFError | RuntimeError | OSError)
+        first = (text.splitlines() or [""])[0] if known else type(error).__name__
+        raise InputError(
+            f"{path} ({path.stat().st_size} bytes) cannot be read as weights: it is truncated, damaged or of another "
+            f"format ({first[:150]})"
+        ) from error
+
+
+def _harmless() -> list[Any]:
+    """Plain values that old training scripts left beside the weights, under the names that numpy had and has."""
+    scalar = np.float64(0).__reduce__()[0]
+    kinds = {type(np.dtype(kind)) for kind in ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "?")}
+    names = ("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar")
+    return [np.dtype, argparse.Namespace, *kinds, *((scalar, name) for name in names)]
+
+
+def _tensors(content: Any, path: Path) -> State:
+    """The state dict in what a file holds, whatever key it is nested under."""
+    if not isinstance(content, Mapping):
+        raise InputError(f"{path} holds a {type(content).__name__}, not a state dict: names with their tensors")
+    for key in _NESTED:
+        if isinstance(content.get(key), Mapping) and content[key]:
+            return _tensors(content[key], path)
+    other = [str(key) for key, value in content.items() if not isinstance(value, Tensor)]
+    if other or not content:
+        raise InputError(
+            f"{path} holds no state dict: {_some(other) or 'nothing'} under it is not a tensor; expected names with "
+            f"their tensors, alone or under one of {', '.join(_NESTED)}"
+        )
+    return {str(key): value for key, value in content.items()}
+
+
+def _matching(state: State, own: set[str], renamed: Mapping[str, str]) -> State:
+    """The state under the names, of all strippings of prefixes, that match most of the network's."""
+    candidates = [_rename(candidate, renamed) for candidate in _stripped(state)]
+    return max(candidates, key=lambda candidate: len(own & candidate.keys()))  # the first, least stripped, of equals
+
+
+def _rename(state: State, renamed: Mapping[str, str]) -> State:
+    return {".".join(renamed.get(part, part) for part in key.split(".")): value for key, value in state.items()}
+
+
+def _stripped(state: State) -> Iterator[State]:
+    yield state
+    for prefix in _PREFIXES:
+        if any(key.startswith(prefix) for key in state):
+            shorter = {key.removeprefix(prefix): value for key, value in state.items()}
+            if len(shorter) == len(state):
+                yield from _stripped(shorter)
+
+
+def _mismatch(
+    network: nn.Module, path: Path, state: State, missing: list[str], unexpected: list[str], resized: list[str]
+) -> str:
+    own = network.state_dict()
+    lines = [f"{path} does not fit {type(network).__name__}:"]
+    classes = _classes(network, state, resized)
+    if classes and not missing and not unexpected:
+        ours = own[resized[0]].shape[0]
+        return f"{lines[0]} the file's classifier has {classes} classes and the network's {ours}; set num_classes: {classes}"
+    if missing:
+        lines.append(f"{len(missing)} names are not in the file: {_some(missing)}")
+    if unexpected:
+        lines.append(f"{len(unexpected)} names of the file are not the network's: {_some(unexpected)}")
+    if resized:
+        shapes = [f"{key} {list(state[key].shape)} in the file, {list(own[key].shape)} here" for key in resized]
+        lines.append(f"{len(resized)} shapes differ: {_some(shapes, '; ')}")
+    return "\n  ".join(lines)
+
+
+def _classes(network: nn.Module, state: State, resized: list[str]) -> int | None:
+    """The file's number of classes, where the rows of one linear layer are all that differs."""
+    owners = {key.rpartition(".")[0] for key in resized}
+    if len(owners) != 1 or not isinstance(network.get_submodule(next(iter(owners))), nn.Linear):
+        return None
+    own = network.state_dict()
+    if any(state[key].shape[1:] != own[key].shape[1:] for key in resized):
+        return None
+    return state[resized[0]].shape[0]
+
+
+def _some(names: list[str], separator: str = ", ") -> str:
+    """The first few names and how many more there are."""
+    rest = f"{separator}and {len(names) - 5} more" if len(names) > 5 else ""
+    return separator.join(names[:5]) + rest

@@ -1,0 +1,165 @@
+"""From an image to the network's input: sizes, interpolation and normalisation, derived from the network's own config."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+from PIL import Image
+from torch import Tensor, nn
+from torchvision import transforms
+
+from lightning_ood.errors import InputError
+
+Transform = Callable[[Image.Image], Tensor]
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """Resize, centre crop, scaling to [0, 1] and normalisation, on PIL images (as the published numbers were made).
+
+    An image that has the size already is not resampled.
+
+    Attributes:
+        size: ``(height, width)`` of the network's input.
+        resize: length of the shorter side before the crop, ``(height, width)`` to stretch to, or None for no resizing.
+        interpolation: ``bilinear``, ``bicubic``, ``nearest``, ...
+        mean: per channel, of values in [0, 1].
+        std: per channel, of values in [0, 1].
+    """
+
+    size: tuple[int, int]
+    resize: int | tuple[int, int] | None
+    interpolation: str
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        names = [mode.value for mode in transforms.InterpolationMode]
+        if self.interpolation not in names:
+            raise InputError(f"preprocess: interpolation {self.interpolation!r} is none of {', '.join(names)}")
+        if len(self.mean) != 3 or len(self.std) != 3:
+            raise InputError(f"preprocess: mean {self.mean} and std {self.std} need a value for each of 3 channels")
+        if min(self.size) < 1 or min(self.std) <= 0:
+            raise InputError(f"preprocess: size {self.size} and std {self.std} must be positive")
+
+    def transform(self) -> Transform:
+        """The transform of test images, and of the training images that detectors are fitted on."""
+        return transforms.Compose([*self._resize(), transforms.CenterCrop(self.size), *self._tensor()])
+
+    def train_transform(self, padding: int = 4, flip: bool = True) -> Transform:
+        """The transform for training a small network: a random crop and a flip instead of the centre crop.
+
+        Args:
+            padding: zeros around the image that the crop may reach into.
+            flip: mirrors every second image; wrong for digits and letters.
+        """
+        flips = [transforms.RandomHorizontalFlip()] if flip else []
+        crop = transforms.RandomCrop(self.size, padding=padding)
+        return transforms.Compose([*self._resize(), crop, *flips, *self._tensor()])
+
+    def override(self, **changes: Any) -> Preprocess:
+        """The same with some fields changed; a new ``size`` without ``resize`` is resized to without a margin.
+
+        Raises:
+            InputError: for a field that does not exist or a value that cannot be.
+        """
+        names = [field.name for field in fields(self)]
+        for name in changes:
+            if name not in names:
+                raise InputError(f"preprocess has no {name!r}; it has {', '.join(names)}")
+        if "size" in changes:
+            changes["size"] = _pair(changes["size"])
+            changes.setdefault("resize", _whole(changes["size"]))
+        if isinstance(changes.get("resize"), Sequence):
+            changes["resize"] = _pair(changes["resize"])
+        for name in ("mean", "std"):
+            if name in changes:
+                changes[name] = _values(name, changes[name])
+        return replace(self, **changes)
+
+    @classmethod
+    def of(cls, **values: Any) -> Preprocess:
+        """From single values: ``size``, ``mean`` and ``std``; ``resize`` is ``size`` and ``interpolation`` bilinear.
+
+        Raises:
+            InputError: if one of the three is missing.
+        """
+        missing = [name for name in ("size", "mean", "std") if name not in values]
+        if missing:
+            raise InputError(
+                f"the network carries no preprocessing of its own and {', '.join(missing)} is not given: write "
+                "preprocess: {size: ..., mean: [...], std: [...]}"
+            )
+        return cls((1, 1), None, "bilinear", (0.0,) * 3, (1.0,) * 3).override(**values)
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> Preprocess:
+        """From a config in timm's words: ``input_size``, ``mean``, ``std``, ``interpolation``, ``crop_pct``, ``crop_mode``.
+
+        Raises:
+            InputError: if the config pads images with a border (``crop_mode`` border).
+        """
+        size = _pair(config["input_size"][1:])
+        mode = config.get("crop_mode") or "center"
+        if mode not in ("center", "squash"):
+            raise InputError(
+                f"the network asks for crop_mode {mode!r}, which is not known here: give preprocess: resize"
+            )
+        scaled = tuple(math.floor(side / (config.get("crop_pct") or 0.875)) for side in size)
+        return cls.of(
+            size=size,
+            resize=scaled if mode == "squash" else _whole(scaled),
+            interpolation=config.get("interpolation") or "bilinear",
+            mean=config["mean"],
+            std=config["std"],
+        )
+
+    @classmethod
+    def from_timm(cls, network: nn.Module) -> Preprocess:
+        """The evaluation transform that timm derives for one of its models."""
+        from timm.data import resolve_model_data_config
+
+        return cls.from_config(resolve_model_data_config(network))
+
+    @classmethod
+    def from_torchvision(cls, weights: Any) -> Preprocess:
+        """The evaluation transform of an entry of a torchvision weights enum."""
+        preset = weights.transforms()
+        return cls.of(
+            size=preset.crop_size[0],
+            resize=preset.resize_size[0],
+            interpolation=preset.interpolation.value,
+            mean=preset.mean,
+            std=preset.std,
+        )
+
+    def _resize(self) -> list[Any]:
+        if self.resize is None:
+            return []
+        return [transforms.Resize(self.resize, transforms.InterpolationMode(self.interpolation))]
+
+    def _tensor(self) -> list[Any]:
+        return [transforms.ToTensor(), transforms.Normalize(self.mean, self.std)]
+
+
+def _whole(size: Sequence[int]) -> int | tuple[int, int]:
+    """The resize that leaves nothing to crop of a square image: the side, or both where they differ."""
+    height, width = size
+    return height if height == width else (height, width)
+
+
+def _pair(size: Any) -> tuple[int, int]:
+    sides = (size, size) if isinstance(size, int) else tuple(size)
+    if len(sides) != 2 or not all(isinstance(side, int) for side in sides):
+        raise InputError(f"preprocess: {size!r} is no size: write an integer or [height, width]")
+    return sides[0], sides[1]
+
+
+def _values(name: str, values: Any) -> tuple[float, ...]:
+    try:
+        return tuple(float(value) for value in values)
+    except (TypeError, ValueError):
+        raise InputError(f"preprocess: {name} {values!r} is no list of numbers, one per channel") from None
