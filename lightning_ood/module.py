@@ -1,0 +1,146 @@
+"""The LightningModule: a network as a backbone, frozen or trained here, whose steps return ``Features``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Literal
+
+import lightning as L
+import torch
+import torch.nn.functional as F
+from lightning.pytorch.cli import OptimizerCallable
+from lightning.pytorch.trainer.states import TrainerFn
+from torch import Tensor, nn
+from torchmetrics.classification import MulticlassAccuracy
+
+from lightning_ood.backbone import Backbone
+from lightning_ood.data.sets import Batch
+from lightning_ood.features import Features
+from lightning_ood.networks.build import build
+from lightning_ood.networks.weights import weights_hash
+from lightning_ood.views import View
+
+
+class OODModule(L.LightningModule):
+    """A pretrained image classifier whose features are read, or a small one that ``fit`` trains first.
+
+    Args:
+        name: ``timm:NAME`` or ``torchvision:NAME``.
+        network: instead of a name, any ``nn.Module`` that maps ``[B, 3, H, W]`` to logits, by class path.
+        weights: ``pretrained``, ``none`` (random), or a .pth/.safetensors file, relative to ``root``.
+        options: keyword arguments for the model's constructor, such as ``num_classes``.
+        preprocess: overrides of the model's own preprocessing: ``size``, ``resize``, ``interpolation``, ``mean``, ``std``.
+        head: name of the classifier's module, where it cannot be found.
+        train: what ``fit`` trains before it fits the detectors: nothing, the classifier, or the whole network.
+        optimizer: of the trained parameters.
+        warmup: share of the training steps over which the learning rate rises; it falls along a cosine afterwards.
+        label_smoothing: of the cross-entropy.
+        root: folder that relative weight paths start from; the data's root where None.
+    """
+
+    def __init__(
+        self,
+        name: str | None = None,
+        network: nn.Module | None = None,
+        weights: str = "pretrained",
+        options: dict[str, Any] | None = None,
+        preprocess: dict[str, Any] | None = None,
+        head: str | None = None,
+        train: Literal["nothing", "classifier", "network"] = "nothing",
+        optimizer: OptimizerCallable = torch.optim.AdamW,
+        warmup: float = 0.1,
+        label_smoothing: float = 0.0,
+        root: str | None = None,
+    ) -> None:
+        super().__init__()
+        built = build(name, network, weights, options or {}, preprocess, root)
+        self.preprocess = built.preprocess
+        self.source = built.source
+        self.backbone = Backbone(built.network, built.preprocess.size, head)
+        self.optimizer = optimizer
+        self.warmup = warmup
+        self.label_smoothing = label_smoothing
+        self.trains = train
+        self.views: tuple[View, ...] = ()
+        self.accuracy = MulticlassAccuracy(self.backbone.probe.classes, average="micro")
+        self.strict_loading = False  # frozen weights stay out of the checkpoint
+        self.allow_zero_length_dataloader_with_multiple_devices = True  # a process may have no image
+        self.freeze()
+        if train != "nothing":
+            trained = self.backbone.classifier if train == "classifier" else self.backbone.network
+            trained.requires_grad_(True)
+
+    def train(self, mode: bool = True) -> OODModule:
+        """Training mode reaches only what is trained: a frozen batch norm keeps its statistics."""
+        super().train(False)
+        if mode and self.trains != "nothing":
+            (self.backbone.classifier if self.trains == "classifier" else self.backbone.network).train()
+        self.training = mode
+        return self
+
+    def plan(
+        self,
+        taps: Iterable[str] = (),
+        gradients: Iterable[str] = (),
+        attention: bool = False,
+        views: Iterable[View] = (),
+    ) -> None:
+        """Decides what the next pass reads from each image; wrong names fail here."""
+        self.backbone.configure(taps, gradients, attention)
+        self.views = tuple(dict.fromkeys(views))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits ``[B, K]`` of preprocessed images ``[B, 3, H, W]``."""
+        return self.backbone.network(images)
+
+    def features(self, batch: Batch) -> Features:
+        """Everything that was planned, from one forward."""
+        return self.backbone(batch.image, batch.label, batch.index, self.views)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Cross-entropy of a batch of training images."""
+        loss = F.cross_entropy(self(batch.image), batch.label, label_smoothing=self.label_smoothing)
+        self.log("train/loss", loss, prog_bar=True)
+        return loss
+
+    def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> Features | None:
+        """While training: accuracy on held-out images. In the fit pass: the features of training images."""
+        if self.trainer.state.fn == TrainerFn.VALIDATING:
+            return self.features(batch) if len(batch.index) else None
+        self.accuracy.update(self(batch.image), batch.label)
+        return None
+
+    def on_validation_epoch_end(self) -> None:
+        """Logs the validation accuracy, which a ModelCheckpoint can choose by."""
+        if self.trainer.state.fn == TrainerFn.FITTING:
+            self.log("val/accuracy", self.accuracy.compute(), prog_bar=True)
+            self.accuracy.reset()
+
+    def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> Features | None:
+        """The features of test images."""
+        return self.features(batch) if len(batch.index) else None
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        """The chosen optimiser under linear warm-up and cosine decay, stepped per batch."""
+        optimizer = self.optimizer(p for p in self.parameters() if p.requires_grad)
+        steps = int(self.trainer.estimated_stepping_batches)
+        rise = max(1, round(self.warmup * steps))
+        schedule = torch.optim.lr_scheduler.SequentialLR(
+            optimizer,
+            [
+                torch.optim.lr_scheduler.LinearLR(optimizer, start_factor=0.04, total_iters=rise),
+                torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=max(1, steps - rise)),
+            ],
+            milestones=[rise],
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def weights_hash(self) -> str:
+        """sha256 of the network's weights, buffers and head included."""
+        return weights_hash(self.backbone.network)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Frozen weights stay out; what they are (source and hash) goes in."""
+        checkpoint["backbone"] = {"source": self.source, "hash": self.weights_hash()}
+        if self.trains == "nothing":
+            checkpoint["state_dict"] = {}

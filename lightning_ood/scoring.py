@@ -1,0 +1,244 @@
+"""The callback that fits and scores every detector from the features of each batch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import lightning as L
+import torch
+from lightning.pytorch.trainer.states import TrainerFn
+from torch import Tensor
+from torchmetrics import SumMetric
+from torchmetrics.utilities.distributed import gather_all_tensors
+
+from lightning_ood.data.sets import Batch
+from lightning_ood.detectors.base import Detector
+from lightning_ood.errors import InputError
+from lightning_ood.features import Features
+
+if TYPE_CHECKING:
+    from lightning_ood.data.datamodule import OODDataModule
+    from lightning_ood.module import OODModule
+
+RESERVED = ("dataset", "role", "group", "index", "path", "label", "prediction")  # columns of scores.parquet
+
+
+class ScoringCallback(L.Callback):
+    """Fits the detectors in a pass over training images, scores test images, holds what both gave.
+
+    It runs no collective inside a batch: sums and scores are brought together by :meth:`finish_fit` and
+    :meth:`finish_test`, which every process calls after its loop, a process that had no image included.
+
+    Args:
+        detectors: name -> detector; null leaves out one that another config names.
+    """
+
+    def __init__(self, detectors: dict[str, Detector | None]) -> None:
+        self.detectors: dict[str, Detector] = {name: d for name, d in detectors.items() if d is not None}
+        for name in self.detectors:
+            if name in RESERVED:
+                raise InputError(f"scoring.detectors: {name!r} is a column of scores.parquet; choose another name")
+        if not self.detectors:
+            raise InputError("scoring.detectors: name at least one detector")
+        self.fitted: dict[str, dict[str, Tensor]] = {}
+        self.seen = SumMetric().set_dtype(torch.float64)
+        self._rows: list[Tensor] = []  # per batch [B, 4]: loader, index, label, prediction
+        self._scores: list[Tensor] = []  # per batch [B, detectors]
+
+    @property
+    def fitting(self) -> dict[str, Detector]:
+        """The detectors that have to see training images."""
+        return {name: detector for name, detector in self.detectors.items() if detector.fits}
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Matches the detectors with the network and the fit set, and plans what each forward reads."""
+        data: OODDataModule = trainer.datamodule  # type: ignore[attr-defined]
+        self.prepare(pl_module, data.labels, fit=stage != "test")  # type: ignore[arg-type]
+
+    def prepare(self, module: OODModule, labels: Tensor | None, fit: bool) -> None:
+        """Sets every detector up and plans the pass.
+
+        Raises:
+            InputError: naming the detector that the network or the fit set cannot serve, and why.
+        """
+        setup = module.backbone.setup(labels)
+        for name, detector in self.detectors.items():
+            with about(f"detector {name!r}"):
+                detector.setup(setup)
+        used = self.fitting if fit else self.detectors
+        parts = [part for detector in used.values() for part in detector.family()]
+        module.plan(
+            taps=[tap for part in parts for tap in part.taps],
+            gradients=[tap for part in parts for tap in part.gradients],
+            attention=any(part.attention for part in parts),
+            views=[view for part in parts for view in part.views] if fit else (),
+        )
+
+    # -- fit ----------------------------------------------------------------------------------------------------------
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Starts the fit pass with empty sums on the network's device."""
+        if trainer.state.fn == TrainerFn.VALIDATING:
+            self._to(pl_module.device)
+
+    def on_validation_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Features | None,  # type: ignore[override]
+        batch: Batch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Adds a batch of training images to every detector's sums."""
+        if outputs is None or trainer.state.fn != TrainerFn.VALIDATING:
+            return
+        for name, detector in self.fitting.items():
+            with about(f"fitting detector {name!r}"):
+                detector.update(outputs)
+        self.seen.update(float(len(outputs)))
+
+    def finish_fit(self, device: torch.device | str, expected: int) -> int:
+        """Brings the sums of all processes together and computes the fitted tensors, on every process.
+
+        Args:
+            device: where the processes exchange tensors.
+            expected: images in the fit set.
+
+        Returns:
+            how many images were fitted on.
+
+        Raises:
+            InputError: if no image could be read, or what a detector fitted is not finite.
+        """
+        self._to(device)
+        seen = int(self.seen.compute())
+        if seen == 0:
+            raise InputError(f"none of the {expected} training images could be read: there is nothing to fit on")
+        if seen > expected:
+            raise RuntimeError(f"{seen} images were fitted on, of a set of {expected}: an image was seen twice")
+        for name, detector in self.fitting.items():
+            with about(f"fitting detector {name!r}"):
+                fitted = {key: value.detach().cpu() for key, value in detector.compute().items()}
+            self.fitted[name] = fitted
+            detector.reset()
+        return seen
+
+    def unfit(self) -> list[str]:
+        """Removes fitted tensors that are not finite; says which, for an error once the rest is on disk."""
+        broken = [
+            f"{name}: {key}"
+            for name, fitted in self.fitted.items()
+            for key, value in fitted.items()
+            if value.is_floating_point() and value.isnan().any()
+        ]
+        for entry in broken:
+            self.fitted.pop(entry.split(": ")[0], None)
+        return broken
+
+    # -- test ---------------------------------------------------------------------------------------------------------
+
+    def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Brings the fitted tensors to the network's device."""
+        for name, fitted in self.fitted.items():
+            self.fitted[name] = {key: value.to(pl_module.device) for key, value in fitted.items()}
+
+    def on_test_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Features | None,  # type: ignore[override]
+        batch: Batch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Scores a batch of test images with every detector."""
+        if outputs is None:
+            return
+        scores = [self._score(name, outputs) for name in self.detectors]
+        loader = torch.full_like(batch.index, dataloader_idx)
+        self._rows.append(torch.stack([loader, batch.index, batch.label, outputs.prediction], dim=1))
+        self._scores.append(torch.stack(scores, dim=1))
+
+    def _score(self, name: str, features: Features) -> Tensor:
+        with about(f"scoring with detector {name!r}"):
+            score = self.detectors[name].score(features, self.fitted.get(name, {}))
+            if score.shape != (len(features),):
+                raise ValueError(f"score must return one number per image [{len(features)}], not {list(score.shape)}")
+        return score.detach().float()
+
+    def finish_test(self, device: torch.device | str) -> tuple[Tensor, Tensor]:
+        """Brings the scores of all processes together, on every process, in order of loader and index.
+
+        Returns:
+            ``[n, 4]`` int64: loader, index, label, prediction; and ``[n, detectors]`` float32.
+        """
+        rows = torch.cat([torch.empty(0, 4, dtype=torch.int64, device=device), *(r.to(device) for r in self._rows)])
+        empty = torch.empty(0, len(self.detectors), device=device)
+        scores = torch.cat([empty, *(s.to(device) for s in self._scores)])
+        self._rows, self._scores = [], []
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            rows, scores = torch.cat(gather_all_tensors(rows)), torch.cat(gather_all_tensors(scores))
+        rows, scores = rows.cpu(), scores.cpu()
+        order = (rows[:, 0] * (rows[:, 1].max().item() + 1) + rows[:, 1]).argsort() if len(rows) else rows[:, 0]
+        rows, scores = rows[order], scores[order]
+        if len(rows) != len(rows[:, :2].unique(dim=0)):
+            raise RuntimeError("an image was scored more than once")
+        return rows, scores
+
+    # -- state --------------------------------------------------------------------------------------------------------
+
+    def reset(self) -> None:
+        """Forgets everything that was summed, fitted or scored."""
+        for detector in self.detectors.values():
+            detector.reset()
+        self.seen.reset()
+        self.fitted, self._rows, self._scores = {}, [], []
+
+    def _to(self, device: torch.device | str) -> None:
+        self.seen.to(device)
+        for detector in self.detectors.values():
+            detector.to(device)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Fitted tensors and, in plain values, what they were fitted with."""
+        cpu = {name: {key: v.detach().cpu() for key, v in fitted.items()} for name, fitted in self.fitted.items()}
+        return {"fitted": cpu, "spec": {name: self.detectors[name].spec() for name in cpu}}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Takes over a fit.
+
+        Raises:
+            InputError: if a detector that needs a fit has none there, or was fitted with other arguments.
+        """
+        self.check(state_dict)
+        self.fitted = {name: dict(state_dict["fitted"][name]) for name in self.fitting}
+
+    def check(self, state: Mapping[str, Any]) -> None:
+        """Whether a saved fit serves the present detectors."""
+        missing = [name for name in self.fitting if name not in state["fitted"]]
+        if missing:
+            raise InputError(
+                f"not fitted: {', '.join(missing)} (fitted are: {', '.join(state['fitted']) or 'none'}). "
+                "Run `python train.py fit` with the same --config first"
+            )
+        for name, detector in self.fitting.items():
+            was, now = state["spec"].get(name), detector.spec()
+            if was != now:
+                raise InputError(
+                    f"detector {name!r} was fitted as {was} and is now {now}. Run `python train.py fit` again, or give "
+                    "it the arguments it was fitted with"
+                )
+
+
+@contextmanager
+def about(what: str) -> Iterator[None]:
+    """Says what an error is about: the short fact is raised deep, the context is added here."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{what}: {error}") from error
+    except Exception as error:
+        raise RuntimeError(f"{what}: {type(error).__name__}: {error}") from error
