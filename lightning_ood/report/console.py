@@ -1,0 +1,103 @@
+"""The table on the screen: detectors by sets, readable at 80 columns and in a log file."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from lightning_ood.report.table import MEAN
+
+_CELL = 13  # "100.0*/100.0*"
+_GAP = 2
+_NAME = 30  # longer names are folded
+_MARK = "*"
+
+
+@dataclass(frozen=True)
+class _Column:
+    title: str
+    cells: dict[str, Text]  # detector -> cell
+
+
+def print_table(metrics: pd.DataFrame, accuracy: float | None = None, console: Console | None = None) -> None:
+    """Prints detectors by sets, AUROC and FPR95 in percent, with each group's mean; the best are bold and starred.
+
+    What does not fit the width is split into a table per group, and a wide group further. Names are folded, never cut.
+
+    Args:
+        metrics: what ``summarise`` gave.
+        accuracy: of the ID images, percent.
+        console: where to print; its width counts. The standard output by default.
+    """
+    console = console or Console()
+    detectors = list(metrics["detector"].drop_duplicates())
+    width = max(len("detector"), min(max(map(len, detectors)), _NAME))
+    fit = max(1, (console.width - width) // (_CELL + _GAP))
+    groups = {str(name): _columns(rows) for name, rows in metrics.groupby("group", sort=False)}
+    whole = [column for columns in groups.values() for column in columns]
+    tables = {", ".join(groups): whole} if len(whole) <= fit else groups
+    for name, columns in tables.items():
+        parts = math.ceil(len(columns) / fit)
+        size = math.ceil(len(columns) / parts)
+        for start in range(0, len(columns), size):
+            console.print(_table(name, detectors, columns[start : start + size], width))
+    console.print(Text(caption(metrics, accuracy)))
+
+
+def caption(metrics: pd.DataFrame, accuracy: float | None) -> str:
+    """What the numbers are: the images they come from, and which FPR95."""
+    sets = metrics[metrics["dataset"] != MEAN].drop_duplicates(["group", "dataset"])
+    shown = "unknown (no labels)" if accuracy is None else f"{accuracy:.1f} %"
+    counts = ", ".join(f"{row.dataset} {row.n_ood}" for row in sets.itertuples())
+    return (
+        f"In-distribution (ID): {int(metrics['n_id'].iloc[0])} images, accuracy {shown}. "
+        f"Out-of-distribution (OOD): {counts} images.\n"
+        f"Cells: AUROC / FPR95 in percent; {_MARK} = best of the column. FPR95: ID is the positive class, the share of "
+        "OOD images that score at or above the threshold that keeps 95 % of the ID images."
+    )
+
+
+def _columns(rows: pd.DataFrame) -> list[_Column]:
+    """The columns of one group: its sets, then their mean if there are several."""
+    datasets = list(rows["dataset"].drop_duplicates())
+    sets = [name for name in datasets if name != MEAN]
+    group = rows["group"].iloc[0]
+    shown = [*sets, MEAN] if len(sets) > 1 else sets
+    return [_Column(f"{name}\n({group})", _cells(rows[rows["dataset"] == name])) for name in shown]
+
+
+def _cells(column: pd.DataFrame) -> dict[str, Text]:
+    # The best is what prints as the best: equal digits are marked alike.
+    auroc, fpr95 = column["auroc"].round(1), column["fpr95"].round(1)
+    cells = {}
+    for detector, a, f in zip(column["detector"], auroc, fpr95, strict=True):
+        cells[detector] = Text.assemble(_number(a, a == auroc.max()), "/", _number(f, f == fpr95.min()))
+    return cells
+
+
+def _number(value: float, best: bool) -> tuple[str, str]:
+    return (f"{value:5.1f}{_MARK}", "bold") if best else (f"{value:5.1f} ", "")
+
+
+def _table(title: str, detectors: Sequence[str], columns: Sequence[_Column], width: int) -> Table:
+    table = Table(
+        title=Text(f"\nAUROC / FPR95: {title}", style="italic"),
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
+        show_edge=False,
+    )
+    table.title_justify = "left"
+    table.add_column("detector", width=width, overflow="fold")
+    for column in columns:
+        table.add_column(Text(column.title), width=_CELL, overflow="fold")
+    for detector in detectors:
+        table.add_row(Text(detector), *(column.cells.get(detector, Text("-")) for column in columns))
+    return table

@@ -1,0 +1,160 @@
+"""The two tables of a run: scores.parquet (a row per image) and metrics.csv (a row per detector and set)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from lightning_ood.errors import InputError
+from lightning_ood.intervals import auroc_interval, fpr95_draws, fpr95_interval
+from lightning_ood.metrics import METRICS, Comparison, sort_scores
+
+IMAGE_COLUMNS = {  # of scores.parquet, before the detectors
+    "dataset": "string",
+    "role": "string",
+    "group": "string",
+    "index": "int64",
+    "path": "string",
+    "label": "Int64",
+    "prediction": "int64",
+}
+INTERVALS = ("auroc_low", "auroc_high", "fpr95_low", "fpr95_high")
+METRIC_COLUMNS = ("detector", "dataset", "group", "n_id", "n_ood", *METRICS, *INTERVALS)
+MEAN = "mean"  # what stands under `dataset` in the row of a group
+NO_GROUP = "ood"  # the group of OOD sets that were given none
+
+
+def detectors_of(scores: pd.DataFrame) -> list[str]:
+    """Names of the detectors in a table of scores, in its order."""
+    return [str(name) for name in scores.columns if name not in IMAGE_COLUMNS]
+
+
+def check_scores(scores: pd.DataFrame) -> pd.DataFrame:
+    """The table with the types of the contract: columns in order, scores in float32, a group for every set.
+
+    Raises:
+        InputError: if a column is missing, a role unknown, or a set is called like the row of a group's mean.
+    """
+    missing = [name for name in IMAGE_COLUMNS if name not in scores.columns]
+    if missing:
+        raise InputError(f"the table of scores lacks {', '.join(missing)}; it has {', '.join(map(str, scores))}")
+    roles = set(scores["role"].unique()) - {"id", "ood"}
+    if roles:
+        raise InputError(f"unknown role {', '.join(map(repr, roles))} in the table of scores: 'id' or 'ood'")
+    if (scores["dataset"] == MEAN).any():
+        raise InputError(f"a set cannot be called {MEAN!r}: that is the row of a group in metrics.csv; rename the set")
+    detectors = detectors_of(scores)
+    table = scores[[*IMAGE_COLUMNS, *detectors]].astype({**IMAGE_COLUMNS, **dict.fromkeys(detectors, "float32")})
+    return table.assign(group=table["group"].fillna(table["role"].map({"id": "id", "ood": NO_GROUP})))
+
+
+def write_scores(scores: pd.DataFrame, run_dir: Path | str) -> Path:
+    """Writes ``scores.parquet``; the file appears when it is whole."""
+    table = check_scores(scores)
+    return _write(Path(run_dir) / "scores.parquet", lambda path: table.to_parquet(path, index=False))
+
+
+def read_scores(run_dir: Path | str) -> pd.DataFrame:
+    """Reads ``scores.parquet`` of a run.
+
+    Raises:
+        InputError: if there is none.
+    """
+    path = Path(run_dir) / "scores.parquet"
+    if not path.is_file():
+        raise InputError(f"no scores at {path}: `python train.py test` writes them")
+    return check_scores(pd.read_parquet(path))
+
+
+def write_metrics(metrics: pd.DataFrame, run_dir: Path | str) -> Path:
+    """Writes ``metrics.csv``; the file appears when it is whole."""
+    return _write(Path(run_dir) / "metrics.csv", lambda path: metrics.to_csv(path, index=False, float_format="%.10g"))
+
+
+def accuracy(scores: pd.DataFrame) -> float | None:
+    """Share of the labelled ID images that are classified rightly, in percent; None where no label is known."""
+    images = scores[(scores["role"] == "id") & scores["label"].notna()]
+    if images.empty:
+        return None
+    return 100 * float((images["label"].astype("int64") == images["prediction"].astype("int64")).mean())
+
+
+def summarise(scores: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
+    """The rows of metrics.csv, in percent.
+
+    Per detector a row for each OOD set, then one for each group: the mean over its sets, ``n_ood`` summed, ``n_id``
+    the ID images that all sets share.
+
+    Args:
+        scores: table of scores.
+        seed: of the draws behind the intervals of FPR95.
+
+    Raises:
+        InputError: if there is no ID or no OOD image, or a score is not finite (detector, set and image are named).
+    """
+    scores = check_scores(scores)
+    is_id = (scores["role"] == "id").to_numpy(dtype=bool)
+    if is_id.all() or not is_id.any():
+        raise InputError(f"no {'OOD' if is_id.any() else 'ID'} image in the table of scores")
+    rows_of = {(str(g), str(d)): rows for (g, d), rows in _positions(scores[~is_id], np.flatnonzero(~is_id)).items()}
+    rows = []
+    for detector in detectors_of(scores):
+        values = scores[detector].to_numpy()
+        _check_finite(values, scores, detector)
+        in_distribution = sort_scores(values[is_id])
+        sets = {key: Comparison(in_distribution, sort_scores(values[at])) for key, at in rows_of.items()}
+        rows += _rows(detector, sets, seed)
+    return pd.DataFrame(rows, columns=list(METRIC_COLUMNS))
+
+
+def _positions(ood: pd.DataFrame, positions: np.ndarray) -> Mapping[tuple[str, str], np.ndarray]:
+    """(group, dataset) -> rows of the table, in order of appearance."""
+    grouped = ood.groupby(["group", "dataset"], sort=False).indices
+    first = sorted(grouped, key=lambda key: grouped[key][0])
+    return {key: positions[grouped[key]] for key in first}
+
+
+def _rows(detector: str, sets: Mapping[tuple[str, str], Comparison], seed: int) -> list[dict[str, object]]:
+    """One detector's rows of metrics.csv."""
+    draws = {key: fpr95_draws(sets[key], name="/".join(key), seed=seed) for key in sets}
+    groups = {group: [key for key in sets if key[0] == group] for group, _ in sets}
+    wanted = [(group, dataset, [(group, dataset)]) for group, dataset in sets]
+    wanted += [(group, MEAN, members) for group, members in groups.items()]
+    values = {key: comparison.values() for key, comparison in sets.items()}
+    rows = []
+    for group, dataset, members in wanted:
+        mean = {name: float(np.mean([values[key][name] for key in members])) for name in METRICS}
+        ends = (
+            *auroc_interval([sets[key] for key in members]),
+            *fpr95_interval(np.mean([draws[key] for key in members], axis=0), mean["fpr95"]),
+        )
+        percent = {name: 100 * value for name, value in (*mean.items(), *zip(INTERVALS, ends, strict=True))}
+        counts = {"n_id": len(sets[members[0]].id), "n_ood": sum(len(sets[key].ood) for key in members)}
+        rows.append({"detector": detector, "dataset": dataset, "group": group, **counts, **percent})
+    return rows
+
+
+def _check_finite(values: np.ndarray, scores: pd.DataFrame, detector: str) -> None:
+    bad = np.flatnonzero(~np.isfinite(values))
+    if bad.size:
+        image = scores.iloc[bad[0]]
+        where = f" ({image['path']})" if pd.notna(image["path"]) else ""
+        raise InputError(
+            f"{detector} scored image {image['index']}{where} of {image['dataset']} {values[bad[0]]}; "
+            f"{bad.size} of {len(values)} scores are not finite"
+        )
+
+
+def _write(path: Path, write: Callable[[Path], None]) -> Path:
+    """Writes under another name first, so that nobody reads half a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        write(partial)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+    return path
