@@ -1,0 +1,94 @@
+"""What must hold between the sets of a run; each message names the key to change."""
+
+from collections.abc import Iterable
+
+import torch
+
+from lightning_ood.data.sets import ImageSet
+from lightning_ood.errors import InputError
+
+RESERVED = ("mean",)  # the rows of metrics.csv that average a group
+
+
+def check_names(id_name: str, ood: Iterable[str]) -> None:
+    """Names are the keys of the tables.
+
+    Args:
+        id_name: name of the in-distribution set.
+        ood: the others, each as ``<group>/<name>``.
+
+    Raises:
+        InputError: if a key is not of that form, or a set's name is used twice or reserved.
+    """
+    seen = {id_name: "the in-distribution set"}
+    _check_word(id_name, "data.id.name")
+    for key in ood:
+        where = f"data.ood.{key}"
+        group, slash, name = key.partition("/")
+        if not slash:
+            raise InputError(f"{where}: a set is named `<group>/<name>`, as in `near/{key}`")
+        _check_word(group, where)
+        _check_word(name, where)
+        if group == "id":
+            raise InputError(f"{where}: `id` is the group of the in-distribution set; choose another group")
+        if name in seen:
+            raise InputError(f"{where}: `{name}` is the name of {seen[name]} already; each set needs its own")
+        seen[name] = where
+
+
+def check_training_classes(images: ImageSet) -> None:
+    """Every class needs a training image.
+
+    Raises:
+        InputError: if a class has none, if labels lie outside the classes, or if only some images have a label.
+    """
+    labels = images.labels
+    if labels is None:
+        return
+    unknown = int((labels < 0).sum())
+    if unknown:
+        raise InputError(f"data.id.train: {unknown} of {len(labels)} images of {images.name} have no label")
+    counts = torch.bincount(labels)
+    names = images.classes or [str(label) for label in range(len(counts))]
+    _check_range(images, len(names), "data.id.train")
+    empty = [name for label, name in enumerate(names) if label >= len(counts) or counts[label] == 0]
+    if empty:
+        some = ", ".join(empty[:5]) + (f", … ({len(empty)} in all)" if len(empty) > 5 else "")
+        raise InputError(f"data.id.train: no training image in {images.name} for class {some}; add some or renumber")
+
+
+def check_same_classes(train: list[str] | None, images: ImageSet, key: str) -> None:
+    """A label must mean the same class in every ID set.
+
+    Args:
+        train: names of the classes of the training images, or None where unknown.
+        images: the other ID set.
+        key: its key in the config.
+
+    Raises:
+        InputError: if the names differ, or a label lies outside them.
+    """
+    if train is None:
+        return
+    _check_range(images, len(train), key)
+    if images.classes is None or images.classes == train:
+        return
+    missing, extra = sorted(set(train) - set(images.classes)), sorted(set(images.classes) - set(train))
+    detail = f"missing: {', '.join(missing) or 'none'}; not in training: {', '.join(extra) or 'none'}"
+    if not missing and not extra:
+        detail = "the same names in another order"
+    raise InputError(f"{key}: the classes of {images.name} are not those of the training images ({detail})")
+
+
+def _check_range(images: ImageSet, classes: int, key: str) -> None:
+    if images.labels is not None and int(images.labels.max()) >= classes:
+        raise InputError(
+            f"{key}: {images.name} has the label {int(images.labels.max())}, but there are {classes} classes from 0"
+        )
+
+
+def _check_word(name: str, key: str) -> None:
+    if not name or "/" in name:
+        raise InputError(f"{key}: a name must not be empty or hold a slash, since it names loaders and columns")
+    if name in RESERVED:
+        raise InputError(f"{key}: `{name}` is reserved for the mean of a group in the tables; choose another name")

@@ -1,0 +1,122 @@
+"""Finds the image files and labels of a folder or an image list, in an order that never changes."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+from lightning_ood.data.images import ENDINGS
+from lightning_ood.errors import InputError
+
+HOW_ROOT = "set the root by `--data.root` or the environment variable LIGHTNING_OOD_DATA"
+
+
+class Files(NamedTuple):
+    """Image files, their labels (-1 for none) and the names of the classes, where known."""
+
+    files: list[Path]
+    labels: list[int]
+    classes: list[str] | None
+
+
+def find_files(path: Path, root: Path) -> Files:
+    """Lists a folder of class folders, a folder of images, or an image list ``*.txt``.
+
+    Raises:
+        InputError: if there is nothing, no image, an empty class, an unreadable line or a missing file.
+    """
+    if path.is_dir():
+        return _folder(path)
+    if path.is_file():
+        if path.suffix.lower() != ".txt":
+            raise InputError(f"{path}: a data set is a folder, or an image list that ends in .txt")
+        return _image_list(path, root)
+    kind = "image list" if path.suffix.lower() == ".txt" else "folder"
+    raise InputError(f"{path}: no such {kind}; relative paths start from the root {root.absolute()}, {HOW_ROOT}")
+
+
+def relative(path: Path, root: Path) -> str:
+    """The path below the root where it lies there, else the whole; with forward slashes."""
+    return (path.relative_to(root) if path.is_relative_to(root) else path.absolute()).as_posix()
+
+
+def _is_image(name: str) -> bool:
+    return name.lower().endswith(ENDINGS) and not name.startswith(".")
+
+
+def _folder(path: Path) -> Files:
+    entries = sorted(path.iterdir())
+    classes = [entry.name for entry in entries if entry.is_dir() and not entry.name.startswith(".")]
+    loose = [entry for entry in entries if _is_image(entry.name) and entry.is_file()]
+    if not classes and not loose:
+        raise InputError(f"{path}: no images here (looked for {', '.join(ENDINGS)}) and no class folders")
+    if classes and loose:
+        raise InputError(
+            f"{path}: holds both images ({loose[0].name}, …) and folders ({classes[0]}, …); a set is a folder of "
+            "images or a folder of class folders"
+        )
+    if loose:
+        return Files(loose, [-1] * len(loose), None)
+    return _class_folders(path, classes)
+
+
+def _class_folders(path: Path, classes: list[str]) -> Files:
+    """The order of torchvision's ``ImageFolder``: sorted classes, each walked to the bottom, sorted."""
+    files: list[Path] = []
+    labels: list[int] = []
+    empty: list[str] = []
+    for label, name in enumerate(classes):
+        walk = sorted(os.walk(path / name, followlinks=True))
+        found = [Path(folder, file) for folder, _, names in walk for file in sorted(names) if _is_image(file)]
+        files += found
+        labels += [label] * len(found)
+        if not found:
+            empty.append(name)
+    if not files:
+        raise InputError(f"{path}: no images in its {len(classes)} folders (looked for {', '.join(ENDINGS)})")
+    if empty:
+        raise InputError(f"{path}: class folders without images: {_some(empty)}; fill or remove them")
+    return Files(files, labels, classes)
+
+
+def _image_list(path: Path, root: Path) -> Files:
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not a text file in UTF-8 ({error.reason})") from error
+    files: list[Path] = []
+    labels: list[int] = []
+    for number, line in enumerate(lines, start=1):
+        if line.strip():
+            name, label = _parse(line.strip(), f"{path}, line {number}")
+            files.append(root / name)
+            labels.append(label)
+    if not files:
+        raise InputError(f"{path}: the image list is empty")
+    missing = [str(file) for file in files if not file.is_file()]
+    if missing:
+        raise InputError(
+            f"{path}: {len(missing)} of {len(files)} files are missing: {_some(missing)}; the paths in a list start "
+            f"from the root {root.absolute()}, {HOW_ROOT}"
+        )
+    return Files(files, labels, None)
+
+
+def _parse(line: str, where: str) -> tuple[str, int]:
+    """``path label``; a path may hold blanks, so a line that ends like an image has no label."""
+    if line.lower().endswith(ENDINGS):
+        return line, -1
+    name, _, word = line.replace("\t", " ").rpartition(" ")
+    try:
+        label = int(word)
+    except ValueError:
+        label = -2
+    if label < -1 or not name.strip():
+        raise InputError(f"{where}: cannot read `{line}`; a line is `path label`, the label an integer from 0, or -1")
+    return line[: len(name)].strip(), label
+
+
+def _some(names: list[str], count: int = 3) -> str:
+    """The first few of many."""
+    return ", ".join(names[:count]) + (f", … ({len(names)} in all)" if len(names) > count else "")

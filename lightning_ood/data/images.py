@@ -1,0 +1,128 @@
+"""Any image becomes an 8-bit RGB PIL image, the one input of every preprocessing."""
+
+import os
+import struct
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from lightning_ood.errors import InputError
+
+ENDINGS = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+
+# What PIL and its decoders raise on a file that is no image, or only the start of one.
+_BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
+
+
+class ImageError(InputError):
+    """One image cannot be read. With ``bad_images: skip`` it is left out and counted."""
+
+    def __init__(self, message: str) -> None:
+        # A loader's worker process passes an exception on with its whole traceback as the message: keep the fact.
+        super().__init__(message.rsplit(f"{type(self).__name__}: ", 1)[-1].strip())
+
+
+def load_image(path: str | os.PathLike[str]) -> Image.Image:
+    """Reads a file of any mode and size as 8-bit RGB.
+
+    Alpha is dropped and orientation tags are not applied, as in torchvision's ``ImageFolder``; 16-bit grey is scaled
+    to 8 bit, where PIL alone would clip it. Of an animation, the first frame.
+
+    Raises:
+        ImageError: if the file is missing, truncated or no image; names the file.
+    """
+    try:
+        with Path(path).open("rb") as file, Image.open(file) as image:
+            return to_rgb(image)
+    except _BROKEN as error:
+        raise bad_image(str(path), error) from error
+
+
+def bad_image(where: str, error: Exception) -> ImageError:
+    """The error of an image that cannot be read: where it lies, why, and what to do."""
+    reason = str(error) or type(error).__name__
+    return ImageError(
+        f"{where}: cannot read this image ({reason}); repair it, take it out of the set, or pass "
+        "`--data.bad_images skip` to leave such images out and have them counted"
+    )
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Converts any PIL mode to 8-bit RGB, on a copy.
+
+    Raises:
+        ValueError: if 32-bit pixels lie outside the range that can be told: 0 to 65535 for integers, 0 to 1 for floats.
+    """
+    if image.mode == "I" or image.mode.startswith("I;16"):
+        return Image.fromarray(_from_integers(np.asarray(image))).convert("RGB")
+    if image.mode == "F":
+        return Image.fromarray(_from_floats(np.asarray(image))).convert("RGB")
+    if image.mode == "P" and "transparency" in image.info:
+        image = image.convert("RGBA")  # PIL warns on the direct way; the colours are the same
+    return image.convert("RGB")
+
+
+def to_image(item: Any) -> Image.Image:
+    """Converts what map-style datasets give to 8-bit RGB.
+
+    Args:
+        item: a PIL image; an array, ``[H, W]`` or ``[H, W, C]``; or a tensor, ``[H, W]`` or ``[C, H, W]``; of uint8, or
+            of floats in [0, 1]; C is 1, 2 (grey and alpha), 3 or 4 (alpha).
+
+    Raises:
+        InputError: if it is something else, or its floats lie outside [0, 1].
+    """
+    if isinstance(item, Image.Image):
+        return to_rgb(item)
+    if isinstance(item, Tensor):
+        pixels = item.detach().cpu()
+        pixels = pixels.float() if pixels.dtype == torch.bfloat16 else pixels
+        array = pixels.permute(1, 2, 0).numpy() if pixels.ndim == 3 else pixels.numpy()
+    elif isinstance(item, np.ndarray):
+        array = item
+    else:
+        raise InputError(f"an image must be a PIL image, an array or a tensor, not {type(item).__name__}")
+    if array.ndim == 2:
+        array = array[:, :, None]
+    if array.ndim != 3 or array.shape[2] not in (1, 2, 3, 4) or 0 in array.shape:
+        order = "[C, H, W] (a tensor)" if isinstance(item, Tensor) else "[H, W, C] (an array)"
+        raise InputError(f"an image of shape {list(item.shape)}; it must be [H, W] or {order} with 1 to 4 channels")
+    return _from_array(array)
+
+
+def _from_array(array: np.ndarray) -> Image.Image:
+    """8-bit RGB from ``[H, W, C]``."""
+    if np.issubdtype(array.dtype, np.floating):
+        try:
+            array = _from_floats(array)
+        except ValueError as error:
+            raise InputError(
+                f"{error}: give the data set without its normalisation, the model's preprocessing is applied here"
+            ) from None
+    elif array.dtype == np.bool_:
+        array = array.astype(np.uint8) * np.uint8(255)
+    elif array.dtype != np.uint8:
+        raise InputError(f"an image of {array.dtype}; it must be uint8, or floats in [0, 1]")
+    pixels = np.ascontiguousarray(array[:, :, 0] if array.shape[2] == 1 else array)
+    return Image.fromarray(pixels).convert("RGB")
+
+
+def _from_integers(pixels: np.ndarray) -> np.ndarray:
+    """16-bit integers to uint8; PIL gives them as mode I too, depending on its version."""
+    low, high = int(pixels.min()), int(pixels.max())
+    if low < 0 or high > 65535:
+        raise ValueError(f"its integers lie in [{low}, {high}], outside 16 bits")
+    return np.rint(pixels.astype(np.float64) / 257).astype(np.uint8)  # 65535 = 257 * 255
+
+
+def _from_floats(pixels: np.ndarray) -> np.ndarray:
+    """Floats in [0, 1] to uint8; gives back what an 8-bit image was before division by 255."""
+    low, high = float(pixels.min()), float(pixels.max())
+    if not (low >= 0 and high <= 1):
+        raise ValueError(f"its floats lie in [{low:.4g}, {high:.4g}], outside [0, 1]")
+    return np.rint(pixels.astype(np.float64) * 255).astype(np.uint8)

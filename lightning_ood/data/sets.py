@@ -1,0 +1,235 @@
+"""A set of images from a folder, an image list or a map-style Dataset: one class to read them all."""
+
+from __future__ import annotations
+
+import copy
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset, IterableDataset, Subset
+
+from lightning_ood.data.files import find_files, relative
+from lightning_ood.data.images import ImageError, bad_image, load_image, to_image
+from lightning_ood.errors import InputError
+
+Transform = Callable[[Image.Image], Tensor]
+BadImages = Literal["error", "skip"]
+
+
+class Item(NamedTuple):
+    """One image: ``[3, H, W]`` after preprocessing, None if it could not be read; label, -1 for none; position."""
+
+    image: Tensor | None
+    label: int
+    index: int  # type: ignore[assignment]  # also a method of tuples, which nothing here calls
+
+
+class Batch(NamedTuple):
+    """What a loader yields. B counts the images that could be read; it is zero if none could.
+
+    Attributes:
+        image: ``[B, 3, H, W]`` float32.
+        label: ``[B]`` int64, -1 where there is none.
+        index: ``[B]`` int64, position in the set.
+        skipped: ``[S]`` int64, positions of the images that could not be read.
+    """
+
+    image: Tensor
+    label: Tensor
+    index: Tensor  # type: ignore[assignment]
+    skipped: Tensor
+
+
+def collate(items: Sequence[Item]) -> Batch:
+    """Stacks items; those that could not be read are left out and listed in ``skipped``.
+
+    Raises:
+        InputError: if the images differ in size.
+    """
+    images = [item.image for item in items if item.image is not None]
+    shapes = {tuple(image.shape) for image in images}
+    if len(shapes) > 1:
+        raise InputError(
+            f"images of different sizes in one batch, {sorted(shapes)}: the model's preprocessing must resize or crop"
+        )
+    read = [item for item in items if item.image is not None]
+    return Batch(
+        image=torch.stack(images) if images else torch.empty(0, 3, 0, 0),
+        label=torch.tensor([item.label for item in read], dtype=torch.int64),
+        index=torch.tensor([item.index for item in read], dtype=torch.int64),
+        skipped=torch.tensor([item.index for item in items if item.image is None], dtype=torch.int64),
+    )
+
+
+class ImageSet(Dataset[Item]):
+    """A set of images; ``self[i]`` is an :class:`Item`.
+
+    Attributes:
+        name: how messages call it.
+        labels: ``[N]`` int64, -1 where an image has none; None if none has one, or if only decoding would tell.
+        classes: names of the classes in the order of the labels, or None.
+        paths: of each image, relative to the root where it lies below it; None for images that are no files.
+    """
+
+    def __init__(
+        self, name: str, labels: Tensor | None, classes: list[str] | None, paths: Sequence[str | None]
+    ) -> None:
+        self.name = name
+        self.labels = labels
+        self.classes = classes
+        self.paths = paths
+        self.transform: Transform | None = None
+        self.bad_images: BadImages = "error"
+        self.labelled = True
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> Item:
+        """Reads and preprocesses an image.
+
+        Raises:
+            ImageError: if it cannot be read and ``bad_images`` is "error".
+            InputError: if the data set gives something that is no image or no label.
+        """
+        if self.transform is None:
+            raise RuntimeError(f"{self.name}: set a transform before reading images")
+        try:
+            image, label = self.read(index)
+        except ImageError:
+            if self.bad_images == "error":
+                raise
+            return Item(None, -1, index)
+        return Item(self.transform(image), label if self.labelled else -1, index)
+
+    @abstractmethod
+    def read(self, index: int) -> tuple[Image.Image, int]:
+        """The RGB image and its label (-1 for none)."""
+
+    def using(self, transform: Transform) -> ImageSet:
+        """The same set with another transform."""
+        other = copy.copy(self)
+        other.transform = transform
+        return other
+
+    def without_labels(self) -> ImageSet:
+        """The same set with no labels: those of another label space mean nothing to the classifier."""
+        other = copy.copy(self)
+        other.labels, other.classes, other.labelled = None, None, False
+        return other
+
+
+class FileSet(ImageSet):
+    """Image files, from a folder or a list."""
+
+    def __init__(self, path: Path, root: Path) -> None:
+        found = find_files(path, root)
+        labels = torch.tensor(found.labels, dtype=torch.int64)
+        known = labels if bool((labels >= 0).any()) else None
+        super().__init__(relative(path, root), known, found.classes, [relative(p, root) for p in found.files])
+        self.root = root
+        self._labels = labels
+
+    def read(self, index: int) -> tuple[Image.Image, int]:
+        """Decodes a file; an absolute path stays as it is."""
+        return load_image(self.root / str(self.paths[index])), int(self._labels[index])
+
+
+class WrappedSet(ImageSet):
+    """Any map-style Dataset of images or of (image, label, …)."""
+
+    def __init__(self, dataset: Dataset) -> None:
+        name = type(dataset).__name__
+        if isinstance(dataset, IterableDataset) or not hasattr(dataset, "__len__"):
+            raise InputError(f"{name} is not map-style: a data set needs __len__ and __getitem__")
+        size = len(dataset)
+        if size == 0:
+            raise InputError(f"{name} is empty")
+        super().__init__(name, _labels_of(dataset, size), _classes_of(dataset), [None] * size)
+        self.dataset = dataset
+
+    def read(self, index: int) -> tuple[Image.Image, int]:
+        """Takes an item of the dataset apart."""
+        where = f"{self.name}[{index}]"
+        try:
+            item = self.dataset[index]
+            image, label = (item[0], item[1]) if isinstance(item, (tuple, list)) and len(item) > 1 else (item, None)
+            if isinstance(image, Image.Image):
+                image.load()
+        except InputError:
+            raise
+        except (OSError, SyntaxError) as error:
+            raise bad_image(where, error) from error
+        try:
+            return to_image(image), _as_label(label)
+        except InputError as error:
+            raise InputError(f"{where}: {error}") from error
+        except ValueError as error:  # pixels of unknown range
+            raise bad_image(where, error) from error
+
+
+def open_set(spec: str | Dataset, root: Path, transform: Transform, bad_images: BadImages = "error") -> ImageSet:
+    """Opens a data set; decodes nothing yet.
+
+    Args:
+        spec: a folder of class folders (labels in the order of the sorted names, as torchvision's ``ImageFolder``), a
+            folder of images (no labels), an image list ``*.txt`` (a line is ``path label``, the label may be missing or
+            -1), or a map-style Dataset of images or (image, label).
+        root: what relative paths start from, those inside a list too.
+        transform: the preprocessing, PIL image to ``[3, H, W]``.
+        bad_images: what to do with an image that cannot be read: stop, or skip and report it.
+
+    Raises:
+        InputError: if the set is missing, empty, or not of one of these forms.
+    """
+    images: ImageSet
+    if isinstance(spec, str):
+        root = root.expanduser()
+        images = FileSet(root / Path(spec).expanduser(), root)
+    elif isinstance(spec, Dataset):
+        images = WrappedSet(spec)
+    else:
+        raise InputError(f"a data set is a path or a torch Dataset, not {type(spec).__name__}: {spec!r}")
+    images.transform = transform
+    images.bad_images = bad_images
+    return images
+
+
+def _labels_of(dataset: Any, size: int) -> Tensor | None:
+    """Labels that a dataset holds beside its images: torchvision calls them targets, labels or _labels."""
+    if isinstance(dataset, Subset):
+        inner = _labels_of(dataset.dataset, len(dataset.dataset))  # type: ignore[arg-type]
+        return None if inner is None else inner[torch.as_tensor(dataset.indices, dtype=torch.int64)]
+    for name in ("targets", "labels", "_labels"):
+        values = getattr(dataset, name, None)
+        if values is None:
+            continue
+        try:
+            labels = torch.as_tensor(values)
+        except (TypeError, ValueError, RuntimeError):
+            continue
+        if labels.shape == (size,) and not labels.is_floating_point():
+            return labels.to(torch.int64)
+    return None
+
+
+def _classes_of(dataset: Any) -> list[str] | None:
+    if isinstance(dataset, Subset):
+        return _classes_of(dataset.dataset)
+    classes = getattr(dataset, "classes", None)
+    # torchvision's ImageNet names a class by a tuple of synonyms
+    return [c if isinstance(c, str) else ", ".join(map(str, c)) for c in classes] if classes else None
+
+
+def _as_label(label: Any) -> int:
+    if label is None:
+        return -1
+    try:
+        return int(label)
+    except (TypeError, ValueError, RuntimeError):
+        raise InputError(f"its label is {label!r}; it must be one integer, -1 for none") from None
