@@ -1,4 +1,4 @@
-"""From an image to the network's input: sizes, interpolation and normalisation, derived from the network's own config."""
+"""From an image to the network's input: size, interpolation and normalisation, as the network's own config has them."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class Preprocess:
         if "size" in changes:
             changes["size"] = _pair(changes["size"])
             changes.setdefault("resize", _whole(changes["size"]))
-        if isinstance(changes.get("resize"), Sequence):
+        if not isinstance(changes.get("resize"), int | None):
             changes["resize"] = _pair(changes["resize"])
         for name in ("mean", "std"):
             if name in changes:
@@ -97,7 +97,7 @@ class Preprocess:
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Preprocess:
-        """From a config in timm's words: ``input_size``, ``mean``, ``std``, ``interpolation``, ``crop_pct``, ``crop_mode``.
+        """From a config in timm's words: ``input_size``, ``mean``, ``std``, ``interpolation``, ``crop_pct``, ...
 
         Raises:
             InputError: if the config pads images with a border (``crop_mode`` border).

@@ -68,13 +68,11 @@ class DenseNet(nn.Module):
             raise ValueError(f"the depth of DenseNet-BC is 6 n + 4, not {depth}")
         channels = 2 * growth
         self.conv1 = nn.Conv2d(3, channels, 3, padding=1, bias=False)
-        for i in (1, 2, 3):
-            self.add_module(f"block{i}", DenseBlock(layers, channels, growth))
-            channels += layers * growth
-            if i < 3:
-                kept = int(channels * reduction)
-                self.add_module(f"transition{i}", Transition(channels, kept))
-                channels = kept
+        self.block1, channels = DenseBlock(layers, channels, growth), channels + layers * growth
+        self.transition1, channels = Transition(channels, int(channels * reduction)), int(channels * reduction)
+        self.block2, channels = DenseBlock(layers, channels, growth), channels + layers * growth
+        self.transition2, channels = Transition(channels, int(channels * reduction)), int(channels * reduction)
+        self.block3, channels = DenseBlock(layers, channels, growth), channels + layers * growth
         self.bn1 = nn.BatchNorm2d(channels)
         self.relu = nn.ReLU()
         self.avgpool = nn.AdaptiveAvgPool2d(1)
@@ -111,13 +109,18 @@ class ResNet20(nn.Module):
         self.bn1 = nn.BatchNorm2d(16)
         self.relu = nn.ReLU()
         self.layer1 = nn.Sequential(*(BasicBlock(16, 16) for _ in range(units)))
-        for i, width in ((2, 32), (3, 64)):
-            first = BasicBlock(width // 2, width, stride=2, downsample=PadShortcut(width // 2))
-            self.add_module(f"layer{i}", nn.Sequential(first, *(BasicBlock(width, width) for _ in range(units - 1))))
+        self.layer2 = self._narrower(32, units)
+        self.layer3 = self._narrower(64, units)
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.fc = nn.Linear(64, num_classes)
         self.blocks = tuple(f"layer{i}.{j}" for i in (1, 2, 3) for j in range(units))
         _initialise(self)
+
+    @staticmethod
+    def _narrower(width: int, units: int) -> nn.Sequential:
+        """A stage of half the side and twice the width of the one before."""
+        first = BasicBlock(width // 2, width, stride=2, downsample=PadShortcut(width // 2))
+        return nn.Sequential(first, *(BasicBlock(width, width) for _ in range(units - 1)))
 
     def forward(self, x: Tensor) -> Tensor:
         """Images ``[B, 3, 32, 32]`` -> logits ``[B, K]``."""
@@ -143,7 +146,7 @@ class ResNet18(ResNet):
     def __init__(self, num_classes: int = 10) -> None:
         super().__init__(BasicBlock, [2, 2, 2, 2], num_classes=num_classes)
         self.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
-        self.maxpool = nn.Identity()  # type: ignore[assignment]
+        self.maxpool = nn.Identity()
         _initialise(self)
 
 

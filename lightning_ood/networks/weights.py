@@ -136,7 +136,9 @@ def _mismatch(
     classes = _classes(network, state, resized)
     if classes and not missing and not unexpected:
         ours = own[resized[0]].shape[0]
-        return f"{lines[0]} the file's classifier has {classes} classes and the network's {ours}; set num_classes: {classes}"
+        return (
+            f"{lines[0]} the file's classifier has {classes} classes, the network's {ours}; set num_classes: {classes}"
+        )
     if missing:
         lines.append(f"{len(missing)} names are not in the file: {_some(missing)}")
     if unexpected:

@@ -1,0 +1,193 @@
+"""A network from a timm name, a torchvision name or the user's own module, with its weights and its preprocessing."""
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+import torchvision
+from torch import nn
+
+from lightning_ood.errors import InputError
+from lightning_ood.networks.online import hub, reachable
+from lightning_ood.networks.weights import load_weights
+from lightning_ood.preprocess import Preprocess
+
+_SUFFIXES = (".pth", ".pt", ".tar", ".th", ".bin", ".ckpt", ".safetensors")
+_ELSEWHERE = ("hf-hub:", "local-dir:")  # timm's own words for a repository and a folder that hold config and weights
+
+
+@dataclass(frozen=True)
+class Built:
+    """A network that is ready to be frozen.
+
+    Attributes:
+        network: in eval mode.
+        preprocess: of test images.
+        source: where network and weights come from, for people.
+        pretrained: whether the weights were read from somewhere; otherwise they are random.
+    """
+
+    network: nn.Module
+    preprocess: Preprocess
+    source: str
+    pretrained: bool
+
+
+def build(
+    name: str | None = None,
+    network: nn.Module | None = None,
+    weights: str = "pretrained",
+    options: Mapping[str, Any] | None = None,
+    preprocess: Mapping[str, Any] | None = None,
+    root: Path = Path("."),
+) -> Built:
+    """Makes a network, reads its weights and derives its preprocessing.
+
+    Args:
+        name: ``timm:resnet50.a1_in1k``, ``torchvision:resnet50``, or without a prefix: timm's where it has the name, else
+            torchvision's. timm's ``hf-hub:...`` and ``local-dir:...`` are names too.
+        network: a module instead of a name. Its attribute ``default_cfg``, in timm's words, says its preprocessing.
+        weights: ``pretrained``, ``none`` (random), a file, or an entry of torchvision's enum (``IMAGENET1K_V1``).
+        options: keyword arguments of the named network, such as ``num_classes``.
+        preprocess: fields of ``Preprocess`` that replace the derived ones.
+        root: folder that a relative weight file is looked for in.
+
+    Raises:
+        InputError: for an unknown name, option or file, weights that do not fit or that cannot be downloaded.
+    """
+    options, changes = dict(options or {}), dict(preprocess or {})
+    if (name is None) == (network is None):
+        raise InputError("give either the name of a network or a network (class_path), and not both")
+    if network is not None:
+        return _own(network, weights, options, changes, root)
+    assert name is not None
+    library, short = _library(name)
+    if library == "timm":
+        return _timm(short, weights, options, changes, root)
+    return _torchvision(short, weights, options, changes, root)
+
+
+def _library(name: str) -> tuple[str, str]:
+    """``(timm or torchvision, name there)``."""
+    prefix, _, short = name.partition(":")
+    library, short = (prefix, short) if prefix in ("timm", "torchvision") else ("", name)
+    if library != "torchvision" and (short.startswith(_ELSEWHERE) or timm.is_model(short)):
+        return "timm", short
+    ours = torchvision.models.list_models(module=torchvision.models)
+    if library != "timm" and short in ours:
+        return "torchvision", short
+    close = [f"timm:{other}" for other in get_close_matches(short.partition(".")[0], timm.list_models(), 4)]
+    close += [f"torchvision:{other}" for other in get_close_matches(short, ours, 3)]
+    hint = f"; close to it: {', '.join(close)}" if close else ""
+    raise InputError(f"no network is called {name!r} in {library or 'timm or torchvision'}{hint}")
+
+
+def _own(network: nn.Module, weights: str, options: dict[str, Any], changes: dict[str, Any], root: Path) -> Built:
+    kind = type(network).__name__
+    if options:
+        raise InputError(f"options {sorted(options)} belong to a named network; give them to {kind} as init_args")
+    if weights == "pretrained":
+        raise InputError(f"nobody publishes weights for {kind} by that name: give weights: FILE, or weights: none")
+    config = getattr(network, "default_cfg", None) or getattr(network, "pretrained_cfg", None)
+    config = config.to_dict() if hasattr(config, "to_dict") else config
+    described = Preprocess.from_config(config).override(**changes) if config else Preprocess.of(**changes)
+    return _filled(network, described, kind, weights, root)
+
+
+def _timm(name: str, weights: str, options: dict[str, Any], changes: dict[str, Any], root: Path) -> Built:
+    pretrained = weights == "pretrained"
+    file = None if pretrained else _file(weights, root)  # a wrong path is told before anything is built
+    remote = name.startswith("hf-hub:") or (pretrained and not name.startswith("local-dir:"))
+    try:
+        with hub(remote):
+            network = timm.create_model(name, pretrained=pretrained, **options)
+    except OSError as error:  # not in the cache and not to be had
+        raise InputError(_missing(f"timm:{name}", error)) from error
+    except (RuntimeError, ValueError, TypeError, AssertionError) as error:
+        raise InputError(_refused(f"timm:{name}", options, error)) from error
+    config = network.pretrained_cfg
+    if pretrained and config.get("num_classes") and network.num_classes not in (0, config["num_classes"]):
+        warnings.warn(
+            f"timm:{name} was published with {config['num_classes']} classes; its classifier of {network.num_classes} "
+            "starts from random numbers and has to be trained",
+            stacklevel=3,
+        )
+    described = Preprocess.from_timm(network)
+    if "img_size" in options:
+        described = described.override(size=options["img_size"])
+    built = _filled(network, described.override(**changes), f"timm:{name}", str(file or "none"), root)
+    return Built(built.network, built.preprocess, f"timm:{name}, pretrained", True) if pretrained else built
+
+
+def _torchvision(name: str, weights: str, options: dict[str, Any], changes: dict[str, Any], root: Path) -> Built:
+    entries = {entry.name: entry for entry in torchvision.models.get_model_weights(name)}
+    default = getattr(torchvision.models.get_model_weights(name), "DEFAULT", None)
+    entry = default if weights == "pretrained" else entries.get(weights)
+    if weights == "pretrained" and entry is None:
+        raise InputError(f"torchvision has no weights for {name}: give weights: FILE")
+    file = _file(weights, root, tuple(entries)) if entry is None else None
+    try:
+        if entry is not None:
+            _downloadable(f"torchvision:{name}", entry.url)
+        network = torchvision.models.get_model(name, weights=entry, **options)
+    except OSError as error:
+        raise InputError(_missing(f"torchvision:{name}", error)) from error
+    except (RuntimeError, ValueError, TypeError) as error:
+        raise InputError(_refused(f"torchvision:{name}", options, error)) from error
+    # a published file that lies here has the preprocessing of its own entry, whose crop may differ from the default's
+    same = next((other for other in entries.values() if file and Path(other.url).name == file.name), default)
+    described = Preprocess.from_torchvision(entry or same).override(**changes)
+    if entry is not None:
+        return Built(network.eval(), described, f"torchvision:{name}, {entry.name}", True)
+    return _filled(network, described, f"torchvision:{name}", weights, root)
+
+
+def _filled(network: nn.Module, preprocess: Preprocess, source: str, weights: str, root: Path) -> Built:
+    """The network with the weights of a file, or with those it has."""
+    file = _file(weights, root)
+    if file is None:
+        return Built(network.eval(), preprocess, f"{source}, random weights", False)
+    load_weights(network, file)
+    return Built(network.eval(), preprocess, f"{source}, {file}", True)
+
+
+def _file(weights: str, root: Path, entries: tuple[str, ...] = ()) -> Path | None:
+    """The weight file that is meant, or None for none."""
+    if weights == "none":
+        return None
+    path = root / Path(weights).expanduser()
+    if path.is_file():
+        return path
+    if path.suffix in _SUFFIXES:
+        raise InputError(f"there is no weight file {path} (a relative path starts from {root.resolve()})")
+    words = ", ".join(("pretrained", "none", *entries))
+    raise InputError(f"weights {weights!r} are neither one of {words} nor a file ({path} does not exist)")
+
+
+def _downloadable(what: str, url: str) -> None:
+    """Stops early where torch.hub would have to download and cannot."""
+    cached = Path(torch.hub.get_dir()) / "checkpoints" / Path(url).name
+    if not cached.is_file() and not reachable(url):
+        raise InputError(_missing(what, f"{url} is out of reach, {cached} does not exist"))
+
+
+def _missing(what: str, error: object) -> str:
+    reason = (str(error).splitlines() or [""])[0][:200]
+    return (
+        f"no pretrained weights for {what}: they are not in the cache and cannot be downloaded ({reason}). Give a file "
+        "with weights: FILE (.pth, .safetensors), run once with a network connection, or take weights: none"
+    )
+
+
+def _refused(what: str, options: Mapping[str, Any], error: Exception) -> str:
+    hint = ""
+    if "tag" in str(error):
+        base = what.removeprefix("timm:").partition(".")[0]
+        hint = f"; its published weights: {', '.join(timm.list_pretrained(base + '.*')) or 'none'}"
+    given = f" with options {dict(options)}" if options else ""
+    return f"{what}{given} cannot be built: {error}{hint}"
