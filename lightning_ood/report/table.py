@@ -36,7 +36,8 @@ def check_scores(scores: pd.DataFrame) -> pd.DataFrame:
     """The table with the types of the contract: columns in order, scores in float32, a group for every set.
 
     Raises:
-        InputError: if a column is missing, a role unknown, or a set is called like the row of a group's mean.
+        InputError: if a column is missing, a role unknown, or the name of a set is that of another set or
+            of the row of a group's mean.
     """
     missing = [name for name in IMAGE_COLUMNS if name not in scores.columns]
     if missing:
@@ -46,6 +47,9 @@ def check_scores(scores: pd.DataFrame) -> pd.DataFrame:
         raise InputError(f"unknown role {', '.join(map(repr, roles))} in the table of scores: 'id' or 'ood'")
     if (scores["dataset"] == MEAN).any():
         raise InputError(f"a set cannot be called {MEAN!r}: that is the row of a group in metrics.csv; rename the set")
+    groups = scores[scores["role"] == "ood"].groupby("dataset")["group"].nunique()
+    if (groups > 1).any():
+        raise InputError(f"the set {groups.idxmax()!r} stands in several groups; give it one name in each")
     detectors = detectors_of(scores)
     table = scores[[*IMAGE_COLUMNS, *detectors]].astype({**IMAGE_COLUMNS, **dict.fromkeys(detectors, "float32")})
     return table.assign(group=table["group"].fillna(table["role"].map({"id": "id", "ood": NO_GROUP})))
