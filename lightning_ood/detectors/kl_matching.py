@@ -1,0 +1,47 @@
+"""Scaling OOD Detection for Real-World Settings. Hendrycks et al., ICML 2022. https://arxiv.org/abs/1911.11132."""
+
+import torch
+from torch import Tensor
+
+from lightning_ood.detectors.base import Detector, Fitted
+from lightning_ood.features import Features, Setup
+
+
+class KLMatching(Detector):
+    """Divergence of the softmax from the nearest typical one, negative: ``-min_k KL(p || d_k)`` (section 4.2).
+
+    ``d_k`` is the mean softmax of the images predicted as class k. Never positive.
+
+    Fits on the training images, where the paper takes validation images (a network is surer of images that it was
+    trained on). State: K**2 + K float64 (8 MB at K = 1000). A class that is never predicted has no ``d_k`` and is
+    left out (OpenOOD puts a one-hot vector there, at infinite distance). Entries of ``d_k`` below the smallest normal
+    float32 are raised to it.
+    """
+
+    sums: Tensor
+    count: Tensor
+
+    def setup(self, setup: Setup) -> None:
+        """Declares the sums."""
+        super().setup(setup)
+        self.add_state("sums", torch.zeros(setup.classes, setup.classes, dtype=torch.float64), "sum")
+        self.add_state("count", torch.zeros(setup.classes, dtype=torch.float64), "sum")
+
+    def update(self, features: Features) -> None:
+        """Adds a batch's softmax to the sums of the predicted classes."""
+        probs = features.probs.double()
+        self.sums = self.sums.index_add(0, features.prediction, probs)
+        self.count = self.count.index_add(0, features.prediction, probs.new_ones(len(probs)))
+
+    def compute(self) -> dict[str, Tensor]:
+        """``log_typical`` [K, K], log d_k in row k, and ``present`` [K]."""
+        self._require_images(self.count)
+        typical = self.sums / self.count.clamp(min=1)[:, None]
+        return {"log_typical": typical.clamp(min=torch.finfo(torch.float32).tiny).log(), "present": self.count > 0}
+
+    def score(self, features: Features, fitted: Fitted) -> Tensor:
+        """``[B]``, at most 0."""
+        probs = features.logits.double().softmax(1)
+        # sum_j p log p - p log d, as one product: no tensor of B x K x K.
+        divergence = -torch.special.entr(probs).sum(1, keepdim=True) - probs @ fitted["log_typical"].T
+        return -divergence.where(fitted["present"], torch.inf).amin(1).float()

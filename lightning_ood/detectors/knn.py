@@ -1,0 +1,94 @@
+"""Out-of-Distribution Detection with Deep Nearest Neighbors. Sun et al., ICML 2022. https://arxiv.org/abs/2204.06507."""
+
+import torch
+from torch import Tensor
+
+from lightning_ood.detectors.base import SMALLEST, Detector, Fitted
+from lightning_ood.detectors.needs import index_of
+from lightning_ood.errors import InputError
+from lightning_ood.features import Features, Setup
+from lightning_ood.sketches import Sample
+
+
+def draw_bank(setup: Setup, size: int, seed: int) -> Sample:
+    """A sample of features of at most ``size`` training images, no larger than the fit set where that is known."""
+    known = size if setup.labels is None else min(size, max(len(setup.labels), 1))
+    return Sample(known, setup.width, seed)
+
+
+def check_k(k: int, held: int) -> None:
+    """Refuses a k that the bank cannot serve.
+
+    Raises:
+        InputError: if ``k`` is not between 1 and ``held``.
+    """
+    if not 1 <= k <= held:
+        raise InputError(
+            f"k={k} asks for a neighbour that the bank of {held} training features does not have; "
+            f"write a k from 1 to {held}, or a larger bank_size or fit set"
+        )
+
+
+class KNN(Detector):
+    """Euclidean distance to the k-th nearest training feature, both of unit length, negative (section 3).
+
+    ``-||z/|z| - z_(k)/|z_(k)|||``; between -2 and 0.
+
+    Fits on a uniform sample of ``bank_size`` training images (the paper's fraction alpha), all of them where there
+    are fewer. State: ``bank_size * (D + 1)`` numbers; 410 MB at 50,000 x 2048. Scoring costs ``bank_size * D``
+    multiplications an image: about 0.9 ms on two CPU cores at 50,000 x 512, a fifth of that for 10,000.
+    The paper's k: 50 for CIFAR-10, 200 for CIFAR-100, 1000 for ImageNet, or 10 with 1 % of its images.
+
+    Deviations: the distance, not its square (OpenOOD); the same order. A zero feature has no direction: in a test
+    image its distance to every neighbour is 1, in training images it is left out of the bank.
+
+    Args:
+        k: which neighbour.
+        bank_size: training features kept at most.
+        seed: draws another sample.
+
+    Raises:
+        InputError: if the bank holds fewer than ``k`` features.
+    """
+
+    bank: Sample
+
+    def __init__(self, k: int = 50, bank_size: int = 50_000, seed: int = 0) -> None:
+        super().__init__()
+        self.k, self.bank_size, self.seed = k, bank_size, seed
+
+    def setup(self, setup: Setup) -> None:
+        """Declares the bank."""
+        super().setup(setup)
+        self.bank = draw_bank(setup, self.bank_size, self.seed)
+
+    def update(self, features: Features) -> None:
+        """Offers the directions of a batch to the bank."""
+        self.bank.update(features.direction, index_of(features))
+
+    def compute(self) -> dict[str, Tensor]:
+        """``bank`` [N, D], unit rows."""
+        bank = self.bank.compute().reshape(-1, self.bank.rows.shape[1])
+        bank = bank[bank.any(1)]
+        check_k(self.k, len(bank))
+        return {"bank": bank}
+
+    def score(self, features: Features, fitted: Fitted) -> Tensor:
+        """``[B]``, from -2 to 0."""
+        return -self.distance(features, fitted)
+
+    def log_score(self, features: Features, fitted: Fitted) -> Tensor:
+        """``log(1 / (distance + 1e-6))``: the score itself is negative."""
+        return -(self.distance(features, fitted) + SMALLEST).log()
+
+    def distance(self, features: Features, fitted: Fitted) -> Tensor:
+        """``[B]`` distance to the k-th nearest row of the bank.
+
+        The products find the neighbour; its distance is then taken directly, since ``2 - 2 cos`` has lost the
+        digits of a small one.
+        """
+        query = features.direction
+        bank = fitted["bank"].reshape(-1, query.shape[1])
+        check_k(self.k, len(bank))
+        neighbour = (query @ bank.T).topk(self.k, dim=1).indices[:, -1]
+        return torch.linalg.vector_norm(query - bank[neighbour], dim=1)

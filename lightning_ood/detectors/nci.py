@@ -1,0 +1,54 @@
+"""Detecting OOD through the Lens of Neural Collapse. Liu, Qin. CVPR 2025. https://arxiv.org/abs/2311.01479."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lightning_ood.detectors.base import Detector, Fitted
+from lightning_ood.features import Features, Setup
+
+
+class NCI(Detector):
+    """Closeness of the centred feature to the predicted class's weights, plus the feature's length.
+
+    ``<w_y, z - mean> / ||z - mean||_2 + alpha * ||z||_1``; any sign. In a collapsed network centred training
+    features point along their class's weights, and OOD features lie nearer to the origin.
+
+    Fits on all training images: their mean feature. State: D + 1 float64. Follows the authors' code (OpenOOD's
+    ``nci``): the L1 norm, and alpha = 0.0001 where it is not chosen on validation data from 0.0001, 0.001, 0.01
+    and 0.1.
+
+    Args:
+        alpha: weight of the feature's length; 0 leaves it out.
+    """
+
+    linear_head = True
+    sums: Tensor
+    count: Tensor
+
+    def __init__(self, alpha: float = 1e-4) -> None:
+        super().__init__()
+        self.alpha = alpha
+
+    def setup(self, setup: Setup) -> None:
+        """Declares the sums."""
+        super().setup(setup)
+        self.add_state("sums", torch.zeros(setup.width, dtype=torch.float64), "sum")
+        self.add_state("count", torch.zeros((), dtype=torch.float64), "sum")
+
+    def update(self, features: Features) -> None:
+        """Adds a batch to the mean."""
+        self.sums = self.sums + features.pooled.double().sum(0)
+        self.count = self.count + len(features)
+
+    def compute(self) -> dict[str, Tensor]:
+        """``mean`` [D]."""
+        self._require_images(self.count)
+        return {"mean": (self.sums / self.count).float()}
+
+    def score(self, features: Features, fitted: Fitted) -> Tensor:
+        """``[B]``, any sign."""
+        assert features.head is not None
+        direction = F.normalize(features.pooled - fitted["mean"], dim=1)
+        proximity = (direction * features.head.weight[features.prediction]).sum(1)
+        return proximity + self.alpha * features.pooled.abs().sum(1)

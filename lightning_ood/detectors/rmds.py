@@ -1,0 +1,31 @@
+"""A Simple Fix to Mahalanobis Distance for Near-OOD. Ren et al., 2021. https://arxiv.org/abs/2106.09022."""
+
+import torch
+from torch import Tensor
+
+from lightning_ood.detectors.base import Fitted
+from lightning_ood.detectors.mds import MDS
+from lightning_ood.detectors.moments import whitening
+from lightning_ood.features import Features
+
+
+class RMDS(MDS):
+    """Relative Mahalanobis distance: what the nearest class explains beyond one Gaussian of all images (eq. 3).
+
+    ``-min_c [d_c(z) - d_0(z)]``: d_c as in :class:`MDS`, d_0 the squared distance to the global mean under the
+    global covariance. Any sign.
+
+    Fits on all training images and their labels. State: that of MDS. Deviations: those of MDS.
+    """
+
+    def fit(self, share: Tensor, means: Tensor, second: Tensor) -> dict[str, Tensor]:
+        """What MDS fits, and ``background`` [D, D], the whitening of the global covariance."""
+        fitted = super().fit(share, means, second)
+        center = fitted["center"]
+        return {**fitted, "background": whitening(second - torch.outer(center, center), second)}
+
+    def score(self, features: Features, fitted: Fitted) -> Tensor:
+        """``[B]``, any sign."""
+        width = features.pooled.shape[1]
+        white = (features.pooled - fitted["center"]) @ fitted["background"].reshape(width, width)
+        return (white.square().sum(1) - self.distance(features, fitted)).float()

@@ -1,0 +1,54 @@
+"""Out-of-Distribution Detection based on In-Distribution Data Patterns Memorization with Modern Hopfield Energy.
+
+Zhang et al., ICLR 2023. https://openreview.net/forum?id=KkazG4lgKL
+"""
+
+import torch
+from torch import Tensor
+
+from lightning_ood.detectors.base import Detector, Fitted
+from lightning_ood.detectors.needs import labels_of
+from lightning_ood.errors import InputError
+from lightning_ood.features import Features, Setup
+
+
+class SHE(Detector):
+    """Inner product of the feature with the template of the predicted class: ``<z, S_y>`` (eq. 8).
+
+    ``S_k`` is the mean feature of the training images of class k that the network classifies correctly. Never
+    negative for rectified features.
+
+    Fits on the correctly classified training images. State: K * D + K float64. A class without one has no
+    template and is left out: the prediction is then the largest logit among the others.
+
+    Raises:
+        InputError: if no training image is classified correctly.
+    """
+
+    sums: Tensor
+    count: Tensor
+
+    def setup(self, setup: Setup) -> None:
+        """Declares the sums."""
+        super().setup(setup)
+        self.add_state("sums", torch.zeros(setup.classes, setup.width, dtype=torch.float64), "sum")
+        self.add_state("count", torch.zeros(setup.classes, dtype=torch.float64), "sum")
+
+    def update(self, features: Features) -> None:
+        """Adds the correctly classified images of a batch."""
+        labels = labels_of(features)
+        correct = (features.prediction == labels).double()
+        self.sums = self.sums.index_add(0, labels, features.pooled * correct[:, None])
+        self.count = self.count.index_add(0, labels, correct)
+
+    def compute(self) -> dict[str, Tensor]:
+        """``templates`` [K, D] and ``present`` [K], whether a class has one."""
+        if not self.count.any():
+            raise InputError("SHE averages over correctly classified training images, and there is none")
+        return {"templates": (self.sums / self.count.clamp(min=1)[:, None]).float(), "present": self.count > 0}
+
+    def score(self, features: Features, fitted: Fitted) -> Tensor:
+        """``[B]``, any sign."""
+        prediction = features.logits.where(fitted["present"], -torch.inf).argmax(1)
+        templates = fitted["templates"].reshape(-1, features.pooled.shape[1])
+        return (features.pooled * templates[prediction]).sum(1)
