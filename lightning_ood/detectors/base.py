@@ -7,6 +7,7 @@ import inspect
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, is_dataclass
+from difflib import get_close_matches
 from typing import Any
 
 from torch import Tensor, nn
@@ -17,6 +18,8 @@ from lightning_ood.features import Features, Head, Setup
 from lightning_ood.views import View
 
 Fitted = Mapping[str, Tensor]
+
+SMALLEST = 1e-6  # a score that enters a product is at least this
 
 
 class Detector(Metric):
@@ -33,6 +36,7 @@ class Detector(Metric):
         attention: whether it reads the class token's attention.
         views: other views of the training images that ``update`` reads.
         linear_head: whether it needs the weights of a linear classifier.
+        positive: whether its score has a positive form, whose logarithm ``log_score`` gives.
     """
 
     full_state_update = False
@@ -51,6 +55,13 @@ class Detector(Metric):
         super().__init_subclass__(**kwargs)
         if "__init__" in vars(cls):
             cls.__init__ = _remembering(cls.__init__)  # type: ignore[method-assign]
+        for name in {"score", "log_score"} & vars(cls).keys():
+            setattr(cls, name, _after_fit(vars(cls)[name]))
+
+    @property
+    def positive(self) -> bool:
+        """False in a detector whose scores are never positive and that has no ``log_score`` of its own."""
+        return True
 
     def spec(self) -> dict[str, Any]:
         """Its class and arguments in plain values: what a saved fit is compared with."""
@@ -68,6 +79,8 @@ class Detector(Metric):
                 f"{type(self).__name__} reads the weights of a linear classifier and this network's is not one linear "
                 "layer; leave the detector out for this network"
             )
+        for tap in dict.fromkeys((*self.taps, *self.gradients)):
+            self._require_map(tap, setup)
         self.head = setup.head
         for child in self._parts():
             if isinstance(child, Detector):
@@ -91,6 +104,18 @@ class Detector(Metric):
         Returns:
             ``[B]``, higher = more in-distribution.
         """
+
+    def log_score(self, features: Features, fitted: Fitted) -> Tensor:
+        """``[B]``, the logarithm of the score's positive form: what a weighted geometric mean of scores adds up.
+
+        Increases with the score. The default takes the score itself, at least 1e-6; a detector whose score is a
+        logarithm already, or is negative by construction, overrides it.
+        """
+        return self.score(features, fitted).clamp_min(SMALLEST).log()
+
+    def summary(self, fitted: Fitted) -> dict[str, float | str]:
+        """What a report says of the fit: a threshold that was found, a block that was chosen. Nothing by default."""
+        return {}
 
     @property
     def fits(self) -> bool:
@@ -116,8 +141,27 @@ class Detector(Metric):
         if not isinstance(incoming_state, Detector):
             raise TypeError(f"merge_state takes a {type(self).__name__}, not {type(incoming_state).__name__}")
         super().merge_state(incoming_state)
+        self._update_count += incoming_state._update_count
+        self._computed = None  # what was computed before is of fewer images
         for child, incoming in zip(self._parts(), incoming_state._parts(), strict=True):
             child.merge_state(incoming)
+
+    def _require_map(self, tap: str, setup: Setup) -> None:
+        if tap not in setup.maps:
+            near = get_close_matches(tap, setup.maps, n=3) or list(setup.maps)
+            raise InputError(
+                f"{type(self).__name__} reads the map {tap!r}, which this network does not have; "
+                f"write one of: {', '.join(near) or '(it has no maps)'}"
+            )
+
+    def _require_images(self, seen: Tensor) -> None:
+        """For ``compute``: refuses to fit on nothing.
+
+        Raises:
+            InputError: if ``seen``, a count of images or entries, is zero.
+        """
+        if not seen.any():
+            raise InputError(f"{type(self).__name__} was fitted on no image; give it a training set that is not empty")
 
     def _parts(self) -> list[Metric]:
         """The detectors and sketches held directly, in containers too."""
@@ -152,6 +196,18 @@ def _plain(value: Any) -> Any:
     return value if value is None or isinstance(value, bool | int | float | str) else repr(value)
 
 
+def _after_fit(score: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Makes a scoring method refuse the empty ``fitted`` of a detector that has to be fitted."""
+
+    @functools.wraps(score)
+    def checked(self: Detector, features: Features, fitted: Fitted) -> Tensor:
+        if not fitted and self.fits:
+            raise InputError(f"{type(self).__name__} scores only after a fit: run `python train.py fit` first")
+        return score(self, features, fitted)
+
+    return checked
+
+
 def _metrics_in(module: nn.Module) -> Iterator[Metric]:
     for child in module.children():
         if isinstance(child, Metric):
@@ -167,9 +223,17 @@ class LogitScore(Detector):
     def of_logits(self, logits: Tensor) -> Tensor:
         """Scores logits ``[B, K]``: ``[B]``, higher = more in-distribution."""
 
+    def log_of_logits(self, logits: Tensor) -> Tensor:
+        """The logarithm of the positive form of the score of ``logits``: see ``log_score``."""
+        return self.of_logits(logits).clamp_min(SMALLEST).log()
+
     def score(self, features: Features, fitted: Fitted) -> Tensor:
         """Scores the network's own logits."""
         return self.of_logits(features.logits)
+
+    def log_score(self, features: Features, fitted: Fitted) -> Tensor:
+        """Of the network's own logits."""
+        return self.log_of_logits(features.logits)
 
 
 def nest(prefix: str, fitted: Fitted) -> dict[str, Tensor]:

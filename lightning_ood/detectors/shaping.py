@@ -29,3 +29,12 @@ class Shaping(Detector):
     def score(self, features: Features, fitted: Fitted) -> Tensor:
         """Scores the shaped logits with the base."""
         return self.base.of_logits(self.logits(features, fitted))
+
+    def log_score(self, features: Features, fitted: Fitted) -> Tensor:
+        """As the base gives it for the shaped logits."""
+        return self.base.log_of_logits(self.logits(features, fitted))
+
+    @property
+    def positive(self) -> bool:
+        """As the base."""
+        return bool(self.base.positive)

@@ -1,0 +1,105 @@
+"""Neuron activation coverage: how often each neuron was seen in each range of its state. What NAC counts."""
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+from lightning_ood.errors import InputError
+
+Scheme = Literal["log", "uniform"]
+
+
+def bin_edges(bins: int, scheme: Scheme) -> Tensor:
+    """Edges of the half-open bins of a state.
+
+    ``log``: M edges as in the authors' code for detection: ``log_1000`` of a line from 1 to sqrt(1000) on [0, 0.5],
+    dense at 0.5, mirrored on [0.5, 1]; the edge at 1 is moved to 1.01, so that a state of 1 has a bin, and 1.2 closes
+    a bin that no state reaches. ``uniform``: M edges on [0, 1], as in their code for model evaluation; a state of
+    exactly 1 is in no bin.
+
+    Args:
+        bins: M; there are M - 1 bins. Even for ``log``, whose two halves share the edge 0.5.
+        scheme: where the edges lie.
+
+    Returns:
+        ``[M]`` float64, increasing.
+
+    Raises:
+        InputError: if M is too small, or odd for ``log``.
+    """
+    if scheme == "uniform":
+        if bins < 2:
+            raise InputError(f"uniform bins need at least 2 edges, not bins: {bins}")
+        return torch.linspace(0, 1, bins, dtype=torch.float64)
+    if bins < 4 or bins % 2:
+        raise InputError(
+            f"the log scheme mirrors its edges, so `bins` is an even number from 4, not {bins}: "
+            f"write {max(4, bins + 1)}, or the scheme uniform"
+        )
+    half = torch.linspace(1, math.sqrt(1000), bins // 2, dtype=torch.float64).log() / math.log(1000)
+    half[-1] = 0.5
+    upper = 1 - half.flip(0)[1:]
+    upper[-1] = 1.01
+    return torch.cat([half, upper, half.new_tensor([1.2])])
+
+
+def bin_index(states: Tensor, edges: Tensor) -> Tensor:
+    """The bin of each state, int64 in [0, bins]; ``bins``, one past the last, where it is in none."""
+    last = len(edges) - 1
+    index = torch.bucketize(states.double(), edges.to(states.device), right=True) - 1
+    return torch.where(index < 0, last, index.clamp(max=last))
+
+
+class StateCounts(Metric):
+    """Counts, per neuron, of the training images whose state falls in each bin.
+
+    Integers: the result does not depend on order, batches or processes. State: ``N * (M - 1)`` int64.
+
+    Args:
+        neurons: N.
+        edges: ``[M]``, from :func:`bin_edges`.
+    """
+
+    full_state_update = False
+    counts: Tensor
+
+    def __init__(self, neurons: int, edges: Tensor) -> None:
+        super().__init__(compute_with_cache=False)
+        self.edges = edges
+        self.add_state("counts", torch.zeros(neurons, len(edges) - 1, dtype=torch.int64), "sum")
+
+    def update(self, states: Tensor, counted: Tensor | None = None) -> None:
+        """Counts ``states`` ``[B, N]``, of the images where ``counted`` ``[B]`` is true."""
+        neurons, bins = self.counts.shape
+        index = bin_index(states, self.edges)
+        if counted is not None:  # into the column that is dropped
+            index = torch.where(counted[:, None], index, bins)
+        cell = index + torch.arange(neurons, device=index.device) * (bins + 1)
+        seen = torch.bincount(cell.flatten(), minlength=neurons * (bins + 1))
+        self.counts = self.counts + seen.view(neurons, bins + 1)[:, :bins]
+
+    def compute(self) -> Tensor:
+        """``[N, M - 1]``, the counts over all processes."""
+        return self.counts
+
+
+def covered(counts: Tensor, samples: float) -> Tensor:
+    """``Phi = min(count / samples, 1)`` of each bin, float32: what a state in it is worth."""
+    return (counts / samples).clamp(max=1).float()
+
+
+def layer_score(states: Tensor, counts: Tensor, edges: Tensor, samples: float) -> Tensor:
+    """Mean over neurons of Phi at each image's state: ``[B, N] -> [B]``, in [0, 1]; zero outside all bins."""
+    worth = torch.nn.functional.pad(covered(counts, samples), (0, 1)).T  # [M, N]
+    return worth.gather(0, bin_index(states, edges)).mean(dim=1)
+
+
+def coverage(counts: Tensor, samples: float) -> Tensor:
+    """Coverage of each neuron, ``[N, M - 1] -> [N]``: ``sum over bins of Phi / M``.
+
+    M as in the paper, where M - 1 bins exist: the largest value is (M - 1) / M.
+    """
+    return covered(counts, samples).double().sum(dim=1) / (counts.shape[1] + 1)

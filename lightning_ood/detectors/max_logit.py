@@ -1,0 +1,13 @@
+"""Scaling OOD Detection for Real-World Settings. Hendrycks et al. ICML 2022. https://arxiv.org/abs/1911.11132."""
+
+from torch import Tensor
+
+from lightning_ood.detectors.base import LogitScore
+
+
+class MaxLogit(LogitScore):
+    """The largest logit: ``max_k f_k``. Fits nothing; any real value; not invariant to a constant on all logits."""
+
+    def of_logits(self, logits: Tensor) -> Tensor:
+        """``[B, K] -> [B]``."""
+        return logits.amax(dim=1)

@@ -1,0 +1,27 @@
+"""A Baseline for Detecting Misclassified and OOD Examples. Hendrycks, Gimpel. ICLR 2017. https://arxiv.org/abs/1610.02136."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lightning_ood.detectors.base import LogitScore
+
+
+class MSP(LogitScore):
+    """Maximum softmax probability, scored as its logarithm: ``log max_k p_k``.
+
+    Fits nothing; in (-inf, 0]. Invariant to a constant added to all logits.
+
+    Deviation: the paper scores ``max p``, which float32 rounds to 1.0 for confident images. The logarithm has the
+    same order without those ties; it is summed without the largest logit, so that ``1 - max p`` keeps its digits.
+    """
+
+    def of_logits(self, logits: Tensor) -> Tensor:
+        """``[B, K] -> [B]``."""
+        top, best = logits.max(dim=1, keepdim=True)
+        others = logits.scatter(1, best, -torch.inf)
+        return -F.softplus((others - top).logsumexp(dim=1))  # log p = -log(1 + sum of exp(others - top))
+
+    def log_of_logits(self, logits: Tensor) -> Tensor:
+        """The score: it is the logarithm of a probability."""
+        return self.of_logits(logits)

@@ -1,0 +1,168 @@
+"""Neuron Activation Coverage (NAC-UE). Liu, Tian, Li, Ma, Wang. ICLR 2024. https://arxiv.org/abs/2306.02879."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from lightning_ood.detectors.base import Detector, Fitted
+from lightning_ood.detectors.coverage import Scheme, StateCounts, bin_edges, layer_score
+from lightning_ood.detectors.needs import index_of
+from lightning_ood.errors import InputError
+from lightning_ood.features import Features, Setup
+from lightning_ood.hashing import hash_index
+
+POOLED = "pooled"
+
+
+@dataclass
+class NACLayer:
+    """Settings of one layer.
+
+    Attributes:
+        samples: O, how many training images in a bin make it count as covered. May exceed the number of images.
+        bins: M; there are M - 1 bins.
+        alpha: steepness of the sigmoid, per unit of activation times gradient.
+    """
+
+    samples: int = 50
+    bins: int = 50
+    alpha: float = 3000.0
+
+
+class NAC(Detector):
+    """Share of an image's neurons whose state was common among training images.
+
+    The state of neuron i is ``sigmoid(alpha * z_i * g_i)`` (eq. 2), g the gradient of KL(uniform || softmax) by the
+    layer; of a map, z and g are each summed over space (tokens, the class token included) and then multiplied. A
+    histogram per neuron counts the training images; a bin with ``count`` of them is worth ``min(count / O, 1)``. The
+    score is the mean over neurons, then over layers, of what the bins of the image's states are worth (eq. 6), in
+    [0, 1].
+
+    The layer ``pooled`` is the penultimate feature, whose gradient is ``W^T (softmax - 1/K)``: no backward pass. Other
+    layers are maps and share one backward pass per batch.
+
+    Fits on training images, all or a class-balanced subset, right or wrong; labels only balance. State and fitted:
+    ``counts.<layer>``, N * (M - 1) int64.
+
+    As in the authors' code, against the paper's text: bins are dense around 0.5 (``scheme``), space is summed
+    (``pool``; the published alphas belong to sums), layers weigh the same. Deviations: edges and the sigmoid are
+    float64 (float32 moves one state in a million), and the subset is drawn by a hash of seed and index.
+
+    Args:
+        layers: ``pooled`` or a tap -> settings; ``pooled`` alone where None. Published, as O/M/alpha: CIFAR-10
+            ResNet-18 pooled 50/50/100, layer3 100/500/1000, layer2 5/50/0.001, layer1 100/500/0.001.
+        images: size of the subset (1000 in the paper, 50 000 for ImageNet ViT); a class that has too few gives all.
+            All training images where None.
+        seed: draws another subset.
+        scheme: ``log`` or ``uniform`` bins.
+        pool: ``sum`` or ``mean`` over space. With H*W positions, mean wants an alpha (H*W)^2 times as large.
+    """
+
+    def __init__(
+        self,
+        layers: dict[str, NACLayer] | None = None,
+        images: int | None = None,
+        seed: int = 0,
+        scheme: Scheme = "log",
+        pool: Literal["sum", "mean"] = "sum",
+    ) -> None:
+        super().__init__()
+        self.layers = {POOLED: NACLayer()} if layers is None else dict(layers)
+        if not self.layers:
+            raise InputError("NAC needs at least one layer, for example layers: {pooled: {}}")
+        self.images, self.seed, self.pool = images, seed, pool
+        self.edges = {name: bin_edges(layer.bins, scheme) for name, layer in self.layers.items()}
+        self.taps = self.gradients = tuple(name for name in self.layers if name != POOLED)
+        self.linear_head = POOLED in self.layers
+
+    def setup(self, setup: Setup) -> None:
+        """Starts a histogram per layer and draws the subset."""
+        super().setup(setup)
+        widths = {name: setup.width if name == POOLED else setup.maps[name][0] for name in self.layers}
+        self.histograms = nn.ModuleList(StateCounts(widths[name], self.edges[name]) for name in self.layers)
+        self.chosen: Tensor | None = None
+        if self.images is not None and setup.labels is not None:  # no labels are known where it only scores
+            self.chosen = balanced_subset(setup.labels, self.images, self.seed)
+
+    def update(self, features: Features) -> None:
+        """Counts the states of the batch.
+
+        Raises:
+            InputError: if a subset is asked for and the training set has no labels to balance it by.
+        """
+        counted = self._counted(features)
+        for name, histogram in self._histograms():
+            histogram.update(self.states(features, name), counted)
+
+    def compute(self) -> dict[str, Tensor]:
+        """``counts.<layer>`` ``[N, M - 1]`` int64."""
+        counts = {f"counts.{name}": histogram.compute() for name, histogram in self._histograms()}
+        self._require_images(torch.stack([c.sum() for c in counts.values()]))
+        return counts
+
+    def score(self, features: Features, fitted: Fitted) -> Tensor:
+        """Mean over layers, ``[B]``."""
+        scores = []
+        for name, layer in self.layers.items():
+            counts = fitted[f"counts.{name}"].reshape(-1, layer.bins - 1)
+            scores.append(layer_score(self.states(features, name), counts, self.edges[name], layer.samples))
+        return torch.stack(scores).mean(dim=0)
+
+    def states(self, features: Features, layer: str) -> Tensor:
+        """States of a layer's neurons, ``[B, N]`` float64 in [0, 1]."""
+        if layer == POOLED:
+            assert features.head is not None
+            activation = features.pooled
+            gradient = (features.probs - 1 / features.logits.shape[1]) @ features.head.weight
+        else:
+            activation, gradient = self._pool(features.maps[layer]), self._pool(features.gradients[layer])
+        return (self.layers[layer].alpha * activation.double() * gradient.double()).sigmoid()
+
+    def summary(self, fitted: Fitted) -> dict[str, float | str]:
+        """The number of images that were counted."""
+        counts = next(iter(fitted.values())).reshape(-1, next(iter(self.layers.values())).bins - 1)
+        return {"images": float(counts[0].sum())}
+
+    def _counted(self, features: Features) -> Tensor | None:
+        if self.images is None:
+            return None
+        if self.chosen is None:
+            raise InputError("NAC balances its `images` over the classes, and the training set has no labels")
+        index = index_of(features)
+        self.chosen = self.chosen.to(index.device)
+        return self.chosen[index]
+
+    def _histograms(self) -> Iterator[tuple[str, StateCounts]]:
+        for name, histogram in zip(self.layers, self.histograms, strict=True):
+            assert isinstance(histogram, StateCounts)
+            yield name, histogram
+
+    def _pool(self, activation: Tensor) -> Tensor:
+        flat = activation.float().flatten(2)
+        return flat.sum(dim=2) if self.pool == "sum" else flat.mean(dim=2)
+
+
+def balanced_subset(labels: Tensor, size: int, seed: int) -> Tensor:
+    """Draws images so that each class gives as many: the ones that hash lowest within it.
+
+    Args:
+        labels: ``[N]`` int64, of the whole set.
+        size: how many are wanted; the remainder of the division by the number of classes goes to the lowest labels.
+        seed: draws another subset.
+
+    Returns:
+        ``[N]``, true for the chosen; fewer than ``size`` where a class has too few.
+    """
+    order = hash_index(torch.arange(len(labels), device=labels.device), seed).argsort()
+    order = order[labels[order].argsort(stable=True)]  # by class, then by hash
+    ordered = labels[order]
+    classes, counts = labels.unique(return_counts=True)
+    which = torch.searchsorted(classes, ordered)
+    place = torch.arange(len(labels), device=labels.device) - (counts.cumsum(0) - counts)[which]
+    quota = size // len(classes) + (which < size % len(classes)).long()
+    chosen = torch.zeros(len(labels), dtype=torch.bool, device=labels.device)
+    chosen[order[place < quota]] = True
+    return chosen
