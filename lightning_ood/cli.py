@@ -1,0 +1,200 @@
+"""The command line: ``python train.py fit|test --config FILE``."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import RichProgressBar
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_only
+
+from lightning_ood import run
+from lightning_ood.data.datamodule import OODDataModule, data_root
+from lightning_ood.errors import InputError
+from lightning_ood.module import OODModule
+from lightning_ood.scoring import ScoringCallback
+
+PATH_ARGUMENTS = ("root", "path", "file", "folder")  # init_args of a data set that are resolved against data.root
+
+
+class ProgressBar(RichProgressBar):
+    """Calls the passes by what they do."""
+
+    @property
+    def validation_description(self) -> str:
+        """The validate loop fits detectors, except while a network is trained."""
+        return "Fitting" if self.trainer.state.fn == TrainerFn.VALIDATING else "Validation"
+
+    @property
+    def test_description(self) -> str:
+        """The test loop scores."""
+        return "Scoring"
+
+
+class CLI(LightningCLI):
+    """``fit`` trains (where there is something to train), fits and saves; ``test`` scores and reports."""
+
+    def __init__(self, args: list[str] | None = None) -> None:
+        defaults = {
+            "logger": None,
+            "use_distributed_sampler": False,  # the data module's samplers repeat no image
+            "enable_checkpointing": False,
+            "enable_model_summary": False,
+            "num_sanity_val_steps": 0,
+        }
+        super().__init__(
+            OODModule,
+            OODDataModule,
+            save_config_callback=None,
+            seed_everything_default=0,
+            trainer_defaults=defaults,
+            args=args,
+        )
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Gives the detectors an argument group of their own, so that each can be overridden by name."""
+        parser.add_lightning_class_args(ScoringCallback, "scoring")
+        parser.add_argument("--print_taps", action="store_true", help="list the network's taps and exit")
+        parser.add_argument("--overwrite", action="store_true", help="train again over other trained weights")
+        parser.link_arguments("data.root", "model.root")
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """Fit and test; each with the arguments that the command line does not set."""
+        skip = {"model", "train_dataloaders", "val_dataloaders", "dataloaders", "datamodule", "verbose", "weights_only"}
+        return {"fit": skip | {"ckpt_path"}, "test": skip}
+
+    @property
+    def options(self) -> Any:
+        """The parsed arguments of the subcommand."""
+        return self.config[self.subcommand]
+
+    @property
+    def folder(self) -> Path:
+        """Of the run."""
+        return Path(self.options.trainer.default_root_dir)
+
+    def before_instantiate_classes(self) -> None:
+        """Names the run's folder and resolves paths of data sets against the data's root."""
+        if self.options.trainer.default_root_dir is None:
+            configs = self.options.get("config") or []
+            self.options.trainer.default_root_dir = str(Path("runs") / (Path(str(configs[0])).stem if configs else "run"))
+        resolve_paths(self.options.data, data_root(self.options.data.root))
+
+    def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
+        """Adds the default logger (W&B, offline without a key) and the progress bar."""
+        if self.options.print_taps:
+            print_taps(self.model)
+            raise SystemExit(0)
+        logger = self.options.trainer.logger
+        if logger is None or logger is True:
+            kwargs["logger"] = wandb_logger(self.folder, self.subcommand)
+        trainer = super().instantiate_trainer(**kwargs)
+        return trainer
+
+    def fit(self, model: OODModule, datamodule: OODDataModule, **_: Any) -> None:
+        """Replaces ``trainer.fit``, which cannot make one exact pass over frozen features."""
+        self._save_config("config.yaml")
+        run.fit(self.trainer, model, datamodule, self._scoring, self.folder, self._recipe(), self.options.overwrite)
+
+    def test(self, model: OODModule, datamodule: OODDataModule, ckpt_path: str | None = None, **_: Any) -> None:
+        """Replaces ``trainer.test``: the checkpoint is ``fit``'s unless another is given."""
+        if ckpt_path and not Path(ckpt_path).is_file():
+            raise InputError(f"--ckpt_path {ckpt_path}: no such file")
+        configs = " ".join(f"--config {path}" for path in self.options.get("config") or [])
+        run.test(
+            self.trainer,
+            model,
+            datamodule,
+            self._scoring,
+            self.folder,
+            Path(ckpt_path) if ckpt_path else None,
+            config=self._save_config("config.test.yaml"),
+            command=f"python train.py fit {configs}",
+        )
+
+    @property
+    def _scoring(self) -> ScoringCallback:
+        return self.config_init[self.subcommand]["scoring"]
+
+    def _save_config(self, name: str) -> str:
+        text = self._parser(self.subcommand).dump(self.options, skip_none=False)
+        _write(self.folder / name, text)
+        for logger in self.trainer.loggers:
+            logger.log_hyperparams(json.loads(json.dumps(self.options.as_dict(), default=str)))
+        return text
+
+    def _recipe(self) -> str:
+        """A hash of all that the training of the network depends on."""
+        options = self.options.as_dict()
+        data = {key: options["data"][key] for key in ("id", "batch_size", "augment", "seed")}
+        trainer = {key: options["trainer"][key] for key in ("max_epochs", "max_steps", "precision")}
+        parts = {"model": options["model"], "data": data, "trainer": trainer, "seed": options["seed_everything"]}
+        return hashlib.sha256(json.dumps(parts, default=str, sort_keys=True).encode()).hexdigest()
+
+
+def resolve_paths(node: Any, root: Path) -> None:
+    """Joins relative paths in the arguments of data sets given by class path to the root, in place."""
+    for key, value in list(vars(node).items()) if hasattr(node, "__dict__") else list(node.items()):
+        if key == "init_args" and value is not None:
+            for name in PATH_ARGUMENTS:
+                if isinstance(value.get(name), str) and not Path(value[name]).is_absolute():
+                    value[name] = str(root / value[name])
+        elif hasattr(value, "items"):
+            resolve_paths(value, root)
+
+
+def wandb_logger(folder: Path, job: str) -> L.pytorch.loggers.WandbLogger:
+    """A W&B logger in the run's folder: online where a key is configured, offline otherwise; it never asks."""
+    from lightning.pytorch.loggers import WandbLogger
+    from wandb.sdk.lib.apikey import api_key
+
+    offline = os.environ.get("WANDB_MODE", "online") == "offline" or not api_key()
+    folder.mkdir(parents=True, exist_ok=True)
+    return WandbLogger(
+        name=folder.name, project="lightning_ood", group=folder.name, job_type=job, save_dir=folder, offline=offline
+    )
+
+
+def print_taps(module: OODModule) -> None:
+    """Lists every tap with the shape of its map and whether it is a block."""
+    from rich.console import Console
+    from rich.table import Table
+
+    setup = module.backbone.setup()
+    table = Table("tap", "map of one image", "block", title=f"Taps of {module.source}")
+    for name, shape in setup.maps.items():
+        table.add_row(name, " x ".join(map(str, shape)), "yes" if name in setup.blocks else "")
+    table.add_row("pooled", str(setup.width), "", style="dim")
+    console = Console(width=None if sys.stdout.isatty() else 120)
+    console.print(table)
+    heads = "none" if setup.attention is None else f"{setup.attention[0]} heads x {setup.attention[1]} tokens"
+    console.print(f"{setup.classes} logits; class-token attention: {heads}")
+
+
+@rank_zero_only
+def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+
+
+def main(args: list[str] | None = None) -> None:
+    """Runs the command line; an error that the user can mend is printed without a traceback."""
+    warnings.filterwarnings("ignore", ".*LeafSpec.*")
+    warnings.filterwarnings("ignore", ".*does not have many workers.*")
+    warnings.filterwarnings("ignore", ".*method of metric .* was called before the ``update``.*")
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(lambda r: "litlogger" not in r.getMessage())
+    try:
+        CLI(args)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None

@@ -1,0 +1,167 @@
+"""One forward of any classifier yields what the network itself computes."""
+
+import pytest
+import timm
+import torch
+import torchvision
+from torch import nn
+
+from lightning_ood.backbone import Backbone
+from lightning_ood.errors import InputError
+from lightning_ood.networks.cifar import DenseNet, ResNet18, ResNet20, WideResNet
+from lightning_ood.views import Jigsaw
+
+MODELS = {
+    "timm_resnet": lambda: timm.create_model("resnet10t", num_classes=7),
+    "timm_vit": lambda: timm.create_model("vit_tiny_patch16_224", num_classes=7, img_size=64, depth=3),
+    "timm_swin": lambda: timm.create_model(
+        "swin_tiny_patch4_window7_224", num_classes=7, img_size=64, window_size=2, depths=(1, 1, 1, 1)
+    ),
+    "timm_convnext": lambda: timm.create_model("convnext_atto", num_classes=7),
+    "timm_mobilenetv3": lambda: timm.create_model("mobilenetv3_small_050", num_classes=7),
+    "torchvision_densenet": lambda: torchvision.models.densenet121(num_classes=7),
+    "torchvision_vit": lambda: torchvision.models.VisionTransformer(64, 16, 2, 2, 32, 64, num_classes=7),
+    "torchvision_mobilenet": lambda: torchvision.models.mobilenet_v2(num_classes=7),
+    "densenet": lambda: DenseNet(7, depth=16),
+    "resnet20": lambda: ResNet20(7),
+    "resnet18": lambda: ResNet18(7),
+    "wrn": lambda: WideResNet(10, 1, 7),
+}
+
+
+@pytest.fixture(params=MODELS)
+def network(request: pytest.FixtureRequest) -> nn.Module:
+    torch.manual_seed(0)
+    return MODELS[request.param]().eval()
+
+
+def test_reads_what_the_network_computes(network: nn.Module) -> None:
+    backbone = Backbone(network, (64, 64))
+    setup = backbone.setup()
+    images = torch.randn(3, 3, 64, 64)
+    with torch.no_grad():
+        logits = network(images)
+    taps = [*setup.blocks, "last"]
+    backbone.configure(taps, attention=setup.attention is not None)
+    features = backbone(images)
+
+    torch.testing.assert_close(features.logits, logits, atol=1e-5, rtol=1e-5)
+    assert features.head is not None
+    torch.testing.assert_close(features.head(features.pooled), logits, atol=1e-4, rtol=1e-4)
+    for tap in taps:
+        assert features.maps[tap].shape == (3, *setup.maps[tap])
+    if setup.attention is not None:
+        assert features.attention is not None and features.attention.shape == (3, *setup.attention)
+        torch.testing.assert_close(features.attention.sum(2), torch.ones(3, setup.attention[0]))
+
+
+@pytest.mark.parametrize("name", ["timm_resnet", "resnet20", "densenet", "torchvision_mobilenet", "resnet18", "wrn"])
+def test_last_is_the_map_before_global_pooling(name: str) -> None:
+    torch.manual_seed(0)
+    network = MODELS[name]().eval()
+    backbone = Backbone(network, (64, 64))
+    backbone.configure(["last"])
+    features = backbone(torch.randn(3, 3, 64, 64))
+    torch.testing.assert_close(features.maps["last"].mean((2, 3)), features.pooled, atol=1e-5, rtol=1e-4)
+    assert features.maps["last"].min() >= 0, "after the last activation"
+
+
+def test_a_functional_relu_behind_the_last_module_is_applied() -> None:
+    network = torchvision.models.densenet121(num_classes=7).eval()
+    backbone = Backbone(network, (64, 64))
+    backbone.configure(["last", "features"])
+    features = backbone(torch.randn(2, 3, 64, 64))
+    assert features.maps["features"].min() < 0 <= features.maps["last"].min()
+    torch.testing.assert_close(features.maps["last"].mean((2, 3)), features.pooled, atol=1e-5, rtol=1e-4)
+
+
+def test_an_output_that_the_network_overwrites_is_copied() -> None:
+    network = timm.create_model("resnet10t", num_classes=7).eval()
+    backbone = Backbone(network, (64, 64))
+    images = torch.randn(2, 3, 64, 64)
+    kept = []
+    handle = network.layer1[0].bn1.register_forward_hook(lambda module, args, output: kept.append(output.clone()))
+    backbone.configure(["layer1.0.bn1"], gradients=["layer1.0.bn1"])
+    features = backbone(images)
+    handle.remove()
+    assert kept[-1].min() < 0, "before the in-place ReLU"
+    torch.testing.assert_close(features.maps["layer1.0.bn1"], kept[-1].detach())
+
+
+def test_gradients_are_those_of_plain_autograd_in_any_mode(network: nn.Module) -> None:
+    backbone = Backbone(network, (64, 64))
+    network.requires_grad_(False)
+    blocks = [name for name in (backbone.setup().blocks[0], backbone.setup().blocks[-1]) if name != "last"]
+    backbone.configure(gradients=blocks)
+    images = torch.randn(2, 3, 64, 64)
+    with torch.inference_mode():
+        features = backbone(images * 1.0)
+
+    outputs: dict[str, torch.Tensor] = {}
+    handles = [
+        network.get_submodule(name).register_forward_hook(lambda m, a, o, name=name: outputs.update({name: o}))
+        for name in blocks
+    ]
+    logits = network(images.clone().requires_grad_())
+    for handle in handles:
+        handle.remove()
+    uniform = torch.full_like(logits, 1 / logits.shape[1])
+    loss = nn.functional.kl_div(logits.log_softmax(1), uniform, reduction="sum")
+    expected = torch.autograd.grad(loss, [outputs[name] for name in blocks])
+    for name, gradient in zip(blocks, expected, strict=True):
+        found = features.gradients[name]
+        assert found.shape == features.maps[name].shape
+        gradient = gradient if gradient.shape == found.shape else gradient.movedim(-1, 1)
+        torch.testing.assert_close(found, gradient, atol=1e-6, rtol=1e-3)
+
+
+def test_views_are_read_from_transformed_images() -> None:
+    network = ResNet20(7).eval()
+    backbone = Backbone(network, (32, 32))
+    backbone.configure(["last"])
+    images, index, view = torch.randn(3, 3, 32, 32), torch.tensor([4, 9, 2]), Jigsaw(seed=5)
+    features = backbone(images, index=index, views=[view])
+    plain = backbone(view(images, index))
+    torch.testing.assert_close(features.views[view].maps["last"], plain.maps["last"])
+
+
+def test_hooks_cost_nothing_outside_a_forward_of_the_backbone() -> None:
+    network = ResNet20(7).eval()
+    backbone = Backbone(network, (32, 32))
+    backbone.configure(["last", "layer1.0"], gradients=["layer1.0"])
+    output = network(torch.randn(2, 3, 32, 32))
+    output.sum().backward()  # training goes on as if nothing were hooked
+    assert network.layer1[0].conv1.weight.grad is not None
+
+
+def test_wrong_names_fail_before_any_image() -> None:
+    backbone = Backbone(ResNet20(7).eval(), (32, 32))
+    with pytest.raises(InputError, match=r"no tap 'layer1.7'.*layer1"):
+        backbone.configure(["layer1.7"])
+    with pytest.raises(InputError, match="class token"):
+        backbone.configure(attention=True)
+    with pytest.raises(InputError, match=r"model.head: the network has no module 'fcc'"):
+        Backbone(ResNet20(7), (32, 32), head="fcc").setup()
+
+
+def test_a_network_without_a_classifier_is_refused() -> None:
+    headless = timm.create_model("vit_tiny_patch16_224", num_classes=0, img_size=64, depth=1)
+    with pytest.raises(InputError, match="no classifier"):
+        Backbone(headless, (64, 64)).setup()
+    with pytest.raises(InputError, match="does not return logits"):
+        Backbone(nn.Conv2d(3, 4, 3), (64, 64)).setup()
+
+
+def test_a_head_that_is_not_linear_has_no_weights() -> None:
+    class Cosine(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.randn(5, 8))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return nn.functional.normalize(x) @ nn.functional.normalize(self.weight).T
+
+    body = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    network = nn.Sequential(body, Cosine()).eval()
+    setup = Backbone(network, (32, 32), head="1").setup()
+    assert setup.head is None and setup.width == 8 and setup.classes == 5
