@@ -10,6 +10,7 @@ from typing import Any
 import timm
 import torch
 import torchvision
+from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled
 from torch import nn
 
 from lightning_ood.errors import InputError
@@ -44,13 +45,13 @@ def build(
     weights: str = "pretrained",
     options: Mapping[str, Any] | None = None,
     preprocess: Mapping[str, Any] | None = None,
-    root: Path = Path("."),
+    root: Path = Path(),
 ) -> Built:
     """Makes a network, reads its weights and derives its preprocessing.
 
     Args:
-        name: ``timm:resnet50.a1_in1k``, ``torchvision:resnet50``, or without a prefix: timm's where it has the name, else
-            torchvision's. timm's ``hf-hub:...`` and ``local-dir:...`` are names too.
+        name: ``timm:resnet50.a1_in1k``, ``torchvision:resnet50``, or without a prefix: timm's where it has the
+            name, else torchvision's. timm's ``hf-hub:...`` and ``local-dir:...`` are names too.
         network: a module instead of a name. Its attribute ``default_cfg``, in timm's words, says its preprocessing.
         weights: ``pretrained``, ``none`` (random), a file, or an entry of torchvision's enum (``IMAGENET1K_V1``).
         options: keyword arguments of the named network, such as ``num_classes``.
@@ -93,7 +94,7 @@ def _own(network: nn.Module, weights: str, options: dict[str, Any], changes: dic
         raise InputError(f"options {sorted(options)} belong to a named network; give them to {kind} as init_args")
     if weights == "pretrained":
         raise InputError(f"nobody publishes weights for {kind} by that name: give weights: FILE, or weights: none")
-    config = getattr(network, "default_cfg", None) or getattr(network, "pretrained_cfg", None)
+    config: Any = getattr(network, "default_cfg", None) or getattr(network, "pretrained_cfg", None)
     config = config.to_dict() if hasattr(config, "to_dict") else config
     described = Preprocess.from_config(config).override(**changes) if config else Preprocess.of(**changes)
     return _filled(network, described, kind, weights, root)
@@ -102,10 +103,12 @@ def _own(network: nn.Module, weights: str, options: dict[str, Any], changes: dic
 def _timm(name: str, weights: str, options: dict[str, Any], changes: dict[str, Any], root: Path) -> Built:
     pretrained = weights == "pretrained"
     file = None if pretrained else _file(weights, root)  # a wrong path is told before anything is built
+    if name.startswith("local-dir:"):
+        name = f"local-dir:{_folder(name.removeprefix('local-dir:'), root)}"
     remote = name.startswith("hf-hub:") or (pretrained and not name.startswith("local-dir:"))
     try:
         with hub(remote):
-            network = timm.create_model(name, pretrained=pretrained, **options)
+            network: Any = timm.create_model(name, pretrained=pretrained, **options)
     except OSError as error:  # not in the cache and not to be had
         raise InputError(_missing(f"timm:{name}", error)) from error
     except (RuntimeError, ValueError, TypeError, AssertionError) as error:
@@ -131,9 +134,9 @@ def _torchvision(name: str, weights: str, options: dict[str, Any], changes: dict
     if weights == "pretrained" and entry is None:
         raise InputError(f"torchvision has no weights for {name}: give weights: FILE")
     file = _file(weights, root, tuple(entries)) if entry is None else None
+    if entry is not None:
+        _downloadable(f"torchvision:{name}", entry.url)
     try:
-        if entry is not None:
-            _downloadable(f"torchvision:{name}", entry.url)
         network = torchvision.models.get_model(name, weights=entry, **options)
     except OSError as error:
         raise InputError(_missing(f"torchvision:{name}", error)) from error
@@ -169,6 +172,14 @@ def _file(weights: str, root: Path, entries: tuple[str, ...] = ()) -> Path | Non
     raise InputError(f"weights {weights!r} are neither one of {words} nor a file ({path} does not exist)")
 
 
+def _folder(given: str, root: Path) -> Path:
+    """A folder that ``timm.models.save_for_hf`` wrote: config and weights."""
+    path = root / Path(given).expanduser()
+    if not (path / "config.json").is_file():
+        raise InputError(f"there is no {path / 'config.json'}: local-dir: names a folder with it and the weights")
+    return path
+
+
 def _downloadable(what: str, url: str) -> None:
     """Stops early where torch.hub would have to download and cannot."""
     cached = Path(torch.hub.get_dir()) / "checkpoints" / Path(url).name
@@ -177,7 +188,8 @@ def _downloadable(what: str, url: str) -> None:
 
 
 def _missing(what: str, error: object) -> str:
-    reason = (str(error).splitlines() or [""])[0][:200]
+    offline = isinstance(error, LocalEntryNotFoundError | OfflineModeIsEnabled)
+    reason = "no connection" if offline else (str(error).splitlines() or [""])[0][:200]
     return (
         f"no pretrained weights for {what}: they are not in the cache and cannot be downloaded ({reason}). Give a file "
         "with weights: FILE (.pth, .safetensors), run once with a network connection, or take weights: none"
