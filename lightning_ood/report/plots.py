@@ -200,6 +200,7 @@ def _grid(detectors: list[str], label: str) -> tuple[Figure, Iterator[tuple[str,
     for detector, axes in used:
         axes.set_title(detector, fontsize=9)
         axes.tick_params(labelsize=7)
+        axes.locator_params(axis="x", nbins=4)
     return figure, iter(used)
 
 

@@ -1,0 +1,109 @@
+"""One self-contained page of a run: table, pictures, what the detectors found, configuration, versions."""
+
+from __future__ import annotations
+
+import base64
+import platform
+from collections.abc import Iterable, Mapping
+from importlib.metadata import PackageNotFoundError, version
+from numbers import Real
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import pandas as pd
+
+import lightning_ood
+from lightning_ood.report.console import caption
+from lightning_ood.report.table import INTERVALS, METRIC_COLUMNS
+
+_PACKAGES = ("torch", "torchvision", "timm", "lightning", "torchmetrics", "numpy", "scipy", "scikit-learn")
+_CAPTIONS = {
+    "auroc": "AUROC of each detector on each set",
+    "fpr95": "FPR95 (ID positive) of each detector on each set",
+    "histograms": "Scores: the dashed line is the threshold that keeps 95 % of the ID images",
+    "roc": "ROC curves: a dot where 95 % of the ID images are kept",
+}
+
+
+def render_page(
+    metrics: pd.DataFrame,
+    pictures: Iterable[Path],
+    *,
+    accuracy: float | None = None,
+    summaries: Mapping[str, Mapping[str, Any]] | None = None,
+    config: str = "",
+    title: str = "Out-of-distribution detection",
+) -> str:
+    """The page as HTML; it needs no network and no other file.
+
+    Args:
+        metrics: what ``summarise`` gave.
+        pictures: PNG files, put into the page.
+        accuracy: of the ID images, percent.
+        summaries: detector -> what it says of its fit. Numbers under keys ``<name>.<item>`` (a ratio per block, say)
+            are drawn together, the item marked that another entry names.
+        config: of the run, YAML.
+        title: of the page.
+    """
+    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    template = environment.from_string(Path(__file__).with_name("page.html").read_text(encoding="utf-8"))
+    pngs = [path for path in pictures if path.suffix == ".png"]
+    return template.render(
+        title=title,
+        caption=caption(metrics, accuracy),
+        columns=[name for name in METRIC_COLUMNS if name not in INTERVALS],
+        rows=metrics.to_dict("records"),
+        pictures=[(_CAPTIONS.get(path.stem, path.stem), base64.b64encode(path.read_bytes()).decode()) for path in pngs],
+        fits=[(name, *split_summary(summary)) for name, summary in (summaries or {}).items() if summary],
+        config=config,
+        versions=versions(),
+    )
+
+
+def split_summary(
+    summary: Mapping[str, Any],
+) -> tuple[list[tuple[str, str]], dict[str, list[tuple[str, float, float, bool]]]]:
+    """Parts a detector's summary into single facts and charts.
+
+    Returns:
+        Facts (key, text), and charts: name -> (item, value, place between the least 0 and the largest 100, chosen).
+    """
+    items: dict[str, dict[str, float]] = {}
+    for key, value in summary.items():
+        name, item = _chart(key)
+        if item and isinstance(value, Real) and not isinstance(value, bool):
+            items.setdefault(name, {})[item] = float(value)
+    items = {name: values for name, values in items.items() if len(values) > 1}
+    named = {value for value in summary.values() if isinstance(value, str)}
+    charts = {}
+    for name, values in items.items():
+        low, high = min(values.values()), max(values.values())
+        scale = 100 / (high - low) if high > low else 0.0
+        charts[name] = [(item, value, (value - low) * scale, item in named) for item, value in values.items()]
+    facts = [(key, _text(value)) for key, value in summary.items() if _chart(key)[0] not in charts]
+    return facts, charts
+
+
+def _chart(key: str) -> tuple[str, str]:
+    """``ratio.layer1.0`` -> ``(ratio, layer1.0)``; what comes from the base of a detector keeps its ``base.``."""
+    prefix = ""
+    while key.startswith("base."):
+        prefix, key = f"{prefix}base.", key[len("base.") :]
+    name, _, item = key.partition(".")
+    return prefix + name, item
+
+
+def _text(value: Any) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python, this package and what computes the numbers."""
+    found = {"lightning_ood": lightning_ood.__version__, "python": platform.python_version()}
+    for name in _PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:  # e.g. torch built into the system under another name
+            continue
+    return found
