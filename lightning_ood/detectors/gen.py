@@ -3,7 +3,6 @@
 https://openaccess.thecvf.com/content/CVPR2023/html/Liu_GEN_Pushing_the_Limits_of_Softmax-Based_Out-of-Distribution_Detection_CVPR_2023_paper.html
 """
 
-import torch
 from torch import Tensor
 
 from lightning_ood.detectors.base import LogitScore
@@ -35,6 +34,5 @@ class GEN(LogitScore):
 
     def of_logits(self, logits: Tensor) -> Tensor:
         """``[B, K] -> [B]``, at most 0."""
-        largest = logits.topk(min(self.top, logits.shape[1]), dim=1).values.double()
-        probs = (largest - logits.double().logsumexp(1, keepdim=True)).exp().clamp(max=1)
-        return -torch.pow(probs * (1 - probs), self.gamma).sum(1).float()
+        log_probs = logits.double().log_softmax(1).topk(min(self.top, logits.shape[1]), dim=1).values
+        return -(log_probs.exp() * -log_probs.expm1()).pow(self.gamma).sum(1).float()

@@ -23,7 +23,9 @@ class Residual(Detector):
     eigenvectors of ``mean((z - u)(z - u)^T)`` beyond the ``dim`` largest (not centred on the mean). Never positive.
 
     Fits on all training images. State: D**2 + D + 1 float64. Follows the ViM authors' benchmark, where it is listed
-    as Residual; a symmetric eigen-solver, so nothing turns complex.
+    as Residual; a symmetric eigen-solver, so nothing turns complex. Deviation: singular values of W below the
+    rounding of its float32 entries count as zero. Weight decay makes the rows of W sum to about zero, and the inverse
+    of that rounding would send u far away.
 
     Args:
         dim: dimension of the principal space, 0 <= dim < D; None takes the authors' rule (1000 where D >= 2048,
@@ -73,7 +75,9 @@ class Residual(Detector):
 
     def _origin(self) -> Tensor:
         assert self.head is not None  # setup refuses a network without a linear head
-        return -torch.linalg.pinv(self.head.weight.double()) @ self.head.bias.double()
+        weight, bias = self.head.weight.double(), self.head.bias.double()
+        resolution = max(weight.shape) * torch.finfo(torch.float32).eps
+        return -torch.linalg.pinv(weight, rtol=resolution) @ bias
 
 
 def residual_norm(pooled: Tensor, fitted: Fitted) -> Tensor:
