@@ -22,7 +22,7 @@ from lightning_ood.errors import InputError
 
 def data_root(root: str | Path | None = None) -> Path:
     """Where relative paths start: ``root``, else the environment variable LIGHTNING_OOD_DATA, else ``data``."""
-    return Path(root or os.environ.get("LIGHTNING_OOD_DATA") or "data").expanduser()
+    return Path(root or os.environ.get("LIGHTNING_OOD_DATA") or "data").expanduser().absolute()
 
 
 @dataclass
@@ -113,6 +113,7 @@ class OODDataModule(L.LightningDataModule):
         self.val_set: ImageSet | None = None
         self.sets: dict[str, TestSet] = {}
         self._known_classes: list[str] | None = None
+        self._opened: dict[str, ImageSet] = {}
         check_names(id.name, self.ood)
         if batch_size < 1 or num_workers < 0:
             raise InputError(f"batch_size is {batch_size}, num_workers {num_workers}; they must be >= 1 and >= 0")
@@ -151,7 +152,8 @@ class OODDataModule(L.LightningDataModule):
         """Names of the ID classes in the order of the labels, or None where unknown; after ``setup``."""
         if self.train_set is not None:
             return self.train_set.classes
-        return self.sets["id"].images.classes if self.sets else self._known_classes
+        known = self.sets["id"].images.classes if self.sets else None
+        return known or self._known_classes
 
     def train_dataloader(self) -> DataLoader:
         """Shuffled and augmented training images; on several processes a few repeat, so that all take equal steps."""
@@ -185,10 +187,12 @@ class OODDataModule(L.LightningDataModule):
         self._known_classes = state_dict.get("classes")
 
     def _open(self, spec: str | Dataset, key: str) -> ImageSet:
-        try:
-            images = open_set(spec, self.root, self._transform(), self.bad_images)
-        except InputError as error:
-            raise InputError(f"{key}: {error}") from error
+        if key not in self._opened:  # fit has two phases; a large folder is walked once
+            try:
+                self._opened[key] = open_set(spec, self.root, self._transform(), self.bad_images)
+            except InputError as error:
+                raise InputError(f"{key}: {error}") from error
+        images = self._opened[key].using(self._transform())
         if len(images) < 2:
             raise InputError(
                 f"{key}: {images.name} has one image; at least two are needed for a number with an interval"

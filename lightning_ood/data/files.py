@@ -33,7 +33,7 @@ def find_files(path: Path, root: Path) -> Files:
             raise InputError(f"{path}: a data set is a folder, or an image list that ends in .txt")
         return _image_list(path, root)
     kind = "image list" if path.suffix.lower() == ".txt" else "folder"
-    raise InputError(f"{path}: no such {kind}; relative paths start from the root {root.absolute()}, {HOW_ROOT}")
+    raise InputError(f"{path}: no such {kind}; relative paths start from the root {root}, {HOW_ROOT}")
 
 
 def relative(path: Path, root: Path) -> str:
@@ -82,7 +82,7 @@ def _class_folders(path: Path, classes: list[str]) -> Files:
 
 def _image_list(path: Path, root: Path) -> Files:
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: not a text file in UTF-8 ({error.reason})") from error
     files: list[Path] = []
@@ -98,7 +98,7 @@ def _image_list(path: Path, root: Path) -> Files:
     if missing:
         raise InputError(
             f"{path}: {len(missing)} of {len(files)} files are missing: {_some(missing)}; the paths in a list start "
-            f"from the root {root.absolute()}, {HOW_ROOT}"
+            f"from the root {root}, {HOW_ROOT}"
         )
     return Files(files, labels, None)
 

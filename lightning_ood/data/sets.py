@@ -130,8 +130,7 @@ class FileSet(ImageSet):
     def __init__(self, path: Path, root: Path) -> None:
         found = find_files(path, root)
         labels = torch.tensor(found.labels, dtype=torch.int64)
-        known = labels if bool((labels >= 0).any()) else None
-        super().__init__(relative(path, root), known, found.classes, [relative(p, root) for p in found.files])
+        super().__init__(relative(path, root), _known(labels), found.classes, [relative(p, root) for p in found.files])
         self.root = root
         self._labels = labels
 
@@ -189,7 +188,7 @@ def open_set(spec: str | Dataset, root: Path, transform: Transform, bad_images: 
     """
     images: ImageSet
     if isinstance(spec, str):
-        root = root.expanduser()
+        root = root.expanduser().absolute()
         images = FileSet(root / Path(spec).expanduser(), root)
     elif isinstance(spec, Dataset):
         images = WrappedSet(spec)
@@ -214,8 +213,13 @@ def _labels_of(dataset: Any, size: int) -> Tensor | None:
         except (TypeError, ValueError, RuntimeError):
             continue
         if labels.shape == (size,) and not labels.is_floating_point():
-            return labels.to(torch.int64)
+            return _known(labels.to(torch.int64))
     return None
+
+
+def _known(labels: Tensor) -> Tensor | None:
+    """None where no image has a label."""
+    return labels if bool((labels >= 0).any()) else None
 
 
 def _classes_of(dataset: Any) -> list[str] | None:
