@@ -42,8 +42,9 @@ class Preprocess:
             raise InputError(f"preprocess: interpolation {self.interpolation!r} is none of {', '.join(names)}")
         if len(self.mean) != 3 or len(self.std) != 3:
             raise InputError(f"preprocess: mean {self.mean} and std {self.std} need a value for each of 3 channels")
-        if min(self.size) < 1 or min(self.std) <= 0:
-            raise InputError(f"preprocess: size {self.size} and std {self.std} must be positive")
+        sides = self.resize if isinstance(self.resize, tuple) else (1 if self.resize is None else self.resize,)
+        if min(*self.size, *sides) < 1 or min(self.std) <= 0:
+            raise InputError(f"preprocess: size {self.size}, resize {self.resize} and std {self.std} must be positive")
 
     def transform(self) -> Transform:
         """The transform of test images, and of the training images that detectors are fitted on."""
@@ -152,7 +153,7 @@ def _whole(size: Sequence[int]) -> int | tuple[int, int]:
 
 
 def _pair(size: Any) -> tuple[int, int]:
-    sides = (size, size) if isinstance(size, int) else tuple(size)
+    sides = tuple(size) if isinstance(size, Sequence) else (size, size)
     if len(sides) != 2 or not all(isinstance(side, int) for side in sides):
         raise InputError(f"preprocess: {size!r} is no size: write an integer or [height, width]")
     return sides[0], sides[1]

@@ -103,8 +103,8 @@ def _tensors(content: Any, path: Path) -> State:
     other = [str(key) for key, value in content.items() if not isinstance(value, Tensor)]
     if other or not content:
         raise InputError(
-            f"{path} holds no state dict: {_some(other) or 'nothing'} under it is not a tensor; expected names with "
-            f"their tensors, alone or under one of {', '.join(_NESTED)}"
+            f"{path} holds no state dict (no tensors: {_some(other) or 'it is empty'}); expected names with their "
+            f"tensors, alone or under one of {', '.join(_NESTED)}"
         )
     return {str(key): value for key, value in content.items()}
 
@@ -140,12 +140,12 @@ def _mismatch(
             f"{lines[0]} the file's classifier has {classes} classes, the network's {ours}; set num_classes: {classes}"
         )
     if missing:
-        lines.append(f"{len(missing)} names are not in the file: {_some(missing)}")
+        lines.append(f"not in the file ({len(missing)}): {_some(missing)}")
     if unexpected:
-        lines.append(f"{len(unexpected)} names of the file are not the network's: {_some(unexpected)}")
+        lines.append(f"in the file alone ({len(unexpected)}): {_some(unexpected)}")
     if resized:
         shapes = [f"{key} {list(state[key].shape)} in the file, {list(own[key].shape)} here" for key in resized]
-        lines.append(f"{len(resized)} shapes differ: {_some(shapes, '; ')}")
+        lines.append(f"of another shape ({len(resized)}): {_some(shapes, '; ')}")
     return "\n  ".join(lines)
 
 

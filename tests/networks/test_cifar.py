@@ -69,7 +69,8 @@ def _published_layout(name: str) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize(
-    ("name", "key"), [("resnet18", "layer2.0.shortcut.1.running_var"), ("wrn_40_2", "block2.layer.0.convShortcut.weight")]
+    ("name", "key"),
+    [("resnet18", "layer2.0.shortcut.1.running_var"), ("wrn_40_2", "block2.layer.0.convShortcut.weight")],
 )
 def test_published_names_are_read(name: str, key: str, tmp_path: Path) -> None:
     make, options, _, _ = NETWORKS[name]
