@@ -6,7 +6,6 @@ import base64
 import platform
 from collections.abc import Iterable, Mapping
 from importlib.metadata import PackageNotFoundError, version
-from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +71,7 @@ def split_summary(
     items: dict[str, dict[str, float]] = {}
     for key, value in summary.items():
         name, item = _chart(key)
-        if item and isinstance(value, Real) and not isinstance(value, bool):
+        if item and isinstance(value, (int, float)) and not isinstance(value, bool):
             items.setdefault(name, {})[item] = float(value)
     items = {name: values for name, values in items.items() if len(values) > 1}
     named = {value for value in summary.values() if isinstance(value, str)}

@@ -1,0 +1,112 @@
+import base64
+import io
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lightning_ood.report import accuracy, summarise, write_report
+from lightning_ood.report.page import split_summary
+
+VOID = {"meta", "input", "img"}
+
+
+class Page(HTMLParser):
+    """Checks that tags are closed in order; collects text, rows and pictures."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.tags, self.text, self.pictures, self.links = [], [], "", [], []
+        self.feed(text)
+        assert self.open == []
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append(tag)
+        attributes = dict(attributes)
+        if tag not in VOID:
+            self.open.append(tag)
+        if tag == "img":
+            self.pictures.append(attributes["src"])
+        self.links += [attributes[name] for name in ("href", "src") if name in attributes]
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def check_picture(file):
+    picture = Image.open(file)
+    assert min(picture.size) > 150
+    assert len(np.unique(np.asarray(picture.convert("RGB")).reshape(-1, 3), axis=0)) > 20
+    return picture.size
+
+
+def test_report(scores, tmp_path):
+    scores = scores.rename(columns={"nap": "<b>nap</b>"})
+    metrics = summarise(scores)
+    summaries = {"<b>nap</b>": {"block": "last", "ratio.layer1.0": 0.94, "ratio.last": 1.15}, "msp": {}}
+    paths = write_report(
+        tmp_path, scores, metrics, accuracy=accuracy(scores), summaries=summaries, config="a: '<script>'"
+    )
+    assert [path.name for path in paths] == ["histograms.png", "roc.png", "auroc.png", "fpr95.png", "index.html"]
+    assert {path.parent for path in paths} == {tmp_path / "report"}
+    page = Page(paths[-1].read_text())
+    assert page.tags.count("script") == 1
+    assert "b" not in page.tags
+    for text in (
+        "<b>nap</b>",
+        "energy",
+        "msp",
+        "a: '<script>'",
+        "accuracy 90.0 %",
+        "lightning_ood",
+        "torch",
+        "layer1.0",
+    ):
+        assert text in page.text
+    assert page.tags.count("tr") >= 1 + len(metrics) + 2
+    for path, source in zip(paths[:-1], page.pictures, strict=True):
+        assert check_picture(path) == check_picture(io.BytesIO(base64.b64decode(source.split(",")[1])))
+    assert all(link.startswith("data:image/png;base64,") for link in page.links)  # nothing from elsewhere
+
+
+@pytest.mark.slow
+def test_thirty_detectors_and_eight_sets(wide, tmp_path):
+    paths = write_report(tmp_path, wide, summarise(wide))
+    for path in paths[:-1]:
+        assert max(check_picture(path)) < 4000
+    page = Page(paths[-1].read_text())
+    assert all(name in page.text for name in wide.columns[7:])
+
+
+@pytest.mark.parametrize("value", [0.0, -1e30, 1e30])
+def test_constant_and_huge_scores_can_be_drawn(scores, value, tmp_path):
+    scores = scores.assign(msp=np.where(scores.index % 2, value, value * 2), energy=value)
+    metrics = summarise(scores)
+    assert (metrics.loc[metrics["detector"] == "energy", "auroc"] == 50).all()
+    assert len(write_report(tmp_path, scores, metrics)) == 5
+
+
+def test_a_summary_in_facts_and_charts():
+    facts, charts = split_summary(
+        {
+            "block": "layer2.1",
+            "ratio.layer1.0": 0.9,
+            "ratio.layer2.1": 1.1,
+            "ratio.last": 1.0,
+            "base.c": 1.0,
+            "base.p": 90,
+        }
+    )
+    assert facts == [("block", "layer2.1"), ("base.c", "1"), ("base.p", "90")]
+    ((name, items),) = charts.items()
+    assert name == "ratio"
+    assert [(item, chosen) for item, _, _, chosen in items] == [
+        ("layer1.0", False),
+        ("layer2.1", True),
+        ("last", False),
+    ]
+    assert [place for _, _, place, _ in items] == pytest.approx([0, 100, 50])

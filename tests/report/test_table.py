@@ -1,0 +1,135 @@
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+
+from lightning_ood.errors import InputError
+from lightning_ood.metrics import METRICS, ood_metrics
+from lightning_ood.report import accuracy, read_scores, summarise, write_metrics, write_scores
+
+COLUMNS = [
+    "detector",
+    "dataset",
+    "group",
+    "n_id",
+    "n_ood",
+    "auroc",
+    "fpr95",
+    "fpr95_ood_positive",
+    "aupr_in",
+    "aupr_out",
+    "auroc_low",
+    "auroc_high",
+    "fpr95_low",
+    "fpr95_high",
+]
+
+
+def test_scores_on_disk(scores, tmp_path):
+    path = write_scores(scores.astype({"msp": "float64"}), tmp_path / "run")
+    assert [file.name for file in path.parent.iterdir()] == ["scores.parquet"]
+    types = {field.name: str(field.type).removeprefix("large_") for field in pq.read_schema(path)}
+    text = dict.fromkeys(["dataset", "role", "group", "path"], "string")
+    whole = dict.fromkeys(["index", "label", "prediction"], "int64")
+    assert types == {**text, **whole, "msp": "float", "energy": "float", "nap": "float"}
+    assert list(types)[:7] == ["dataset", "role", "group", "index", "path", "label", "prediction"]
+    assert pq.read_table(path)["label"].null_count == pq.read_table(path)["path"].null_count == 120
+    again = read_scores(tmp_path / "run")
+    np.testing.assert_array_equal(again["energy"], scores["energy"].astype("float32"))
+    pd.testing.assert_frame_equal(summarise(again), summarise(scores))
+
+
+def test_a_failed_write_keeps_the_old_file(scores, tmp_path, monkeypatch):
+    write_scores(scores, tmp_path)
+
+    def broken(self, path, **_):
+        path.write_bytes(b"half")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(pd.DataFrame, "to_parquet", broken)
+    with pytest.raises(OSError, match="disk full"):
+        write_scores(scores.head(5), tmp_path)
+    assert [file.name for file in tmp_path.iterdir()] == ["scores.parquet"]
+    assert len(read_scores(tmp_path)) == len(scores)
+
+
+def test_metrics_are_those_of_the_scores(scores, tmp_path):
+    metrics = pd.read_csv(write_metrics(summarise(scores), tmp_path))
+    assert list(metrics.columns) == COLUMNS
+    assert len(metrics) == 3 * (3 + 2)
+    row = metrics.set_index(["detector", "dataset"]).loc[("energy", "photos")]
+    id_scores = scores.loc[scores["role"] == "id", "energy"].astype("float32")
+    expected = ood_metrics(id_scores, scores.loc[scores["dataset"] == "photos", "energy"].astype("float32"))
+    assert {name: row[name] / 100 for name in METRICS} == pytest.approx(expected)
+    assert (row["group"], row["n_id"], row["n_ood"]) == ("far", 60, 40)
+    assert (metrics["auroc_low"] < metrics["auroc"]).all()
+    assert (metrics["auroc"] < metrics["auroc_high"]).all()
+    assert (metrics["fpr95_low"] <= metrics["fpr95"]).all()
+    assert (metrics["fpr95"] <= metrics["fpr95_high"]).all()
+    assert metrics[["auroc_low", "fpr95_low"]].min().min() >= 0
+    assert metrics[["auroc_high", "fpr95_high"]].max().max() <= 100
+
+
+def test_group_means(scores):
+    metrics = summarise(scores)
+    far = metrics[(metrics["detector"] == "nap") & (metrics["group"] == "far")].set_index("dataset")
+    assert far.loc["mean", list(METRICS)].to_list() == pytest.approx(
+        far.loc[["photos", "textures"], list(METRICS)].mean()
+    )
+    assert (far.loc["mean", "n_id"], far.loc["mean", "n_ood"]) == (60, 80)
+    near = metrics[(metrics["detector"] == "nap") & (metrics["group"] == "near")].set_index("dataset")
+    same = near.columns.drop("group")
+    assert near.loc["mean", same].to_list() == pytest.approx(near.loc["eights", same].to_list())  # a mean of one set
+    # The ID images are shared, so a mean over two sets has more than 1/sqrt(2) of one set's spread.
+    width = far["auroc_high"] - far["auroc_low"]
+    assert width[["photos", "textures"]].mean() / np.sqrt(2) < width["mean"] < width[["photos", "textures"]].max()
+
+
+def test_numbers_of_a_set_do_not_depend_on_the_others(scores):
+    alone = scores.loc[scores["dataset"].isin(["digits", "photos"])].drop(columns=["msp", "nap"])
+    rows = summarise(scores).query("detector == 'energy' and dataset == 'photos'")
+    pd.testing.assert_frame_equal(
+        summarise(alone).query("dataset == 'photos'").reset_index(drop=True), rows.reset_index(drop=True)
+    )
+    shuffled = summarise(scores.sample(frac=1, random_state=0)).set_index(["detector", "dataset", "group"])
+    pd.testing.assert_frame_equal(shuffled.sort_index(), summarise(scores).set_index(shuffled.index.names).sort_index())
+
+
+def test_one_image_sets_without_group(scores):
+    few = pd.concat([scores[scores["role"] == "id"], scores[scores["dataset"] == "photos"].head(1)])
+    metrics = summarise(few.assign(group=few["group"].where(few["role"] == "id", None)))
+    assert set(metrics["group"]) == {"ood"}
+    assert (metrics[["auroc_low", "auroc_high"]] == [0, 100]).all(axis=None)
+    assert metrics.notna().all(axis=None)
+    single = summarise(pd.concat([few[few["role"] == "id"].head(1), few[few["role"] == "ood"]]))
+    assert single.notna().all(axis=None)
+
+
+def test_accuracy(scores):
+    assert accuracy(scores) == pytest.approx(90)
+    scores.loc[0, "label"] = None  # an image without a label does not count; this one was wrong
+    assert accuracy(scores) == pytest.approx(100 * 54 / 59)
+    assert accuracy(scores.assign(label=None)) is None
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda s: s.assign(nap=s["nap"].where(s.index != 70, np.nan)), "nap scored image 10 of eights nan; 1 of 180"),
+        (lambda s: s.assign(msp=s["msp"].where(s.index != 7, np.inf)), r"msp scored image 7 \(7.png\) of digits inf"),
+        (lambda s: s[s["role"] == "id"], "no OOD image"),
+        (lambda s: s[s["role"] == "ood"], "no ID image"),
+        (lambda s: s.drop(columns="prediction"), "lacks prediction"),
+        (lambda s: s.assign(role="test"), "unknown role 'test'"),
+        (lambda s: s.replace({"dataset": {"eights": "mean"}}), "cannot be called 'mean'"),
+        (lambda s: s.replace({"dataset": {"eights": "photos"}}), "'photos' stands in several groups"),
+    ],
+)
+def test_what_cannot_be_summarised(scores, change, message):
+    with pytest.raises(InputError, match=message):
+        summarise(change(scores))
+
+
+def test_no_scores_there(tmp_path):
+    with pytest.raises(InputError, match=r"no scores at .*scores\.parquet"):
+        read_scores(tmp_path)
