@@ -12,6 +12,11 @@ class Entropy(LogitScore):
     Fits nothing. In float64: a saturated softmax still has an order.
     """
 
+    @property
+    def positive(self) -> bool:
+        """Never."""
+        return False
+
     def of_logits(self, logits: Tensor) -> Tensor:
         """``[B, K] -> [B]``, at most 0."""
         return -torch.special.entr(logits.double().softmax(1)).sum(1).float()

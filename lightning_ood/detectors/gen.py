@@ -32,6 +32,11 @@ class GEN(LogitScore):
             raise InputError(f"gamma={gamma} and top={top} have to be positive; the authors take 0.1 and 100")
         self.gamma, self.top = gamma, top
 
+    @property
+    def positive(self) -> bool:
+        """Never."""
+        return False
+
     def of_logits(self, logits: Tensor) -> Tensor:
         """``[B, K] -> [B]``, at most 0."""
         log_probs = logits.double().log_softmax(1).topk(min(self.top, logits.shape[1]), dim=1).values

@@ -39,6 +39,11 @@ class KLMatching(Detector):
         typical = self.sums / self.count.clamp(min=1)[:, None]
         return {"log_typical": typical.clamp(min=torch.finfo(torch.float32).tiny).log(), "present": self.count > 0}
 
+    @property
+    def positive(self) -> bool:
+        """Never."""
+        return False
+
     def score(self, features: Features, fitted: Fitted) -> Tensor:
         """``[B]``, at most 0."""
         probs = features.logits.double().softmax(1)

@@ -43,6 +43,11 @@ class MDS(Detector):
         factor = whitening(second - means.T @ (share[:, None] * means), second)
         return {"center": center, "whitening": factor, "means": (means[share > 0] - center) @ factor}
 
+    @property
+    def positive(self) -> bool:
+        """Never."""
+        return False
+
     def score(self, features: Features, fitted: Fitted) -> Tensor:
         """``[B]``, at most 0."""
         return -self.distance(features, fitted).float()

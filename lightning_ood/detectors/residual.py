@@ -69,6 +69,11 @@ class Residual(Detector):
         dim = default_dim(width) if self.dim is None else self.dim
         return {"origin": origin.float(), "residual": vectors[:, : width - dim].float()}
 
+    @property
+    def positive(self) -> bool:
+        """Never."""
+        return False
+
     def score(self, features: Features, fitted: Fitted) -> Tensor:
         """``[B]``, at most 0."""
         return -residual_norm(features.pooled, fitted)

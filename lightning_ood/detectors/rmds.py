@@ -24,6 +24,11 @@ class RMDS(MDS):
         center = fitted["center"]
         return {**fitted, "background": whitening(second - torch.outer(center, center), second)}
 
+    @property
+    def positive(self) -> bool:
+        """Where an image is clearly ID."""
+        return True
+
     def score(self, features: Features, fitted: Fitted) -> Tensor:
         """``[B]``, any sign."""
         width = features.pooled.shape[1]

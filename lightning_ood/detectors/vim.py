@@ -64,6 +64,11 @@ class ViM(Residual):
         """The alpha that was found."""
         return {"alpha": float(fitted["alpha"])}
 
+    @property
+    def positive(self) -> bool:
+        """Where an image is clearly ID."""
+        return True
+
     def score(self, features: Features, fitted: Fitted) -> Tensor:
         """``[B]``, any sign."""
         return features.logits.logsumexp(1) - fitted["alpha"] * residual_norm(features.pooled, fitted)

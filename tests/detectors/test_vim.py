@@ -41,7 +41,7 @@ def test_reference(dim):
 
 def test_classifier_with_zero_sum_rows():
     # W has rank K - 1 up to rounding, as weight decay makes it: u is that of the exact rank.
-    train, test = random_features()
+    train, _ = random_features()
     weight = train.head.weight - train.head.weight.mean(0)
     head = Head(weight, train.head.bias - train.head.bias.mean())
     u = -np.linalg.pinv(weight.double().numpy(), rcond=1e-5) @ head.bias.double().numpy()
