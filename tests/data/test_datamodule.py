@@ -1,0 +1,331 @@
+from types import SimpleNamespace
+
+import lightning as L
+import pytest
+import torch
+from lightning.pytorch.cli import LightningCLI
+from lightning.pytorch.trainer.states import TrainerFn
+from PIL import Image
+from torch.utils.data import DistributedSampler
+from torchvision.transforms.functional import to_tensor
+
+from lightning_ood.data import Digits, Patches
+from lightning_ood.data.augment import Augment
+from lightning_ood.data.datamodule import IDSets, OODDataModule, data_root
+from lightning_ood.errors import InputError
+
+
+class Preprocess:
+    def transform(self):
+        return to_tensor
+
+
+class Tiny(L.LightningModule):
+    """Trains one number, and notes what it sees."""
+
+    def __init__(self):
+        super().__init__()
+        self.preprocess = Preprocess()
+        self.weight = torch.nn.Parameter(torch.zeros(()))
+        self.seen = {}
+
+    def note(self, loader, batch):
+        self.seen.setdefault(loader, []).extend(batch.index.tolist())
+
+    def training_step(self, batch, _):
+        self.note("train", batch)
+        return (self.weight - batch.image.mean()).square()
+
+    def validation_step(self, batch, _, dataloader_idx=0):
+        self.note(list(self.trainer.val_dataloaders)[dataloader_idx], batch)
+
+    def test_step(self, batch, _, dataloader_idx=0):
+        self.note(list(self.trainer.test_dataloaders)[dataloader_idx], batch)
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+def fake_trainer(fn, rank=0, world_size=1):
+    return SimpleNamespace(
+        state=SimpleNamespace(fn=fn),
+        global_rank=rank,
+        world_size=world_size,
+        lightning_module=SimpleNamespace(preprocess=Preprocess()),
+    )
+
+
+def digits(val=None, **kwargs):
+    ood = {"near/8_9": Digits("all", (8, 9)), "far/textures": Patches("textures", 20)}
+    return OODDataModule(IDSets(Digits("train"), Digits("test"), val, name="digits"), ood, **kwargs)
+
+
+def write_set(root, classes, count=2):
+    for name in classes:
+        (root / name).mkdir(parents=True)
+        for i in range(count):
+            Image.new("L", (8, 8), i).save(root / name / f"{i}.png")
+
+
+@pytest.mark.parametrize("val", [None, Digits("test")])
+def test_a_trainer_reads_every_set_in_each_phase(tmp_path, val):
+    options = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    trainer = L.Trainer(
+        accelerator="cpu", devices=1, max_epochs=2, num_sanity_val_steps=0, default_root_dir=tmp_path, **options
+    )
+    model = Tiny()
+    data = digits(val)
+    trainer.fit(model, datamodule=data)
+    epochs = torch.tensor(model.seen["train"]).reshape(2, 1082)
+    assert all(sorted(epoch.tolist()) == list(range(1082)) for epoch in epochs)
+    assert not torch.equal(epochs[0], epochs[1])  # another order in each epoch
+    assert model.seen.get("val", []) == ([] if val is None else 2 * list(range(361)))
+    trainer.validate(model, datamodule=data, verbose=False)
+    trainer.test(model, datamodule=data, verbose=False)
+    sizes = {"fit": 1082, "id": 361, "ood/near/8_9": 354, "ood/far/textures": 20}
+    assert {name: model.seen[name] for name in sizes} == {name: list(range(size)) for name, size in sizes.items()}
+    path = tmp_path / "last.ckpt"
+    trainer.save_checkpoint(path)
+    saved = torch.load(path, weights_only=True)
+    assert saved["OODDataModule"] == {"classes": list("01234567")}
+
+
+def test_what_the_sets_are(tmp_path):
+    data = digits()
+    data.transform = to_tensor
+    data.setup("test")
+    described = {key: (entry.name, entry.role, entry.group) for key, entry in data.sets.items()}
+    assert described == {
+        "id": ("digits", "id", "id"),
+        "ood/near/8_9": ("8_9", "ood", "near"),
+        "ood/far/textures": ("textures", "ood", "far"),
+    }
+    assert data.classes == list("01234567")
+    loaders = data.test_dataloader()
+    assert list(loaders) == list(described)
+    assert {int(label) for batch in loaders["id"] for label in batch.label} == set(range(8))
+    assert {int(label) for batch in loaders["ood/near/8_9"] for label in batch.label} == {-1}
+
+
+@pytest.mark.parametrize("world_size", [2, 3])
+def test_processes_share_each_set_without_repeats(world_size):
+    seen = {}
+    for rank in range(world_size):
+        data = digits(batch_size=100)
+        for stage, fn in [("validate", TrainerFn.VALIDATING), ("test", TrainerFn.TESTING)]:
+            data.trainer = fake_trainer(fn, rank, world_size)
+            data.setup(stage)
+            loaders = data.val_dataloader() if stage == "validate" else data.test_dataloader()
+            for name, loader in loaders.items():
+                seen.setdefault(name, []).extend(loader.sampler)
+        data.trainer = fake_trainer(TrainerFn.FITTING, rank, world_size)
+        data.setup("fit")
+        train = data.train_dataloader()
+        assert isinstance(train.sampler, DistributedSampler)
+        assert len(train.sampler) == -(-1082 // world_size)
+    sizes = {"fit": 1082, "id": 361, "ood/near/8_9": 354, "ood/far/textures": 20}
+    assert {name: sorted(indices) for name, indices in seen.items()} == {k: list(range(n)) for k, n in sizes.items()}
+
+
+def test_labels_of_the_fit_set_come_before_any_batch():
+    data = digits()
+    data.transform = to_tensor
+    data.setup("validate")
+    assert torch.bincount(data.labels).tolist() == [134, 136, 133, 137, 136, 136, 136, 134]
+
+
+def test_only_training_images_are_augmented():
+    data = digits(augment=["crop", "flip"])
+    data.trainer = fake_trainer(TrainerFn.FITTING)
+    data.setup("fit")
+    plain = data.train_set
+    augmented = data.train_dataloader().dataset
+    torch.manual_seed(0)
+    assert sum(torch.equal(augmented[i].image, plain[i].image) for i in range(50)) < 10
+    assert all(torch.equal(plain[i].image, to_tensor(data.id.train[i][0])) for i in range(50))
+    assert augmented[3].image.shape == plain[3].image.shape
+
+
+def test_a_crop_moves_by_at_most_an_eighth_and_a_flip_mirrors():
+    image = Image.new("L", (16, 32))
+    image.putpixel((8, 16), 255)
+    torch.manual_seed(0)
+    crops = [Augment(to_tensor, ("crop",))(image)[0].nonzero()[0] for _ in range(200)]
+    rows, columns = torch.stack(crops).T
+    assert (rows.min(), rows.max(), columns.min(), columns.max()) == (12, 20, 6, 10)
+    flips = {int(Augment(to_tensor, ("flip",))(image)[0].nonzero()[0, 1]) for _ in range(20)}
+    assert flips == {7, 8}
+    with pytest.raises(InputError, match="no such change rotate; there are crop, flip"):
+        Augment(to_tensor, ("rotate",))
+
+
+def test_the_root_is_the_argument_the_environment_or_data(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LIGHTNING_OOD_DATA", "/somewhere")
+    assert str(data_root()) == "/somewhere"
+    assert data_root("here") == tmp_path / "here"
+    monkeypatch.delenv("LIGHTNING_OOD_DATA")
+    assert data_root() == tmp_path / "data"
+
+
+@pytest.mark.parametrize(
+    ("name", "ood", "message"),
+    [
+        ("c10", ["near/a", "far/a"], r"data\.ood\.far/a: `a` is the name of data\.ood\.near/a already"),
+        ("c10", ["far/c10"], "name of the in-distribution set already"),
+        ("c10", ["far/mean"], "`mean` is reserved"),
+        ("mean", [], r"data\.id\.name: `mean` is reserved"),
+        ("a/b", [], "slash"),
+        ("c10", ["textures"], "`<group>/<name>`, as in `near/textures`"),
+        ("c10", ["far/a/b"], "slash"),
+        ("c10", ["/b"], "empty"),
+        ("c10", ["far/"], "empty"),
+        ("c10", ["id/b"], "choose another group"),
+    ],
+)
+def test_names_that_would_confuse_the_tables_are_refused(name, ood, message):
+    with pytest.raises(InputError, match=message):
+        OODDataModule(IDSets("train", "test", name=name), dict.fromkeys(ood, "folder"))
+
+
+def prepare(root, ood=True):
+    write_set(root / "train", ["cat", "dog"])
+    write_set(root / "test", ["cat", "dog"])
+    write_set(root / "ood", ["tree"])
+    data = OODDataModule(IDSets("train", "test"), {"far/trees": "ood"} if ood else None, root=str(root))
+    data.transform = to_tensor
+    return data
+
+
+def number_from_one(data, root):
+    files = sorted((root / "train").rglob("*.png"))
+    lines = [f"{file.relative_to(root)} {1 + (file.parent.name == 'dog')}" for file in files]
+    (root / "train.txt").write_text("\n".join(lines))
+    data.id.train = "train.txt"
+
+
+def leave_one(data, root):
+    for file in list((root / "ood").rglob("*.png"))[1:]:
+        file.unlink()
+
+
+def half_labelled(data, root):
+    (root / "train.txt").write_text("train/cat/0.png 0\ntrain/dog/0.png\n")
+    data.id.train = "train.txt"
+
+
+class NoEights(Digits):
+    """Names nine classes and has images of eight."""
+
+    def __init__(self):
+        super().__init__()
+        self.classes = [*self.classes, "eight"]
+
+
+@pytest.mark.parametrize(
+    ("stage", "change", "message"),
+    [
+        ("fit", lambda data, root: setattr(data.id, "train", "gone"), r"data\.id\.train: .*gone: no such folder"),
+        ("fit", lambda data, root: setattr(data.id, "val", "gone"), r"data\.id\.val: .*gone: no such folder"),
+        ("fit", lambda data, root: setattr(data.id, "val", "ood"), r"data\.id\.val: .*missing: cat, dog; .*: tree"),
+        ("validate", number_from_one, r"no training image in train\.txt for class 0"),
+        ("validate", half_labelled, r"1 of 2 images of train\.txt have no label"),
+        ("validate", lambda data, root: setattr(data.id, "train", NoEights()), "for class eight"),
+        ("test", lambda data, root: data.ood.update({"near/x": "gone"}), r"data\.ood\.near/x: .*gone: no such folder"),
+        ("test", lambda data, root: data.ood.clear(), r"--data\.ood\.<group>/<name>"),
+        ("test", leave_one, r"data\.ood\.far/trees: ood has one image"),
+    ],
+)
+def test_sets_that_cannot_give_a_number_are_refused_early(tmp_path, stage, change, message):
+    data = prepare(tmp_path)
+    change(data, tmp_path)
+    with pytest.raises(InputError, match=message):
+        data.setup(stage)
+
+
+def test_a_test_set_of_other_classes_than_the_fit_is_refused(tmp_path):
+    data = prepare(tmp_path)
+    data.setup("validate")
+    saved = data.state_dict()
+    (tmp_path / "test" / "dog").rename(tmp_path / "test" / "bird")
+    other = OODDataModule(data.id, data.ood, root=str(tmp_path))
+    other.transform = to_tensor
+    other.setup("test")
+    other.load_state_dict(saved)
+    with pytest.raises(InputError, match=r"data\.id\.test: .*missing: dog; not in training: bird"):
+        other.test_dataloader()
+
+
+def test_without_preprocessing_it_says_what_to_do():
+    with pytest.raises(InputError, match=r"datamodule\.transform"):
+        digits().setup("test")
+
+
+CONFIG = """
+data:
+  id:
+    name: digits
+    train: {class_path: lightning_ood.data.Digits}
+    test: {class_path: lightning_ood.data.Digits, init_args: {split: test}}
+  ood:
+    near/8_9:
+      class_path: lightning_ood.data.Digits
+      init_args: {split: all, digits: [8, 9]}
+    far/trees: trees
+"""
+
+
+def parse(tmp_path, *args):
+    (tmp_path / "config.yaml").write_text(CONFIG)
+    options = {"logger": False, "accelerator": "cpu", "devices": 1}
+    args = ["--config", str(tmp_path / "config.yaml"), *args]
+    cli = LightningCLI(Tiny, OODDataModule, run=False, args=args, trainer_defaults=options, save_config_callback=None)
+    return cli.datamodule
+
+
+def test_the_command_line_changes_and_adds_sets(tmp_path):
+    data = parse(tmp_path)
+    assert (data.id.name, len(data.id.train), len(data.id.test), data.id.val) == ("digits", 1082, 361, None)
+    assert (list(data.ood), len(data.ood["near/8_9"]), data.ood["far/trees"]) == (
+        ["near/8_9", "far/trees"],
+        354,
+        "trees",
+    )
+    data = parse(
+        tmp_path,
+        "--data.ood.far/mine=my/folder",
+        "--data.ood.far/patches.class_path=lightning_ood.data.Patches",
+        "--data.ood.far/patches.init_args.count=7",
+        "--data.ood.near/8_9.init_args.split=test",
+        "--data.id.val=val.txt",
+        "--data.root=elsewhere",
+        "--data.augment=[crop]",
+        "--data.bad_images=skip",
+    )
+    assert list(data.ood) == ["near/8_9", "far/trees", "far/mine", "far/patches"]
+    assert (len(data.ood["near/8_9"]), data.ood["far/mine"], len(data.ood["far/patches"])) == (89, "my/folder", 7)
+    assert (data.id.val, data.root.name, data.augment, data.bad_images) == ("val.txt", "elsewhere", ["crop"], "skip")
+
+
+@pytest.mark.parametrize("argument", ["--data.bad_images=ignore", "--data.ood.far.mine=folder", "--data.id.trian=x"])
+def test_a_wrong_argument_stops_the_parser(tmp_path, argument, capsys):
+    with pytest.raises(SystemExit):
+        parse(tmp_path, argument)
+    assert "error" in capsys.readouterr().err
+
+
+@pytest.mark.kit
+def test_the_kit_is_read_as_it_is(kit):
+    ood = {"near/tiny_imagenet": "tiny_imagenet", "far/textures": "textures", "far/sun": "sun"}
+    data = OODDataModule(IDSets("cifar10/train", "cifar10/test", name="cifar10"), ood, root=str(kit), batch_size=50)
+    data.transform = lambda image: to_tensor(image.resize((32, 32)))
+    data.setup("validate")
+    data.setup("test")
+    assert len(data.labels) == 4000
+    assert data.classes == ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
+    assert torch.bincount(data.labels).min() > 300
+    assert [len(entry.images) for entry in data.sets.values()] == [1000, 1000, 1200, 1509]
+    assert data.sets["id"].images.paths[0].startswith("cifar10/test/airplane/")
+    near = list(data.test_dataloader()["ood/near/tiny_imagenet"])  # some are grey
+    assert torch.cat([batch.index for batch in near]).tolist() == list(range(1000))
+    assert all(batch.image.shape == (50, 3, 32, 32) for batch in near)
