@@ -111,7 +111,7 @@ def _timm(name: str, weights: str, options: dict[str, Any], changes: dict[str, A
             network: Any = timm.create_model(name, pretrained=pretrained, **options)
     except OSError as error:  # not in the cache and not to be had
         raise InputError(_missing(f"timm:{name}", error)) from error
-    except (RuntimeError, ValueError, TypeError, AssertionError) as error:
+    except Exception as error:  # options and damaged files end in errors of any type
         raise InputError(_refused(f"timm:{name}", options, error)) from error
     config = network.pretrained_cfg
     if pretrained and config.get("num_classes") and network.num_classes not in (0, config["num_classes"]):
@@ -202,4 +202,4 @@ def _refused(what: str, options: Mapping[str, Any], error: Exception) -> str:
         base = what.removeprefix("timm:").partition(".")[0]
         hint = f"; its published weights: {', '.join(timm.list_pretrained(base + '.*')) or 'none'}"
     given = f" with options {dict(options)}" if options else ""
-    return f"{what}{given} cannot be built: {error}{hint}"
+    return f"{what}{given} cannot be built: {str(error) or type(error).__name__}{hint}"

@@ -120,6 +120,9 @@ def test_folder_with_config_and_weights(tmp_path: Path) -> None:
     assert built.preprocess.mean == (0.1, 0.2, 0.3)
     with pytest.raises(InputError, match=r"no .*other.config\.json"):
         build("local-dir:other", root=tmp_path)
+    (tmp_path / "mine" / "model.safetensors").write_bytes(b"short")
+    with pytest.raises(InputError, match=r"local-dir:.*mine cannot be built: "):
+        build("local-dir:mine", root=tmp_path)
 
 
 def test_torchvision_file_keeps_the_preprocessing_of_its_entry(tmp_path: Path) -> None:
