@@ -27,9 +27,8 @@ def hash_index(index: Tensor, seed: int, stream: int = 0) -> Tensor:
     Returns:
         int64 in ``[0, 2**63)``, of the shape of ``index``.
     """
-    offset = torch.tensor([seed, stream], dtype=torch.int64, device=index.device)
     x = index.to(torch.int64)
-    for word in offset.unbind():
+    for word in (seed, stream):
         x = (x + 1 + word) * _GOLDEN
         x = (x ^ _shift(x, 30)) * _MIX1
         x = (x ^ _shift(x, 27)) * _MIX2

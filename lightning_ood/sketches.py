@@ -16,7 +16,17 @@ def _join(stacked: Tensor) -> Tensor:
     return stacked.flatten(0, 1)
 
 
-class QuantileSketch(Metric):
+class Sketch(Metric):
+    """Sums that may be computed at any time: on a process without images, and again after a merge."""
+
+    full_state_update = False
+    update_called = True  # a process without images is no mistake: torchmetrics need not warn of it
+
+    def __init__(self) -> None:
+        super().__init__(compute_with_cache=False)  # merging would not clear the cache
+
+
+class QuantileSketch(Sketch):
     """Any quantile of a stream of numbers, to 0.05 % of its value.
 
     A histogram over float32 bit patterns: sign, exponent and the first 11 bits of the mantissa name the bin, so the
@@ -24,11 +34,10 @@ class QuantileSketch(Metric):
     Integer counts: the result does not depend on order, batches or processes. State: 8 MiB.
     """
 
-    full_state_update = False
     counts: Tensor
 
     def __init__(self) -> None:
-        super().__init__(compute_with_cache=False)  # merging does not clear a cache
+        super().__init__()
         self.add_state("counts", torch.zeros(2 * _BINS, dtype=torch.int64), "sum")
 
     def update(self, values: Tensor) -> None:
@@ -80,7 +89,7 @@ def _edges(bin_index: Tensor) -> tuple[Tensor, Tensor]:
     return torch.where(negative, -top, small), torch.where(negative, -small, top)
 
 
-class Sample(Metric):
+class Sample(Sketch):
     """A bounded, uniform sample of the rows of a stream: the ``size`` rows whose images hash lowest.
 
     The sample depends on the seed and the image indices alone, so it is the same for any order, batching and
@@ -93,12 +102,11 @@ class Sample(Metric):
         dtype: of the rows.
     """
 
-    full_state_update = False
     keys: Tensor
     rows: Tensor
 
     def __init__(self, size: int, width: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> None:
-        super().__init__(compute_with_cache=False)  # merging does not clear a cache
+        super().__init__()
         self.size, self.seed = size, seed
         self.add_state("keys", torch.full((size,), torch.iinfo(torch.int64).max), _join)
         self.add_state("rows", torch.zeros(size, width, dtype=dtype), _join)

@@ -6,6 +6,7 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from lightning_ood.errors import InputError
 from lightning_ood.hashing import hash_index
 
 
@@ -48,7 +49,7 @@ class Jigsaw:
         b, c, height, width = images.shape
         g, h, w = self.grid, height // self.grid, width // self.grid
         if min(h, w) == 0:
-            raise ValueError(f"an image of {height}x{width} pixels has no {g}x{g} tiles")
+            raise InputError(f"an image of {height}x{width} pixels has no {g}x{g} tiles")
         corner = images[:, :, : g * h, : g * w]
         tiles = corner.reshape(b, c, g, h, g, w).permute(0, 2, 4, 1, 3, 5).reshape(b, g * g, c, h, w)
         tiles = tiles.gather(1, order[:, :, None, None, None].expand_as(tiles))

@@ -42,6 +42,7 @@ class Detector(Metric):
     full_state_update = False
     higher_is_better = True
     is_differentiable = False
+    update_called = True  # a process without images is no mistake: torchmetrics need not warn of it
 
     taps: tuple[str, ...] = ()
     gradients: tuple[str, ...] = ()
@@ -141,7 +142,6 @@ class Detector(Metric):
         if not isinstance(incoming_state, Detector):
             raise TypeError(f"merge_state takes a {type(self).__name__}, not {type(incoming_state).__name__}")
         super().merge_state(incoming_state)
-        self._update_count += incoming_state._update_count
         self._computed = None  # what was computed before is of fewer images
         for child, incoming in zip(self._parts(), incoming_state._parts(), strict=True):
             child.merge_state(incoming)

@@ -5,9 +5,9 @@ from typing import Literal
 
 import torch
 from torch import Tensor
-from torchmetrics import Metric
 
 from lightning_ood.errors import InputError
+from lightning_ood.sketches import Sketch
 
 Scheme = Literal["log", "uniform"]
 
@@ -53,7 +53,7 @@ def bin_index(states: Tensor, edges: Tensor) -> Tensor:
     return torch.where(index < 0, last, index.clamp(max=last))
 
 
-class StateCounts(Metric):
+class StateCounts(Sketch):
     """Counts, per neuron, of the training images whose state falls in each bin.
 
     Integers: the result does not depend on order, batches or processes. State: ``N * (M - 1)`` int64.
@@ -63,11 +63,10 @@ class StateCounts(Metric):
         edges: ``[M]``, from :func:`bin_edges`.
     """
 
-    full_state_update = False
     counts: Tensor
 
     def __init__(self, neurons: int, edges: Tensor) -> None:
-        super().__init__(compute_with_cache=False)
+        super().__init__()
         self.edges = edges
         self.add_state("counts", torch.zeros(neurons, len(edges) - 1, dtype=torch.int64), "sum")
 

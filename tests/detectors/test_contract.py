@@ -1,0 +1,185 @@
+"""Every detector of the folder keeps to the contract, and the contract notices one that does not."""
+
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+import lightning_ood.detectors
+from lightning_ood.detectors.base import Detector, Fitted
+from lightning_ood.detectors.dice import DICE
+from lightning_ood.detectors.energy import Energy
+from lightning_ood.detectors.feature_norm import FeatureNorm
+from lightning_ood.detectors.line import LINe
+from lightning_ood.detectors.max_logit import MaxLogit
+from lightning_ood.detectors.msp import MSP
+from lightning_ood.detectors.nac import NAC, NACLayer
+from lightning_ood.detectors.nap import NAP
+from lightning_ood.detectors.react import ReAct
+from lightning_ood.features import Features, Setup
+from lightning_ood.testing import check_detector
+
+# The toy's products of activation and gradient are some hundred times those of the networks that alpha was chosen
+# for: all its states saturate at alpha = 3000. A variant below is tried with an alpha for the toy.
+ANSWERS_ANOTHER_QUESTION = {"NAC": "its default alpha saturates on the toy"}
+
+
+def found() -> list[type[Detector]]:
+    classes: list[type[Detector]] = []
+    for info in pkgutil.iter_modules(lightning_ood.detectors.__path__):
+        module = importlib.import_module(f"lightning_ood.detectors.{info.name}")
+        for value in vars(module).values():
+            if inspect.isclass(value) and issubclass(value, Detector) and value.__module__ == module.__name__:
+                classes.append(value)
+    return [c for c in classes if not inspect.isabstract(c)]
+
+
+def test_the_folder_is_searched() -> None:
+    assert {"MSP", "MaxLogit", "Energy", "DICE", "ReAct", "LINe", "NAP", "NAC", "FeatureNorm"} <= {
+        c.__name__ for c in found()
+    }
+
+
+@pytest.mark.parametrize("attention", [False, True], ids=["convolutional", "class_token"])
+@pytest.mark.parametrize("detector", found(), ids=lambda c: c.__name__)
+def test_default(detector: type[Detector], attention: bool) -> None:
+    check_detector(detector, separates=detector.__name__ not in ANSWERS_ANOTHER_QUESTION, attention=attention)
+
+
+VARIANTS: dict[str, Callable[[], Detector]] = {
+    "react absolute": lambda: ReAct(threshold=1.0),
+    "react msp": lambda: ReAct(MSP(), percentile=95),
+    "dice maxlogit": lambda: DICE(70, MaxLogit()),
+    "line without clipping": lambda: LINe(10, 10, None),
+    "line units alone": lambda: LINe(None, 10, None),
+    "line percentile": lambda: LINe(10, 10, clip_percentile=95, base=MaxLogit()),
+    "nac alpha": lambda: NAC({"pooled": NACLayer(alpha=1.0)}),
+    "nac maps": lambda: NAC({"block2": NACLayer(20, 10, 0.01), "last": NACLayer(alpha=0.1)}, images=200),
+    "nac uniform": lambda: NAC({"pooled": NACLayer(bins=51, alpha=1.0)}, scheme="uniform", pool="mean"),
+    "nap energy": lambda: NAP(Energy()),
+    "nap msp": lambda: NAP(MSP(), weight=0.2),
+    "nap dice": lambda: NAP(DICE(), head_reduction="none"),
+    "nap react": lambda: NAP(ReAct(), form="map"),
+    "nap nap": lambda: NAP(NAP(eps=0.1), head_reduction="max", self_entry=True),
+    "feature norm block": lambda: FeatureNorm(block="last"),
+    "feature norm blocks": lambda: FeatureNorm(blocks=["last", "block1"], grid=2, border=True),
+}
+
+
+@pytest.mark.parametrize("attention", [False, True], ids=["convolutional", "class_token"])
+@pytest.mark.parametrize("make", VARIANTS.values(), ids=VARIANTS.keys())
+def test_variant(make: Callable[[], Detector], attention: bool) -> None:
+    check_detector(make, attention=attention)
+
+
+class Mean(Detector):
+    """Keeps to the contract: minus the squared distance to the mean feature."""
+
+    def setup(self, setup: Setup) -> None:
+        super().setup(setup)
+        self.add_state("sums", torch.zeros(setup.width, dtype=torch.float64), "sum")
+        self.add_state("images", torch.zeros((), dtype=torch.int64), "sum")
+
+    def update(self, features: Features) -> None:
+        self.sums = self.sums + features.pooled.double().sum(0)
+        self.images = self.images + len(features)
+
+    def compute(self) -> dict[str, Tensor]:
+        self._require_images(self.images)
+        return {"mean": (self.sums / self.images).float()}
+
+    def score(self, features: Features, fitted: Fitted) -> Tensor:
+        return -(features.pooled - fitted["mean"]).square().sum(1)
+
+
+class TakesEmptyFit(Mean):
+    def compute(self) -> dict[str, Tensor]:
+        return {"mean": (self.sums / self.images.clamp_min(1)).float()}
+
+
+class RemembersLastBatch(Mean):
+    def update(self, features: Features) -> None:
+        self.sums, self.images = features.pooled.double().sum(0), torch.tensor(len(features))
+
+
+class KeepsSumsOnReset(Mean):
+    def reset(self) -> None:
+        sums = self.sums
+        super().reset()
+        self.sums = sums
+
+
+class DependsOnBatch(Mean):
+    def score(self, features: Features, fitted: Fitted) -> Tensor:
+        return super().score(features, fitted) - features.pooled.mean()
+
+
+class ChangesFeatures(Mean):
+    def score(self, features: Features, fitted: Fitted) -> Tensor:
+        features.pooled.clamp_(max=1.0)
+        return super().score(features, fitted)
+
+
+class DividesByZero(Mean):
+    def score(self, features: Features, fitted: Fitted) -> Tensor:
+        return super().score(features, fitted) + (features.pooled.sum(1) / features.pooled.sum(1).square())
+
+
+class ReadsUndeclared(Mean):
+    def score(self, features: Features, fitted: Fitted) -> Tensor:
+        return super().score(features, fitted) + features.maps["last"].sum((1, 2, 3))
+
+
+class SumsOutside(Mean):
+    def setup(self, setup: Setup) -> None:
+        super().setup(setup)
+        self.own = torch.zeros(setup.width)
+
+    def update(self, features: Features) -> None:
+        super().update(features)
+        self.own = self.own + features.pooled.sum(0)
+
+    def compute(self) -> dict[str, Tensor]:
+        return {**super().compute(), "mean": self.own / self.images}
+
+
+class FirstUnit(Mean):
+    def score(self, features: Features, fitted: Fitted) -> Tensor:
+        return features.pooled[:, 1]
+
+
+class Upside(Energy):
+    def of_logits(self, logits: Tensor) -> Tensor:
+        return -super().of_logits(logits)
+
+
+def test_contract_is_kept_by_a_plain_detector() -> None:
+    check_detector(Mean, separates=False)
+
+
+@pytest.mark.parametrize(
+    ("detector", "says"),
+    [
+        (TakesEmptyFit, "empty fit"),
+        (RemembersLastBatch, "batched"),
+        (KeepsSumsOnReset, "reset forgets|after a reset"),
+        (SumsOutside, "two processes"),
+        (DependsOnBatch, "does not depend on its batch"),
+        (ChangesFeatures, "leaves pooled as it is"),
+        (DividesByZero, "finite"),
+        (FirstUnit, "order of units"),
+        (Upside, "known images score above"),
+    ],
+)
+def test_contract_notices(detector: type[Detector], says: str) -> None:
+    with pytest.raises(AssertionError, match=says):
+        check_detector(detector, separates=detector is Upside)
+
+
+def test_contract_hides_what_is_not_declared() -> None:
+    with pytest.raises(KeyError, match="last"):
+        check_detector(ReadsUndeclared, separates=False)
