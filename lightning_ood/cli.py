@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import sys
 import warnings
 from pathlib import Path
@@ -22,6 +21,7 @@ from lightning_ood.data.datamodule import OODDataModule, data_root
 from lightning_ood.errors import InputError
 from lightning_ood.module import OODModule
 from lightning_ood.scoring import ScoringCallback
+from lightning_ood.tracking import wandb_logger
 
 PATH_ARGUMENTS = ("root", "path", "file", "folder")  # init_args of a data set that are resolved against data.root
 
@@ -38,6 +38,10 @@ class ProgressBar(RichProgressBar):
     def test_description(self) -> str:
         """The test loop scores."""
         return "Scoring"
+
+    def get_metrics(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:
+        """Without the logger's version number."""
+        return {key: value for key, value in super().get_metrics(trainer, pl_module).items() if key != "v_num"}
 
 
 class CLI(LightningCLI):
@@ -57,6 +61,7 @@ class CLI(LightningCLI):
             save_config_callback=None,
             seed_everything_default=0,
             trainer_defaults=defaults,
+            auto_configure_optimizers=False,  # the module has its own
             args=args,
         )
 
@@ -98,8 +103,9 @@ class CLI(LightningCLI):
         logger = self.options.trainer.logger
         if logger is None or logger is True:
             kwargs["logger"] = wandb_logger(self.folder, self.subcommand)
-        trainer = super().instantiate_trainer(**kwargs)
-        return trainer
+        if self.options.trainer.enable_progress_bar is not False:
+            self.trainer_defaults["callbacks"] = [ProgressBar()]
+        return super().instantiate_trainer(**kwargs)
 
     def fit(self, model: OODModule, datamodule: OODDataModule, **_: Any) -> None:
         """Replaces ``trainer.fit``, which cannot make one exact pass over frozen features."""
@@ -153,18 +159,6 @@ def resolve_paths(node: Any, root: Path) -> None:
             resolve_paths(value, root)
 
 
-def wandb_logger(folder: Path, job: str) -> L.pytorch.loggers.WandbLogger:
-    """A W&B logger in the run's folder: online where a key is configured, offline otherwise; it never asks."""
-    from lightning.pytorch.loggers import WandbLogger
-    from wandb.sdk.lib.apikey import api_key
-
-    offline = os.environ.get("WANDB_MODE", "online") == "offline" or not api_key()
-    folder.mkdir(parents=True, exist_ok=True)
-    return WandbLogger(
-        name=folder.name, project="lightning_ood", group=folder.name, job_type=job, save_dir=folder, offline=offline
-    )
-
-
 def print_taps(module: OODModule) -> None:
     """Lists every tap with the shape of its map and whether it is a block."""
     from rich.console import Console
@@ -187,12 +181,25 @@ def _write(path: Path, text: str) -> None:
     path.write_text(text)
 
 
+def quiet() -> None:
+    """Silences what the libraries say on every run and no user can act on."""
+    for message in (
+        ".*LeafSpec.*",
+        ".*does not have many workers.*",
+        ".*method of metric .* was called before the ``update``.*",
+        ".*Total length of `list` across ranks is zero.*",
+        ".*is smaller than the logging interval.*",
+        ".*module\\(s\\) in eval mode.*",
+    ):
+        warnings.filterwarnings("ignore", message)
+    tips = ("litlogger", "available:", "`weights_only` was not set", "Loading `train_dataloader`", "anonymous setting")
+    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero", "wandb"):
+        logging.getLogger(name).addFilter(lambda record: not any(tip in record.getMessage() for tip in tips))
+
+
 def main(args: list[str] | None = None) -> None:
     """Runs the command line; an error that the user can mend is printed without a traceback."""
-    warnings.filterwarnings("ignore", ".*LeafSpec.*")
-    warnings.filterwarnings("ignore", ".*does not have many workers.*")
-    warnings.filterwarnings("ignore", ".*method of metric .* was called before the ``update``.*")
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(lambda r: "litlogger" not in r.getMessage())
+    quiet()
     try:
         CLI(args)
     except InputError as error:

@@ -97,6 +97,10 @@ class OODModule(L.LightningModule):
         """Everything that was planned, from one forward."""
         return self.backbone(batch.image, batch.label, batch.index, self.views)
 
+    def on_fit_start(self) -> None:
+        """Lightning trains a module in the mode that it finds it in."""
+        self.train()
+
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Cross-entropy of a batch of training images."""
         loss = F.cross_entropy(self(batch.image), batch.label, label_smoothing=self.label_smoothing)

@@ -125,7 +125,7 @@ def _train(
 
 def _save(trainer: L.Trainer, path: Path) -> Path:
     partial = path.with_suffix(".partial")
-    trainer.save_checkpoint(partial)
+    trainer.save_checkpoint(partial, weights_only=False)
     if trainer.is_global_zero:
         partial.replace(path)
     trainer.strategy.barrier()
