@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -172,7 +173,9 @@ class WrappedSet(ImageSet):
             raise bad_image(where, error) from error
 
 
-def open_set(spec: str | Dataset, root: Path, transform: Transform, bad_images: BadImages = "error") -> ImageSet:
+def open_set(
+    spec: str | os.PathLike[str] | Dataset, root: Path, transform: Transform, bad_images: BadImages = "error"
+) -> ImageSet:
     """Opens a data set; decodes nothing yet.
 
     Args:
@@ -187,7 +190,7 @@ def open_set(spec: str | Dataset, root: Path, transform: Transform, bad_images: 
         InputError: if the set is missing, empty, or not of one of these forms.
     """
     images: ImageSet
-    if isinstance(spec, str):
+    if isinstance(spec, (str, os.PathLike)):
         root = root.expanduser().absolute()
         images = FileSet(root / Path(spec).expanduser(), root)
     elif isinstance(spec, Dataset):

@@ -1,3 +1,4 @@
+import pickle
 from types import SimpleNamespace
 
 import lightning as L
@@ -139,7 +140,7 @@ def test_only_training_images_are_augmented():
     data.trainer = fake_trainer(TrainerFn.FITTING)
     data.setup("fit")
     plain = data.train_set
-    augmented = data.train_dataloader().dataset
+    augmented = pickle.loads(pickle.dumps(data.train_dataloader().dataset))  # as a spawned worker gets it
     torch.manual_seed(0)
     assert sum(torch.equal(augmented[i].image, plain[i].image) for i in range(50)) < 10
     assert all(torch.equal(plain[i].image, to_tensor(data.id.train[i][0])) for i in range(50))

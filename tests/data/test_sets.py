@@ -54,7 +54,7 @@ def test_class_folders_are_those_of_torchvision(folder):
 
 
 def test_an_absolute_folder_below_the_root_has_relative_paths(folder, tmp_path_factory):
-    assert open_(str(folder / "set"), folder).paths == open_("set", folder).paths
+    assert open_(str(folder / "set"), folder).paths == open_("set", folder).paths == open_(folder / "set", folder).paths
     elsewhere = open_(str(folder / "set"), tmp_path_factory.mktemp("root"))
     assert elsewhere.paths[0] == str(folder / "set/C/0.png")
     assert elsewhere[0].image.shape == (3, 4, 4)
