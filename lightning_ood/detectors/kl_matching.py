@@ -47,6 +47,7 @@ class KLMatching(Detector):
     def score(self, features: Features, fitted: Fitted) -> Tensor:
         """``[B]``, at most 0."""
         probs = features.logits.double().softmax(1)
+        log_typical = fitted["log_typical"].reshape(-1, probs.shape[1])
         # sum_j p log p - p log d, as one product: no tensor of B x K x K.
-        divergence = -torch.special.entr(probs).sum(1, keepdim=True) - probs @ fitted["log_typical"].T
+        divergence = -torch.special.entr(probs).sum(1, keepdim=True) - probs @ log_typical.T
         return -divergence.where(fitted["present"], torch.inf).amin(1).float()

@@ -60,6 +60,6 @@ class MDS(Detector):
         """
         width = features.pooled.shape[1]
         means = fitted["means"].reshape(-1, width)
-        white = (features.pooled - fitted["center"]) @ fitted["whitening"].reshape(width, width)
+        white = (features.pooled.double() - fitted["center"]) @ fitted["whitening"].reshape(width, width)
         cross = means.square().sum(1) - 2 * white @ means.T
         return (white.square().sum(1) + cross.amin(1)).clamp(min=0)

@@ -2,10 +2,11 @@
 
 import torch
 from torch import Tensor
-from torchmetrics import Metric
+
+from lightning_ood.sketches import Sketch
 
 
-class Moments(Metric):
+class Moments(Sketch):
     """Sums over rows, in float64, from one pass: ``n_k``, ``sum_k z`` and ``sum z z^T``.
 
     Covariances follow by subtraction. In float64 that costs no digit that the float32 features have.
@@ -16,13 +17,12 @@ class Moments(Metric):
         width: D.
     """
 
-    full_state_update = False
     count: Tensor
     sums: Tensor
     products: Tensor
 
     def __init__(self, groups: int, width: int) -> None:
-        super().__init__(compute_with_cache=False)  # merging does not clear a cache
+        super().__init__()
         self.add_state("count", torch.zeros(groups, dtype=torch.float64), "sum")
         self.add_state("sums", torch.zeros(groups, width, dtype=torch.float64), "sum")
         self.add_state("products", torch.zeros(width, width, dtype=torch.float64), "sum")

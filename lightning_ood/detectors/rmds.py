@@ -32,5 +32,5 @@ class RMDS(MDS):
     def score(self, features: Features, fitted: Fitted) -> Tensor:
         """``[B]``, any sign."""
         width = features.pooled.shape[1]
-        white = (features.pooled - fitted["center"]) @ fitted["background"].reshape(width, width)
+        white = (features.pooled.double() - fitted["center"]) @ fitted["background"].reshape(width, width)
         return (white.square().sum(1) - self.distance(features, fitted)).float()

@@ -77,6 +77,14 @@ def test_kl_matching_class_never_predicted_takes_no_part():
     assert scores[0] < scores[2] < scores[1]
 
 
+def test_one_class():
+    train = features(torch.rand(4, 3), Head(torch.ones(1, 3), torch.zeros(1)), torch.zeros(4, dtype=torch.int64))
+    for detector in (SHE(), KLMatching(), FDBD(), NCI()):
+        scores = fitted_score(detector, train, train.select(slice(0, 1)))
+        assert scores.shape == (1,)
+        assert scores.isfinite().all()
+
+
 def test_fdbd_worked_example():
     head = Head(torch.tensor([[1.0, 0], [0, 1], [-1, 0]]), torch.zeros(3))
     train, test = features(torch.tensor([[0.0, 2], [0, 0]]), head), features(torch.tensor([[2.0, 1]]), head)

@@ -62,6 +62,15 @@ def test_empty_class_takes_no_part():
     np.testing.assert_allclose(fitted_score(MDS(), kept, test), -d.min(1), rtol=1e-5)
 
 
+@pytest.mark.parametrize("detector", [MDS(), RMDS()])
+def test_one_unit_and_one_image(detector):
+    # Variances 1 within and 10 in all, mean 5, as the first coordinate of the worked example.
+    train = given(TRAIN.logits, TRAIN.pooled[:, :1], TRAIN.labels)
+    query = given(torch.zeros(1, 2), torch.tensor([[4.0]]))
+    expected = -4.0 if type(detector) is MDS else 0.1 - 4.0
+    assert fitted_score(detector, train, query).item() == pytest.approx(expected, rel=1e-6)
+
+
 def test_needs_labels():
     with pytest.raises(InputError, match="labels"):
         fit(MDS(), features(torch.rand(4, 3)))
