@@ -13,6 +13,14 @@ def _shift(x: Tensor, bits: int) -> Tensor:
     return (x >> bits) & ((1 << (64 - bits)) - 1)
 
 
+def _mix(x: Tensor) -> Tensor:
+    """One step of SplitMix64: a bijection of int64."""
+    x = (x + 1) * _GOLDEN
+    x = (x ^ _shift(x, 30)) * _MIX1
+    x = (x ^ _shift(x, 27)) * _MIX2
+    return x ^ _shift(x, 31)
+
+
 def hash_index(index: Tensor, seed: int, stream: int = 0) -> Tensor:
     """Mixes image indices into uniform non-negative int64 (the finaliser of SplitMix64).
 
@@ -27,10 +35,6 @@ def hash_index(index: Tensor, seed: int, stream: int = 0) -> Tensor:
     Returns:
         int64 in ``[0, 2**63)``, of the shape of ``index``.
     """
-    x = index.to(torch.int64)
-    for word in (seed, stream):
-        x = (x + 1 + word) * _GOLDEN
-        x = (x ^ _shift(x, 30)) * _MIX1
-        x = (x ^ _shift(x, 27)) * _MIX2
-        x = x ^ _shift(x, 31)
-    return _shift(x, 1)
+    # A word a time: were seed and index added up, the next seed would give the sample of the next image.
+    offset = int(_mix(_mix(torch.tensor(seed, dtype=torch.int64)) + stream))
+    return _shift(_mix(index.to(torch.int64) + offset), 1)
