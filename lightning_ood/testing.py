@@ -169,6 +169,8 @@ def _merged(make: Make, toy: Toy, shares: Sequence[Sequence[Features]]) -> Fit:
     for detector, share in zip((first, *others), shares, strict=True):
         for batch in share:
             detector.update(batch)
+    if shares[0]:
+        first.compute()  # what is merged later counts all the same
     for other in others:
         first.merge_state(other)
     return first, first.compute()
