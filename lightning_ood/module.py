@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torchmetrics.classification import MulticlassAccuracy
 
 from lightning_ood.backbone import Backbone
+from lightning_ood.data.datamodule import data_root
 from lightning_ood.data.sets import Batch
 from lightning_ood.features import Features
 from lightning_ood.networks.build import build
@@ -53,7 +54,7 @@ class OODModule(L.LightningModule):
         root: str | None = None,
     ) -> None:
         super().__init__()
-        built = build(name, network, weights, options or {}, preprocess, root)
+        built = build(name, network, weights, options, preprocess, data_root(root))
         self.preprocess = built.preprocess
         self.source = built.source
         self.backbone = Backbone(built.network, built.preprocess.size, head)
