@@ -192,11 +192,11 @@ def _grid(detectors: list[str], label: str) -> tuple[Figure, Iterator[tuple[str,
     columns = min(len(detectors), 5)
     rows = math.ceil(len(detectors) / columns)
     figure = _figure(max(columns, 2) * _PANEL[0], rows * _PANEL[1] + 0.9)
-    panels = figure.subplots(rows, columns, squeeze=False).flat
+    panels = list(figure.subplots(rows, columns, squeeze=False).flat)
     figure.supxlabel(label, fontsize=9)
-    used = list(zip(detectors, panels, strict=False))
-    for axes in list(panels)[len(used) :]:
+    for axes in panels[len(detectors) :]:
         axes.remove()
+    used = list(zip(detectors, panels, strict=False))
     for detector, axes in used:
         axes.set_title(detector, fontsize=9)
         axes.tick_params(labelsize=7)

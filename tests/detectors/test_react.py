@@ -63,4 +63,5 @@ def test_found_threshold_and_score_agree_with_numpy() -> None:
     exact = np.percentile(pooled.double().numpy(), 90)
     assert fit["threshold"].item() == pytest.approx(exact, rel=1e-3)
     logits = pooled.double().clamp(max=exact) @ HEAD.weight.double().T + HEAD.bias.double()
-    torch.testing.assert_close(detector.score(features(pooled), fit).double(), logits.logsumexp(1), rtol=2e-3, atol=2e-3)
+    score = detector.score(features(pooled), fit).double()
+    torch.testing.assert_close(score, logits.logsumexp(1), rtol=2e-3, atol=2e-3)

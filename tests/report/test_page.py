@@ -110,3 +110,10 @@ def test_a_summary_in_facts_and_charts():
         ("last", False),
     ]
     assert [place for _, _, place, _ in items] == pytest.approx([0, 100, 50])
+
+
+def test_no_empty_panel_is_left(scores):
+    from lightning_ood.report.plots import _grid
+
+    figure, panels = _grid([f"d{i}" for i in range(7)], "score")
+    assert len(figure.axes) == len(list(panels)) == 7
