@@ -53,6 +53,25 @@ def bin_index(states: Tensor, edges: Tensor) -> Tensor:
     return torch.where(index < 0, last, index.clamp(max=last))
 
 
+def count_bins(index: Tensor, bins: int, counted: Tensor | None = None) -> Tensor:
+    """How many images each neuron has in each bin.
+
+    Args:
+        index: ``[B, N]``, from :func:`bin_index`; ``bins`` where a state is in none.
+        bins: how many there are.
+        counted: ``[B]``, true for the images that count; all where None.
+
+    Returns:
+        ``[N, bins]`` int64.
+    """
+    neurons = index.shape[1]
+    if counted is not None:  # into the column that is dropped
+        index = torch.where(counted[:, None], index, bins)
+    cell = index + torch.arange(neurons, device=index.device) * (bins + 1)
+    seen = torch.bincount(cell.flatten(), minlength=neurons * (bins + 1))
+    return seen.view(neurons, bins + 1)[:, :bins]
+
+
 class StateCounts(Sketch):
     """Counts, per neuron, of the training images whose state falls in each bin.
 
@@ -60,25 +79,18 @@ class StateCounts(Sketch):
 
     Args:
         neurons: N.
-        edges: ``[M]``, from :func:`bin_edges`.
+        bins: M - 1.
     """
 
     counts: Tensor
 
-    def __init__(self, neurons: int, edges: Tensor) -> None:
+    def __init__(self, neurons: int, bins: int) -> None:
         super().__init__()
-        self.edges = edges
-        self.add_state("counts", torch.zeros(neurons, len(edges) - 1, dtype=torch.int64), "sum")
+        self.add_state("counts", torch.zeros(neurons, bins, dtype=torch.int64), "sum")
 
-    def update(self, states: Tensor, counted: Tensor | None = None) -> None:
-        """Counts ``states`` ``[B, N]``, of the images where ``counted`` ``[B]`` is true."""
-        neurons, bins = self.counts.shape
-        index = bin_index(states, self.edges)
-        if counted is not None:  # into the column that is dropped
-            index = torch.where(counted[:, None], index, bins)
-        cell = index + torch.arange(neurons, device=index.device) * (bins + 1)
-        seen = torch.bincount(cell.flatten(), minlength=neurons * (bins + 1))
-        self.counts = self.counts + seen.view(neurons, bins + 1)[:, :bins]
+    def update(self, index: Tensor, counted: Tensor | None = None) -> None:
+        """Counts the bins ``index`` ``[B, N]``, of the images where ``counted`` ``[B]`` is true."""
+        self.counts = self.counts + count_bins(index, self.counts.shape[1], counted)
 
     def compute(self) -> Tensor:
         """``[N, M - 1]``, the counts over all processes."""
@@ -90,10 +102,10 @@ def covered(counts: Tensor, samples: float) -> Tensor:
     return (counts / samples).clamp(max=1).float()
 
 
-def layer_score(states: Tensor, counts: Tensor, edges: Tensor, samples: float) -> Tensor:
-    """Mean over neurons of Phi at each image's state: ``[B, N] -> [B]``, in [0, 1]; zero outside all bins."""
+def layer_score(index: Tensor, counts: Tensor, samples: float) -> Tensor:
+    """Mean over neurons of Phi of each image's bins: ``[B, N] -> [B]``, in [0, 1]; zero outside all bins."""
     worth = torch.nn.functional.pad(covered(counts, samples), (0, 1)).T  # [M, N]
-    return worth.gather(0, bin_index(states, edges)).mean(dim=1)
+    return worth.gather(0, index).mean(dim=1)
 
 
 def coverage(counts: Tensor, samples: float) -> Tensor:

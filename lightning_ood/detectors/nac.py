@@ -8,13 +8,16 @@ import torch
 from torch import Tensor, nn
 
 from lightning_ood.detectors.base import Detector, Fitted
-from lightning_ood.detectors.coverage import Scheme, StateCounts, bin_edges, layer_score
+from lightning_ood.detectors.coverage import Scheme, StateCounts, bin_edges, bin_index, layer_score
 from lightning_ood.detectors.needs import index_of
 from lightning_ood.errors import InputError
 from lightning_ood.features import Features, Setup
 from lightning_ood.hashing import hash_index
+from lightning_ood.sketches import Sample
 
 POOLED = "pooled"
+CHECKED = 1000  # training images inside and as many outside the subset whose scores are kept
+Pool = Literal["sum", "mean"]
 
 
 @dataclass
@@ -41,19 +44,22 @@ class NAC(Detector):
     score is the mean over neurons, then over layers, of what the bins of the image's states are worth (eq. 6), in
     [0, 1].
 
-    The layer ``pooled`` is the penultimate feature, whose gradient is ``W^T (softmax - 1/K)``: no backward pass. Other
-    layers are maps and share one backward pass per batch.
+    The layer ``pooled`` is the penultimate feature, whose gradient is ``W^T (softmax - 1/K)``: no backward pass. Of a
+    Transformer that classifies by its class token, this is that token after the last norm (the paper's ``encoder.ln``).
+    Other layers are maps and share one backward pass per batch.
 
-    Fits on training images, all or a class-balanced subset, right or wrong; labels only balance. State and fitted:
-    ``counts.<layer>``, N * (M - 1) int64.
+    Fits on training images, all or a class-balanced subset, right or wrong; labels only balance. Fitted:
+    ``counts.<layer>``, N * (M - 1) int64, and the scores of up to 1000 training images in the subset and as many that
+    are not (``training_scores.inside``, ``.outside``): were they much above those of test images, the coverage would
+    know the training images rather than the classes. State: the counts and, for each of those images, its bins (int32).
 
     As in the authors' code, against the paper's text: bins are dense around 0.5 (``scheme``), space is summed
     (``pool``; the published alphas belong to sums), layers weigh the same. Deviations: edges and the sigmoid are
     float64 (float32 moves one state in a million), and the subset is drawn by a hash of seed and index.
 
     Args:
-        layers: ``pooled`` or a tap -> settings; ``pooled`` alone where None. Published, as O/M/alpha: CIFAR-10
-            ResNet-18 pooled 50/50/100, layer3 100/500/1000, layer2 5/50/0.001, layer1 100/500/0.001.
+        layers: ``pooled`` or a tap -> settings; ``pooled`` alone where None. The published settings are in
+            configs/detectors/nac_*.yaml.
         images: size of the subset (1000 in the paper, 50 000 for ImageNet ViT); a class that has too few gives all.
             All training images where None.
         seed: draws another subset.
@@ -67,7 +73,7 @@ class NAC(Detector):
         images: int | None = None,
         seed: int = 0,
         scheme: Scheme = "log",
-        pool: Literal["sum", "mean"] = "sum",
+        pool: Pool = "sum",
     ) -> None:
         super().__init__()
         self.layers = {POOLED: NACLayer()} if layers is None else dict(layers)
@@ -82,7 +88,12 @@ class NAC(Detector):
         """Starts a histogram per layer and draws the subset."""
         super().setup(setup)
         widths = {name: setup.width if name == POOLED else setup.maps[name][0] for name in self.layers}
-        self.histograms = nn.ModuleList(StateCounts(widths[name], self.edges[name]) for name in self.layers)
+        self.histograms = nn.ModuleList(
+            StateCounts(widths[name], layer.bins - 1) for name, layer in self.layers.items()
+        )
+        self.widths = list(widths.values())
+        self.inside = Sample(CHECKED, sum(self.widths), self.seed, torch.int32)
+        self.outside = Sample(CHECKED, sum(self.widths), self.seed, torch.int32)
         self.chosen: Tensor | None = None
         if self.images is not None and setup.labels is not None:  # no labels are known where it only scores
             self.chosen = balanced_subset(setup.labels, self.images, self.seed)
@@ -94,37 +105,52 @@ class NAC(Detector):
             InputError: if a subset is asked for and the training set has no labels to balance it by.
         """
         counted = self._counted(features)
-        for name, histogram in self._histograms():
-            histogram.update(self.states(features, name), counted)
+        bins = [self.bins(features, name) for name in self.layers]
+        for histogram, index in zip(self._histograms(), bins, strict=True):
+            histogram.update(index, counted)
+        if features.index is None:
+            return
+        rows = torch.cat(bins, dim=1)
+        if counted is None:
+            self.inside.update(rows, features.index)
+        else:
+            self.inside.update(rows[counted], features.index[counted])
+            self.outside.update(rows[~counted], features.index[~counted])
 
     def compute(self) -> dict[str, Tensor]:
-        """``counts.<layer>`` ``[N, M - 1]`` int64."""
-        counts = {f"counts.{name}": histogram.compute() for name, histogram in self._histograms()}
-        self._require_images(torch.stack([c.sum() for c in counts.values()]))
-        return counts
+        """``counts.<layer>`` ``[N, M - 1]`` int64, ``training_scores.inside`` and ``.outside`` ``[at most 1000]``."""
+        counts = [histogram.compute() for histogram in self._histograms()]
+        self._require_images(torch.stack([c.sum() for c in counts]))
+        fitted = {f"counts.{name}": c for name, c in zip(self.layers, counts, strict=True)}
+        for which, sample in (("inside", self.inside), ("outside", self.outside)):
+            rows = sample.compute().reshape(-1, sum(self.widths))
+            if len(rows):
+                fitted[f"training_scores.{which}"] = self._score(list(rows.long().split(self.widths, dim=1)), fitted)
+        return fitted
 
     def score(self, features: Features, fitted: Fitted) -> Tensor:
         """Mean over layers, ``[B]``."""
-        scores = []
-        for name, layer in self.layers.items():
-            counts = fitted[f"counts.{name}"].reshape(-1, layer.bins - 1)
-            scores.append(layer_score(self.states(features, name), counts, self.edges[name], layer.samples))
-        return torch.stack(scores).mean(dim=0)
+        return self._score([self.bins(features, name) for name in self.layers], fitted)
+
+    def bins(self, features: Features, layer: str) -> Tensor:
+        """The bin of each state of a layer, ``[B, N]`` int64."""
+        return bin_index(self.states(features, layer), self.edges[layer])
 
     def states(self, features: Features, layer: str) -> Tensor:
         """States of a layer's neurons, ``[B, N]`` float64 in [0, 1]."""
-        if layer == POOLED:
-            assert features.head is not None
-            activation = features.pooled
-            gradient = (features.probs - 1 / features.logits.shape[1]) @ features.head.weight
-        else:
-            activation, gradient = self._pool(features.maps[layer]), self._pool(features.gradients[layer])
-        return (self.layers[layer].alpha * activation.double() * gradient.double()).sigmoid()
+        return neuron_states(features, layer, self.layers[layer].alpha, self.pool)
+
+    def _score(self, bins: list[Tensor], fitted: Fitted) -> Tensor:
+        scores = []
+        for (name, layer), index in zip(self.layers.items(), bins, strict=True):
+            counts = fitted[f"counts.{name}"].reshape(-1, layer.bins - 1)
+            scores.append(layer_score(index, counts, layer.samples))
+        return torch.stack(scores).mean(dim=0)
 
     def summary(self, fitted: Fitted) -> dict[str, float | str]:
         """The number of images that were counted."""
-        counts = next(iter(fitted.values())).reshape(-1, next(iter(self.layers.values())).bins - 1)
-        return {"images": float(counts[0].sum())}
+        name, layer = next(iter(self.layers.items()))
+        return {"images": float(fitted[f"counts.{name}"].reshape(-1, layer.bins - 1)[0].sum())}
 
     def _counted(self, features: Features) -> Tensor | None:
         if self.images is None:
@@ -135,14 +161,33 @@ class NAC(Detector):
         self.chosen = self.chosen.to(index.device)
         return self.chosen[index]
 
-    def _histograms(self) -> Iterator[tuple[str, StateCounts]]:
-        for name, histogram in zip(self.layers, self.histograms, strict=True):
+    def _histograms(self) -> Iterator[StateCounts]:
+        for histogram in self.histograms:
             assert isinstance(histogram, StateCounts)
-            yield name, histogram
+            yield histogram
 
-    def _pool(self, activation: Tensor) -> Tensor:
-        flat = activation.float().flatten(2)
-        return flat.sum(dim=2) if self.pool == "sum" else flat.mean(dim=2)
+
+def neuron_states(features: Features, layer: str, alpha: float, pool: Pool = "sum") -> Tensor:
+    """``sigmoid(alpha * z * g)``: z the activation, g the gradient of KL(uniform || softmax) by it.
+
+    Args:
+        features: B images; of a map, with its gradient.
+        layer: ``pooled``, whose gradient has a closed form, or a tap.
+        alpha: steepness.
+        pool: how a map and its gradient are each taken together over space.
+
+    Returns:
+        ``[B, N]`` float64 in [0, 1].
+    """
+    if layer == POOLED:
+        if features.head is None:
+            raise InputError("the closed form of the gradient reads the weights of a linear classifier; name a tap")
+        activation = features.pooled
+        gradient = (features.probs - 1 / features.logits.shape[1]) @ features.head.weight
+    else:
+        both = features.maps[layer].float().flatten(2), features.gradients[layer].float().flatten(2)
+        activation, gradient = (t.sum(dim=2) if pool == "sum" else t.mean(dim=2) for t in both)
+    return (alpha * activation.double() * gradient.double()).sigmoid()
 
 
 def balanced_subset(labels: Tensor, size: int, seed: int) -> Tensor:

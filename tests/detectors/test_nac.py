@@ -3,7 +3,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lightning_ood.detectors.coverage import StateCounts, bin_edges, coverage, layer_score
+from lightning_ood.detectors.coverage import StateCounts, bin_edges, bin_index, coverage, layer_score
 from lightning_ood.detectors.nac import NAC, NACLayer, balanced_subset
 from lightning_ood.errors import InputError
 from lightning_ood.features import Features, Head, Setup
@@ -55,32 +55,32 @@ def test_odd_log_bins_are_refused(bins: int) -> None:
 
 def test_counts_and_scores() -> None:
     edges = bin_edges(10, "log")
-    histogram = StateCounts(2, edges)
-    histogram.update(STATES)
+    histogram = StateCounts(2, 9)
+    histogram.update(bin_index(STATES, edges))
     counts = histogram.compute()
     assert counts.tolist() == [[0, 0, 0, 0, 3, 0, 0, 1, 0], [1, 0, 1, 0, 0, 0, 0, 2, 0]]
-    assert layer_score(QUERIES, counts, edges, 2).tolist() == [1.0, 0.25, 0.25]
+    assert layer_score(bin_index(QUERIES, edges), counts, 2).tolist() == [1.0, 0.25, 0.25]
     assert coverage(counts, 2).tolist() == pytest.approx([0.15, 0.20])
 
 
 def test_uniform_counts_lose_a_state_of_one() -> None:
     edges = bin_edges(5, "uniform")
-    histogram = StateCounts(2, edges)
-    histogram.update(STATES)
+    histogram = StateCounts(2, 4)
+    histogram.update(bin_index(STATES, edges))
     assert histogram.compute().tolist() == [[0, 0, 3, 0], [1, 1, 0, 2]]
     assert coverage(histogram.compute(), 2).tolist() == pytest.approx([0.2, 0.4])
-    assert layer_score(torch.tensor([[1.0, 0.9]]), histogram.compute(), edges, 2).tolist() == [0.5]
+    assert layer_score(bin_index(torch.tensor([[1.0, 0.9]]), edges), histogram.compute(), 2).tolist() == [0.5]
 
 
 def test_no_image_is_lost() -> None:
-    histogram = StateCounts(1, bin_edges(50, "log"))
-    histogram.update(torch.tensor([[0.0], [0.5], [1.0], [1e-30], [0.999999]]))
+    histogram = StateCounts(1, 49)
+    histogram.update(bin_index(torch.tensor([[0.0], [0.5], [1.0], [1e-30], [0.999999]]), bin_edges(50, "log")))
     assert histogram.compute().sum() == 5
 
 
 def test_uncounted_images_leave_no_trace() -> None:
-    histogram = StateCounts(2, bin_edges(10, "log"))
-    histogram.update(STATES, torch.tensor([True, False, False, True]))
+    histogram = StateCounts(2, 9)
+    histogram.update(bin_index(STATES, bin_edges(10, "log")), torch.tensor([True, False, False, True]))
     assert histogram.compute().tolist() == [[0, 0, 0, 0, 1, 0, 0, 1, 0], [1, 0, 1, 0, 0, 0, 0, 0, 0]]
 
 
