@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from difflib import get_close_matches
 from functools import cached_property
 from typing import Any
@@ -15,6 +16,7 @@ from torch.utils.hooks import RemovableHandle
 from lightning_ood.attention import class_attention, record_attention
 from lightning_ood.errors import InputError
 from lightning_ood.features import Features, Head, Setup
+from lightning_ood.perturbation import Perturbation
 from lightning_ood.probe import Probe, Tap, probe
 from lightning_ood.views import View
 
@@ -28,12 +30,22 @@ class Backbone(nn.Module):
         network: an image classifier, ``[B, 3, H, W] -> [B, K]``.
         input_size: ``(H, W)`` of the images.
         head: name of the classifier's module, where it cannot be found.
+        mean: what the preprocessing subtracts per channel, for detectors that look at pixels.
+        std: what it divides by.
     """
 
-    def __init__(self, network: nn.Module, input_size: tuple[int, int] = (224, 224), head: str | None = None) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        input_size: tuple[int, int] = (224, 224),
+        head: str | None = None,
+        mean: tuple[float, ...] = (0.0, 0.0, 0.0),
+        std: tuple[float, ...] = (1.0, 1.0, 1.0),
+    ) -> None:
         super().__init__()
         self.network = network
         self.input_size = input_size
+        self.mean, self.std = mean, std
         self._head_name = head
         self._taps: dict[str, Tap] = {}
         self._gradients: tuple[str, ...] = ()
@@ -80,6 +92,8 @@ class Backbone(nn.Module):
             blocks=self.probe.blocks,
             attention=self._attention_shape,
             labels=labels,
+            mean=self.mean,
+            std=self.std,
         )
 
     def configure(self, taps: Iterable[str] = (), gradients: Iterable[str] = (), attention: bool = False) -> None:
@@ -112,47 +126,59 @@ class Backbone(nn.Module):
         labels: Tensor | None = None,
         index: Tensor | None = None,
         views: Sequence[View] = (),
+        perturbations: Sequence[Perturbation] = (),
     ) -> Features:
-        """One forward pass (one more per view).
+        """One forward pass; one more per view, one and a backward pass more per perturbation.
 
         Args:
             images: ``[B, 3, H, W]``, preprocessed.
             labels: ``[B]``.
             index: ``[B]`` positions in the data set; 0..B-1 where None.
             views: other views of the images to be read too.
+            perturbations: steps of the images to be read too.
         """
         if not self._handles:
             self.configure()
         index = torch.arange(len(images), device=images.device) if index is None else index
-        others = {view: self._read(view(images, index), labels, index) for view in views}
-        return self._read(images, labels, index, others)
+        others: dict[Hashable, Features] = {view: self._read(view(images, index), labels, index)[0] for view in views}
+        features, stepped = self._read(images, labels, index, perturbations)
+        others |= {step: self._read(new, labels, index)[0] for step, new in stepped.items()}
+        return replace(features, views=others)
 
     def _read(
-        self, images: Tensor, labels: Tensor | None, index: Tensor, views: dict[View, Features] | None = None
-    ) -> Features:
-        differentiate = bool(self._gradients)
+        self, images: Tensor, labels: Tensor | None, index: Tensor, perturbations: Sequence[Perturbation] = ()
+    ) -> tuple[Features, dict[Perturbation, Tensor]]:
+        """The features of images, and the images that the perturbations make of them."""
+        differentiate = bool(self._gradients or perturbations)
         seen: dict[str, Tensor] = {}
         self._seen = seen
         with torch.inference_mode(False) if differentiate else nullcontext(), torch.set_grad_enabled(differentiate):
-            logits = self.network(images.clone() if images.is_inference() and differentiate else images).float()
-            gradients = self._differentiate(logits, seen) if differentiate else {}
-        self._seen = None
-        return Features(
-            logits=logits.detach(),
-            pooled=seen["pooled"].detach().flatten(1).float(),
-            head=self.head,
-            maps={name: tap.map(seen[name].detach()) for name, tap in self._taps.items()},
-            gradients=gradients,
-            attention=seen["attention"].detach().float() if "attention" in seen else None,
-            labels=labels,
-            index=index,
-            views=views or {},
-        )
+            if differentiate:  # what inference mode made can be part of no graph
+                images = images.detach().clone().requires_grad_(bool(perturbations))
+            logits = self.network(images).float()
+            self._seen = None
+            gradients = self._differentiate(logits, seen, keep=bool(perturbations)) if self._gradients else {}
+            features = Features(
+                logits=logits,
+                pooled=seen["pooled"].flatten(1).float(),
+                head=self.head,
+                maps={name: tap.map(seen[name]) for name, tap in self._taps.items()},
+                gradients=gradients,
+                attention=seen["attention"].float() if "attention" in seen else None,
+                labels=labels,
+                index=index,
+            )
+            stepped = {}
+            for i, step in enumerate(perturbations):
+                loss = step.loss(features).sum()
+                gradient = torch.autograd.grad(loss, images, retain_graph=i + 1 < len(perturbations))[0]
+                stepped[step] = step(images, gradient)
+        return features.detach(), stepped
 
-    def _differentiate(self, logits: Tensor, seen: dict[str, Tensor]) -> dict[str, Tensor]:
+    def _differentiate(self, logits: Tensor, seen: dict[str, Tensor], keep: bool) -> dict[str, Tensor]:
         """One backward for all taps: d KL(uniform || softmax) / d map (a constant apart, the cross-entropy)."""
         loss = (logits.logsumexp(dim=1) - logits.mean(dim=1)).sum()
-        found = torch.autograd.grad(loss, [seen[name] for name in self._gradients])
+        found = torch.autograd.grad(loss, [seen[name] for name in self._gradients], retain_graph=keep)
         return {
             name: self._taps[name].channel_first(gradient)
             for name, gradient in zip(self._gradients, found, strict=True)

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-
-if TYPE_CHECKING:
-    from lightning_ood.views import View
 
 
 @dataclass(frozen=True)
@@ -60,7 +57,7 @@ class Features:
         attention: ``[B, heads, N]``, the class token's attention row in the last block, or None.
         labels: ``[B]`` int64, or None where the set has none.
         index: ``[B]`` int64, position in the data set: seeds samples and views.
-        views: other views of the same images, where a detector asked for them.
+        views: other views of the same images, where a detector asked for them: keys are a View or a Perturbation.
     """
 
     logits: Tensor
@@ -71,7 +68,7 @@ class Features:
     attention: Tensor | None = None
     labels: Tensor | None = None
     index: Tensor | None = None
-    views: Mapping[View, Features] = field(default_factory=dict)
+    views: Mapping[Hashable, Features] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return self.logits.shape[0]
@@ -106,6 +103,14 @@ class Features:
         values = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in shared}
         return replace(self, **{name: _select(value, rows) for name, value in values.items()})
 
+    def detach(self) -> Features:
+        """The same values without the graph that they are part of."""
+        maps = {tap: value.detach() for tap, value in self.maps.items()}
+        attention = None if self.attention is None else self.attention.detach()
+        return replace(
+            self, logits=self.logits.detach(), pooled=self.pooled.detach(), maps=maps, attention=attention
+        )
+
 
 def _select(value: Any, rows: Tensor | slice) -> Any:
     if isinstance(value, Tensor):
@@ -129,6 +134,8 @@ class Setup:
         blocks: the taps that are the network's own blocks, in order of execution; the last is the map before pooling.
         attention: ``(heads, tokens)`` of the class-token attention, or None where there is no class token.
         labels: ``[N]`` int64 labels of the fit set (all of it, on every process), or None where unknown.
+        mean: what the preprocessing subtracts per channel from an image in [0, 1].
+        std: what it divides by then.
     """
 
     width: int
@@ -138,3 +145,5 @@ class Setup:
     blocks: tuple[str, ...] = ()
     attention: tuple[int, int] | None = None
     labels: Tensor | None = None
+    mean: tuple[float, ...] = (0.0, 0.0, 0.0)
+    std: tuple[float, ...] = (1.0, 1.0, 1.0)

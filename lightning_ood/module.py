@@ -19,6 +19,7 @@ from lightning_ood.data.sets import Batch
 from lightning_ood.features import Features
 from lightning_ood.networks.build import build
 from lightning_ood.networks.weights import weights_hash
+from lightning_ood.perturbation import Perturbation
 from lightning_ood.views import View
 
 
@@ -57,12 +58,15 @@ class OODModule(L.LightningModule):
         built = build(name, network, weights, options, preprocess, data_root(root))
         self.preprocess = built.preprocess
         self.source = built.source
-        self.backbone = Backbone(built.network, built.preprocess.size, head)
+        self.backbone = Backbone(
+            built.network, built.preprocess.size, head, built.preprocess.mean, built.preprocess.std
+        )
         self.optimizer = optimizer
         self.warmup = warmup
         self.label_smoothing = label_smoothing
         self.trains = train
         self.views: tuple[View, ...] = ()
+        self.perturbations: tuple[Perturbation, ...] = ()
         self.accuracy = MulticlassAccuracy(self.backbone.probe.classes, average="micro")
         self.strict_loading = False  # frozen weights stay out of the checkpoint
         self.allow_zero_length_dataloader_with_multiple_devices = True  # a process may have no image
@@ -89,14 +93,19 @@ class OODModule(L.LightningModule):
         """Decides what the next pass reads from each image; wrong names fail here."""
         self.backbone.configure(taps, gradients, attention)
         self.views = tuple(dict.fromkeys(views))
+        self.perturbations = ()
+
+    def perturb(self, perturbations: Iterable[Perturbation]) -> None:
+        """Decides which steps of each image the next pass reads too; they depend on what was fitted."""
+        self.perturbations = tuple(dict.fromkeys(perturbations))
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits ``[B, K]`` of preprocessed images ``[B, 3, H, W]``."""
         return self.backbone.network(images)
 
     def features(self, batch: Batch) -> Features:
-        """Everything that was planned, from one forward."""
-        return self.backbone(batch.image, batch.label, batch.index, self.views)
+        """Everything that was planned, from one forward (and those that views and perturbations cost)."""
+        return self.backbone(batch.image, batch.label, batch.index, self.views, self.perturbations)
 
     def on_fit_start(self) -> None:
         """Lightning trains a module in the mode that it finds it in."""
