@@ -107,9 +107,7 @@ class Features:
         """The same values without the graph that they are part of."""
         maps = {tap: value.detach() for tap, value in self.maps.items()}
         attention = None if self.attention is None else self.attention.detach()
-        return replace(
-            self, logits=self.logits.detach(), pooled=self.pooled.detach(), maps=maps, attention=attention
-        )
+        return replace(self, logits=self.logits.detach(), pooled=self.pooled.detach(), maps=maps, attention=attention)
 
 
 def _select(value: Any, rows: Tensor | slice) -> Any:

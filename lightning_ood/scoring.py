@@ -17,6 +17,7 @@ from lightning_ood.data.sets import Batch
 from lightning_ood.detectors.base import Detector
 from lightning_ood.errors import InputError
 from lightning_ood.features import Features
+from lightning_ood.perturbation import Perturbation
 
 if TYPE_CHECKING:
     from lightning_ood.data.datamodule import OODDataModule
@@ -141,9 +142,21 @@ class ScoringCallback(L.Callback):
     # -- test ---------------------------------------------------------------------------------------------------------
 
     def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Brings the fitted tensors to the network's device."""
+        """Brings the fitted tensors to the network's device, and plans the perturbations that follow from them."""
         for name, fitted in self.fitted.items():
             self.fitted[name] = {key: value.to(pl_module.device) for key, value in fitted.items()}
+        module: OODModule = pl_module  # type: ignore[assignment]
+        module.perturb(self.perturbations())
+
+    def perturbations(self) -> list[Perturbation]:
+        """The steps along an input gradient that the detectors score."""
+        steps: list[Perturbation] = []
+        for name, detector in self.detectors.items():
+            if detector.extra_forwards["test"]:
+                with torch.inference_mode(False):  # a gradient is taken through copies that may be part of a graph
+                    fitted = {key: value.clone() for key, value in self.fitted.get(name, {}).items()}
+                steps += detector.perturbations(fitted)
+        return steps
 
     def on_test_batch_end(
         self,

@@ -15,6 +15,7 @@ from torchmetrics import Metric
 
 from lightning_ood.errors import InputError
 from lightning_ood.features import Features, Head, Setup
+from lightning_ood.perturbation import Perturbation
 from lightning_ood.views import View
 
 Fitted = Mapping[str, Tensor]
@@ -113,6 +114,20 @@ class Detector(Metric):
         logarithm already, or is negative by construction, overrides it.
         """
         return self.score(features, fitted).clamp_min(SMALLEST).log()
+
+    def perturbations(self, fitted: Fitted) -> list[Perturbation]:
+        """The steps of the images that ``score`` reads, given the fit: those of the detectors that it holds.
+
+        To be overridden where a part's fit is not nested under the part's attribute.
+        """
+        parts = [(name, part) for name, part in self.named_children() if isinstance(part, Detector)]
+        return [step for name, part in parts for step in part.perturbations(unnest(name, fitted))]
+
+    @property
+    def extra_forwards(self) -> dict[str, int]:
+        """Forward passes per image, beyond the one that all detectors share, in ``fit`` and in ``test``."""
+        views = {view for part in self.family() for view in part.views}
+        return {"fit": len(views), "test": len(set(self.perturbations({})))}
 
     def summary(self, fitted: Fitted) -> dict[str, float | str]:
         """What a report says of the fit: a threshold that was found, a block that was chosen. Nothing by default."""
@@ -227,13 +242,25 @@ class LogitScore(Detector):
         """The logarithm of the positive form of the score of ``logits``: see ``log_score``."""
         return self.of_logits(logits).clamp_min(SMALLEST).log()
 
+    def steps(self, owner: Detector, logits: Callable[[Features], Tensor]) -> list[Perturbation]:
+        """The steps of the images that the score is of, where ``owner`` makes the ``logits``. None by default."""
+        return []
+
+    def sees(self, owner: Detector, features: Features) -> Features:
+        """The features that ``owner`` is to score: those of the images themselves, or of their perturbation."""
+        return features
+
+    def perturbations(self, fitted: Fitted) -> list[Perturbation]:
+        """Those of the network's own logits."""
+        return self.steps(self, lambda features: features.logits)
+
     def score(self, features: Features, fitted: Fitted) -> Tensor:
         """Scores the network's own logits."""
-        return self.of_logits(features.logits)
+        return self.of_logits(self.sees(self, features).logits)
 
     def log_score(self, features: Features, fitted: Fitted) -> Tensor:
         """Of the network's own logits."""
-        return self.log_of_logits(features.logits)
+        return self.log_of_logits(self.sees(self, features).logits)
 
 
 def nest(prefix: str, fitted: Fitted) -> dict[str, Tensor]:

@@ -7,6 +7,7 @@ from torch import Tensor
 from lightning_ood.detectors.base import Detector, Fitted, LogitScore
 from lightning_ood.detectors.energy import Energy
 from lightning_ood.features import Features
+from lightning_ood.perturbation import Perturbation
 
 
 class Shaping(Detector):
@@ -28,11 +29,15 @@ class Shaping(Detector):
 
     def score(self, features: Features, fitted: Fitted) -> Tensor:
         """Scores the shaped logits with the base."""
-        return self.base.of_logits(self.logits(features, fitted))
+        return self.base.of_logits(self.logits(self.base.sees(self, features), fitted))
 
     def log_score(self, features: Features, fitted: Fitted) -> Tensor:
         """As the base gives it for the shaped logits."""
-        return self.base.log_of_logits(self.logits(features, fitted))
+        return self.base.log_of_logits(self.logits(self.base.sees(self, features), fitted))
+
+    def perturbations(self, fitted: Fitted) -> list[Perturbation]:
+        """Those of the base, along the gradient through the shaping."""
+        return self.base.steps(self, lambda features: self.logits(features, fitted))
 
     @property
     def positive(self) -> bool:
