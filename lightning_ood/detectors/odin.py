@@ -1,0 +1,95 @@
+"""ODIN: Enhancing The Reliability of OOD Image Detection. Liang, Li, Srikant. ICLR 2018. https://arxiv.org/abs/1706.02690."""
+
+import json
+import math
+from collections.abc import Callable
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from lightning_ood.detectors.base import Detector, LogitScore
+from lightning_ood.errors import InputError
+from lightning_ood.features import Features, Setup
+from lightning_ood.perturbation import Perturbation
+
+
+class ODIN(LogitScore):
+    """Softmax at a high temperature of an image that took a step towards its class: ``max_k softmax(f(x') / T)_k``.
+
+    ``x' = x - eps * sign(d CE(f(x) / T, y) / d x)`` (eq. 2), y the class that is predicted for x and sign(0) = 1; x'
+    is not clamped. After a shaping (ReAct, ASH, ...) both forward passes have the shaped logits. With eps = 0 the
+    score is one of the logits alone and costs nothing. Fits nothing.
+
+    Scored as ``log(p / (1 - p)) + log(K - 1)``, p the maximum: the log-odds of the class against those of a guess. It
+    orders images as p does, is 0 for a uniform softmax and keeps its digits in float32 at T = 1000, where p differs
+    in the sixth. Computed in float64.
+
+    Deviations: temperature and eps are fixed here, not chosen on OOD images as in the paper. ``in_pixels`` decides on
+    what the implementations differ in: OpenOOD divides the step by the preprocessing's standard deviation, the code
+    of ReAct does not.
+
+    Args:
+        temperature: T.
+        epsilon: length of the step; OpenOOD 0.0014, with ``in_pixels``.
+        in_pixels: epsilon is in units of an image in [0, 1]; else in those of the network's normalised input.
+
+    Raises:
+        InputError: if the temperature is not positive or epsilon is negative.
+    """
+
+    def __init__(self, temperature: float = 1000.0, epsilon: float = 0.0, in_pixels: bool = True) -> None:
+        super().__init__()
+        if temperature <= 0 or epsilon < 0:
+            raise InputError(f"ODIN's temperature has to be positive and epsilon at least 0: {temperature}, {epsilon}")
+        self.temperature, self.epsilon, self.in_pixels = temperature, epsilon, in_pixels
+        self.step = (epsilon, epsilon, epsilon)
+
+    def setup(self, setup: Setup) -> None:
+        """Takes the length of the step from the preprocessing."""
+        super().setup(setup)
+        red, green, blue = setup.std if self.in_pixels else (1.0, 1.0, 1.0)
+        self.step = (self.epsilon / red, self.epsilon / green, self.epsilon / blue)
+
+    def of_logits(self, logits: Tensor) -> Tensor:
+        """``[B, K] -> [B]``, at least 0."""
+        if logits.shape[1] == 1:
+            return logits.new_zeros(len(logits))
+        return (self._log_odds(logits) + math.log(logits.shape[1] - 1)).float()
+
+    def log_of_logits(self, logits: Tensor) -> Tensor:
+        """``log(K * p)``: a product does not mind a constant factor, and float32 keeps the digits."""
+        if logits.shape[1] == 1:
+            return logits.new_zeros(len(logits))
+        return (math.log(logits.shape[1]) - F.softplus(-self._log_odds(logits))).float()
+
+    def steps(self, owner: Detector, logits: Callable[[Features], Tensor]) -> list[Perturbation]:
+        """The step against the gradient of the cross-entropy of the predicted class, at the temperature."""
+
+        def loss(features: Features) -> Tensor:
+            scaled = logits(features) / self.temperature
+            return scaled.logsumexp(dim=1) - scaled.max(dim=1).values
+
+        return [Perturbation(self._name(owner), self.step, loss)] if self.epsilon else []
+
+    def sees(self, owner: Detector, features: Features) -> Features:
+        """The features of the perturbed images.
+
+        Raises:
+            InputError: where there are none: in a fit, or where features were stored.
+        """
+        if not self.epsilon:
+            return features
+        for view, perturbed in features.views.items():
+            if isinstance(view, Perturbation) and (view.of, view.step) == (self._name(owner), self.step):
+                return perturbed
+        raise InputError(
+            f"ODIN with epsilon={self.epsilon} scores perturbed images, which only a test pass has; write epsilon: 0 here"
+        )
+
+    def _name(self, owner: Detector) -> str:
+        return json.dumps(owner.spec(), sort_keys=True)
+
+    def _log_odds(self, logits: Tensor) -> Tensor:
+        scaled = logits.double() / self.temperature
+        top, best = scaled.max(dim=1, keepdim=True)
+        return top.squeeze(1) - scaled.scatter(1, best, -math.inf).logsumexp(dim=1)
