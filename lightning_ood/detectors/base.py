@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import functools
-import inspect
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, is_dataclass
 from difflib import get_close_matches
 from typing import Any
 
 from torch import Tensor, nn
 from torchmetrics import Metric
 
+from lightning_ood.detectors.spec import plain, remembering
 from lightning_ood.errors import InputError
 from lightning_ood.features import Features, Head, Setup
 from lightning_ood.perturbation import Perturbation
@@ -56,7 +55,7 @@ class Detector(Metric):
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         if "__init__" in vars(cls):
-            cls.__init__ = _remembering(cls.__init__)  # type: ignore[method-assign]
+            cls.__init__ = remembering(cls.__init__)  # type: ignore[method-assign]
         for name in {"score", "log_score"} & vars(cls).keys():
             setattr(cls, name, _after_fit(vars(cls)[name]))
 
@@ -67,7 +66,7 @@ class Detector(Metric):
 
     def spec(self) -> dict[str, Any]:
         """Its class and arguments in plain values: what a saved fit is compared with."""
-        arguments = {name: _plain(value) for name, value in getattr(self, "_arguments", {}).items()}
+        arguments = {name: plain(value) for name, value in getattr(self, "_arguments", {}).items()}
         return {"class_path": f"{type(self).__module__}.{type(self).__name__}", "init_args": arguments}
 
     def setup(self, setup: Setup) -> None:
@@ -181,34 +180,6 @@ class Detector(Metric):
     def _parts(self) -> list[Metric]:
         """The detectors and sketches held directly, in containers too."""
         return list(_metrics_in(self))
-
-
-def _remembering(init: Callable[..., None]) -> Callable[..., None]:
-    """An ``__init__`` that also keeps its arguments; of a chain of classes the outermost keeps them."""
-    signature = inspect.signature(init)
-
-    @functools.wraps(init)
-    def wrapped(self: Detector, *args: Any, **kwargs: Any) -> None:
-        if "_arguments" not in vars(self):
-            bound = signature.bind(self, *args, **kwargs)
-            bound.apply_defaults()
-            object.__setattr__(self, "_arguments", dict(list(bound.arguments.items())[1:]))
-        init(self, *args, **kwargs)
-
-    return wrapped
-
-
-def _plain(value: Any) -> Any:
-    """Numbers, strings, lists and dicts; what a checkpoint can hold without pickled classes."""
-    if isinstance(value, Detector):
-        return value.spec()
-    if is_dataclass(value) and not isinstance(value, type):
-        return _plain(asdict(value))
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return value if value is None or isinstance(value, bool | int | float | str) else repr(value)
 
 
 def _after_fit(score: Callable[..., Tensor]) -> Callable[..., Tensor]:
