@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import logging
 import sys
 import warnings
+from contextlib import redirect_stderr
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +74,18 @@ class CLI(LightningCLI):
         parser.add_argument("--overwrite", action="store_true", help="train again over other trained weights")
         parser.link_arguments("data.root", "model.root")
 
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Shows what is wrong with the arguments without the pages of usage that go before it."""
+        said = io.StringIO()
+        try:
+            with redirect_stderr(said):
+                super().parse_arguments(parser, args)
+        except SystemExit as stop:
+            if stop.code:
+                print("error:", said.getvalue().rpartition("error: ")[2].rstrip(), file=sys.stderr)
+            raise
+        sys.stderr.write(said.getvalue())
+
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
         """Fit and test; each with the arguments that the command line does not set."""
@@ -91,8 +105,8 @@ class CLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Names the run's folder and resolves paths of data sets against the data's root."""
         if self.options.trainer.default_root_dir is None:
-            configs = self.options.get("config") or []
-            self.options.trainer.default_root_dir = str(Path("runs") / (Path(str(configs[0])).stem if configs else "run"))
+            stems = [Path(str(config)).stem for config in self.options.get("config") or []]
+            self.options.trainer.default_root_dir = str(Path("runs") / (stems or ["run"])[0])
         resolve_paths(self.options.data, data_root(self.options.data.root))
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
@@ -102,7 +116,7 @@ class CLI(LightningCLI):
             raise SystemExit(0)
         logger = self.options.trainer.logger
         if logger is None or logger is True:
-            kwargs["logger"] = wandb_logger(self.folder, self.subcommand)
+            kwargs["logger"] = wandb_logger(self.folder, str(self.subcommand))
         if self.options.trainer.enable_progress_bar is not False:
             self.trainer_defaults["callbacks"] = [ProgressBar()]
         return super().instantiate_trainer(**kwargs)

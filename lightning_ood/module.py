@@ -31,7 +31,7 @@ class OODModule(L.LightningModule):
         network: instead of a name, any ``nn.Module`` that maps ``[B, 3, H, W]`` to logits, by class path.
         weights: ``pretrained``, ``none`` (random), or a .pth/.safetensors file, relative to ``root``.
         options: keyword arguments for the model's constructor, such as ``num_classes``.
-        preprocess: overrides of the model's own preprocessing: ``size``, ``resize``, ``interpolation``, ``mean``, ``std``.
+        preprocess: overrides of the model's own: ``size``, ``resize``, ``interpolation``, ``mean``, ``std``.
         head: name of the classifier's module, where it cannot be found.
         train: what ``fit`` trains before it fits the detectors: nothing, the classifier, or the whole network.
         optimizer: of the trained parameters.
@@ -117,7 +117,7 @@ class OODModule(L.LightningModule):
         self.log("train/loss", loss, prog_bar=True)
         return loss
 
-    def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> Features | None:
+    def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> Any:
         """While training: accuracy on held-out images. In the fit pass: the features of training images."""
         if self.trainer.state.fn == TrainerFn.VALIDATING:
             return self.features(batch) if len(batch.index) else None
@@ -130,11 +130,11 @@ class OODModule(L.LightningModule):
             self.log("val/accuracy", self.accuracy.compute(), prog_bar=True)
             self.accuracy.reset()
 
-    def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> Features | None:
+    def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> Any:
         """The features of test images."""
         return self.features(batch) if len(batch.index) else None
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> Any:
         """The chosen optimiser under linear warm-up and cosine decay, stepped per batch."""
         optimizer = self.optimizer(p for p in self.parameters() if p.requires_grad)
         steps = int(self.trainer.estimated_stepping_batches)

@@ -10,6 +10,7 @@ import lightning as L
 import pandas as pd
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
 from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
 
@@ -21,6 +22,7 @@ from lightning_ood.report import (
     log_run,
     print_table,
     summarise,
+    training_auroc,
     write_metrics,
     write_report,
     write_scores,
@@ -81,14 +83,13 @@ def fit(
 
 
 def _check_exact(trainer: L.Trainer) -> None:
-    launcher = trainer.strategy.launcher
-    if launcher is not None and launcher.is_interactive_compatible:
+    if isinstance(trainer.strategy.launcher, _MultiProcessingLauncher):
         raise InputError(
             "this strategy starts its processes by spawn or fork and leaves what they fitted in them: use "
             "`--trainer.strategy ddp`"
         )
     limits = {name: getattr(trainer, name) for name in ("limit_val_batches", "limit_test_batches")}
-    shortened = [f"{name}={value}" for name, value in limits.items() if value != 1.0]
+    shortened = [f"{name} {value}" for name, value in limits.items() if isinstance(value, int) or value < 1]
     if shortened:
         raise InputError(
             f"{', '.join(shortened)}: fast_dev_run, overfit_batches and limit_*_batches would shorten the fit and the "
@@ -237,7 +238,7 @@ def _report(
     write_metrics(metrics, folder)
     correct = accuracy(table)
     print_table(metrics, correct)
-    summaries = {name: d.summary(scoring.fitted.get(name, {})) for name, d in scoring.detectors.items()}
+    summaries = _summaries(table, scoring)
     pictures = write_report(folder, table, metrics, accuracy=correct, summaries=summaries, config=config)
     for logger in trainer.loggers:
         log_run(logger, metrics, table, accuracy=correct, pictures=pictures)
@@ -247,6 +248,17 @@ def _report(
     if broken:
         raise InputError("; ".join(broken.values()) + f". The other detectors' scores and table are in {folder}")
     return metrics
+
+
+def _summaries(table: pd.DataFrame, scoring: ScoringCallback) -> dict[str, dict[str, Any]]:
+    """What the report says of each detector's fit."""
+    known = table[table["role"] == "id"]
+    return {
+        name: {**scoring.detectors[name].summary(fitted), **training_auroc(fitted, known[name].to_numpy())}
+        for name in scoring.detectors
+        if name in table
+        for fitted in (scoring.fitted.get(name, {}),)
+    }
 
 
 @rank_zero_only

@@ -56,7 +56,15 @@ class ScoringCallback(L.Callback):
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Matches the detectors with the network and the fit set, and plans what each forward reads."""
         data: OODDataModule = trainer.datamodule  # type: ignore[attr-defined]
-        self.prepare(pl_module, data.labels, fit=stage != "test")  # type: ignore[arg-type]
+        module: OODModule = pl_module  # type: ignore[assignment]
+        classes, logits = data.classes, module.backbone.probe.classes
+        if classes is not None and len(classes) != logits:
+            raise InputError(
+                f"the network has {logits} logits and the ID set {len(classes)} classes ({', '.join(classes[:10])}"
+                f"{', …' if len(classes) > 10 else ''}): give the network these classes were learned by, or for one "
+                "that is trained here model.options.num_classes"
+            )
+        self.prepare(module, data.labels, fit=stage != "test")
 
     def prepare(self, module: OODModule, labels: Tensor | None, fit: bool) -> None:
         """Sets every detector up and plans the pass.

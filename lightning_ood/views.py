@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from lightning_ood.errors import InputError
@@ -57,3 +58,134 @@ class Jigsaw:
         out = torch.zeros_like(images) if self.border else images.clone()
         out[:, :, : g * h, : g * w] = shuffled
         return out
+
+
+@dataclass(frozen=True)
+class Rotate:
+    """A quarter, half or three-quarter turn, drawn per image: every pixel is kept and no border arises.
+
+    A rectangular image makes half turns only, since its sides would be swapped.
+
+    Attributes:
+        turns: quarter turns; drawn from 1, 2 and 3 per image where None.
+        seed: of the draw.
+    """
+
+    turns: int | None = None
+    seed: int = 0
+
+    def __call__(self, images: Tensor, index: Tensor) -> Tensor:
+        """Turns ``images`` ``[B, C, H, W]`` counter-clockwise."""
+        square = images.shape[2] == images.shape[3]
+        drawn = hash_index(index.to(images.device), self.seed, stream=1) % 3 + 1
+        turns = (torch.full_like(drawn, self.turns) if self.turns is not None else drawn) % 4
+        turned = images.clone()
+        for k in (1, 2, 3) if square else (2,):
+            here = turns == k if square else torch.ones_like(turns, dtype=torch.bool)
+            turned = torch.where(here[:, None, None, None], images.rot90(k, dims=(2, 3)), turned)
+        return turned
+
+
+@dataclass(frozen=True)
+class Blur:
+    """A Gaussian blur with mirrored edges.
+
+    Attributes:
+        share: standard deviation of the kernel, as a share of the shorter side of the image (0.06 of 32 pixels: 2).
+    """
+
+    share: float = 0.06
+
+    def __call__(self, images: Tensor, index: Tensor) -> Tensor:
+        """Blurs ``images`` ``[B, C, H, W]``."""
+        side = min(images.shape[2:])
+        sigma = max(self.share * side, 1e-3)
+        reach = min(int(3 * sigma + 0.5), side - 1)
+        offsets = torch.arange(-reach, reach + 1, device=images.device, dtype=torch.float32)
+        kernel = (-(offsets**2) / (2 * sigma**2)).exp()
+        kernel = (kernel / kernel.sum()).to(images.dtype).expand(images.shape[1], 1, 1, -1)
+        padded = F.pad(images, (reach, reach, reach, reach), mode="reflect")
+        rows = F.conv2d(padded, kernel, groups=images.shape[1])
+        return F.conv2d(rows, kernel.transpose(2, 3), groups=images.shape[1])
+
+
+@dataclass(frozen=True)
+class Noise:
+    """Independent Gaussian noise on every pixel and channel.
+
+    Attributes:
+        std: in units of the normalised input (1 is the spread of the data set's pixels).
+        seed: the noise of an image depends on this and on its index alone.
+    """
+
+    std: float = 1.0
+    seed: int = 0
+
+    def __call__(self, images: Tensor, index: Tensor) -> Tensor:
+        """Adds noise to ``images`` ``[B, C, H, W]``."""
+        first, second = (_uniform(images, index, self.seed, stream) for stream in (2, 3))
+        normal = (-2 * first.log()).sqrt() * (2 * torch.pi * second).cos()  # Box and Muller
+        return images + self.std * normal.to(images.dtype)
+
+
+@dataclass(frozen=True)
+class Invert:
+    """The negative: each normalised value with its sign turned, the data set's mean colour being the centre."""
+
+    def __call__(self, images: Tensor, index: Tensor) -> Tensor:
+        """Inverts ``images`` of any shape."""
+        return -images
+
+
+@dataclass(frozen=True)
+class PhaseScramble:
+    """Random phases under the image's own amplitude spectrum: its colours and frequencies without its shapes.
+
+    All channels of an image turn by the same phases, so that their colours stay correlated. The mean stays.
+
+    Attributes:
+        seed: the phases of an image depend on this and on its index alone.
+    """
+
+    seed: int = 0
+
+    def __call__(self, images: Tensor, index: Tensor) -> Tensor:
+        """Scrambles ``images`` ``[B, C, H, W]``."""
+        noise = torch.fft.rfft2(_uniform(images[:, :1], index, self.seed, 4).float() - 0.5)
+        phase = torch.polar(torch.ones_like(noise.real), noise.angle())  # of a real image, hence symmetric
+        phase[..., 0, 0] = 1
+        return torch.fft.irfft2(torch.fft.rfft2(images.float()) * phase, s=images.shape[2:]).to(images.dtype)
+
+
+@dataclass(frozen=True)
+class Crop:
+    """A part of the image, enlarged to its full size: surfaces of objects without their outline.
+
+    Attributes:
+        share: side of the part, as a share of the image's.
+        seed: the place of an image's part depends on this and on its index alone.
+    """
+
+    share: float = 0.375
+    seed: int = 0
+
+    def __call__(self, images: Tensor, index: Tensor) -> Tensor:
+        """Enlarges a part of each of ``images`` ``[B, C, H, W]``, bilinearly."""
+        place = torch.stack([_share(hash_index(index.to(images.device), self.seed, s)) for s in (5, 6)], dim=1)
+        shift = ((2 * place - 1) * (1 - self.share)).to(images.dtype)  # centre of the part, in [-1, 1]
+        grow = torch.eye(2, device=images.device, dtype=images.dtype).expand(len(images), 2, 2) * self.share
+        grid = F.affine_grid(torch.cat([grow, shift[:, :, None]], dim=2), list(images.shape), align_corners=False)
+        return F.grid_sample(images, grid, padding_mode="reflection", align_corners=False)
+
+
+def _share(hashed: Tensor) -> Tensor:
+    """Hashes as numbers in (0, 1), float64 where the device has it."""
+    return ((hashed >> 31).to(torch.float32 if hashed.device.type == "mps" else torch.float64) + 0.5) / 2**32
+
+
+def _uniform(images: Tensor, index: Tensor, seed: int, stream: int) -> Tensor:
+    """A number in (0, 1) for each entry of ``images``, from the image's index and the place of the entry."""
+    entries = images[0].numel()
+    places = torch.arange(entries, device=images.device)
+    keys = index.to(images.device)[:, None] * entries + places
+    return _share(hash_index(keys, seed, stream)).view(images.shape)
