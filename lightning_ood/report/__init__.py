@@ -10,6 +10,7 @@ import pandas as pd
 
 from lightning_ood.report.console import print_table
 from lightning_ood.report.loggers import log_run, scalars
+from lightning_ood.report.overfitting import training_auroc
 from lightning_ood.report.page import render_page
 from lightning_ood.report.plots import write_pictures
 from lightning_ood.report.table import accuracy, read_scores, summarise, write_metrics, write_scores
@@ -21,6 +22,7 @@ __all__ = [
     "read_scores",
     "scalars",
     "summarise",
+    "training_auroc",
     "write_metrics",
     "write_report",
     "write_scores",

@@ -7,6 +7,7 @@ from lightning_ood.detectors.coverage import StateCounts, bin_edges, bin_index, 
 from lightning_ood.detectors.nac import NAC, NACLayer, balanced_subset
 from lightning_ood.errors import InputError
 from lightning_ood.features import Features, Head, Setup
+from lightning_ood.metrics import auroc
 from lightning_ood.toy import CLASSES, Reads, Toy
 
 HEAD = Head(torch.tensor([[1.0, 0, -1], [0, 2, 1]]), torch.zeros(2))
@@ -170,3 +171,32 @@ def test_refusals() -> None:
         ready(NAC({"blok2": NACLayer()}), Toy().setup())
     with pytest.raises(InputError, match="at least one layer"):
         NAC({})
+
+
+def test_training_scores_show_over_fitting() -> None:
+    """A cautious setting cannot tell training from test images; one that remembers every image can, inside only."""
+    toy = Toy()
+
+    def against_test(layer: NACLayer) -> dict[str, float]:
+        detector = ready(NAC({"pooled": layer}, images=100), toy.setup(toy.train().labels))
+        reads = Reads.of(detector)
+        for rows in torch.arange(400).split(90):
+            detector.update(toy(toy.train(), reads).select(rows))
+        fitted = detector.compute()
+        assert [len(fitted[f"training_scores.{which}"]) for which in ("inside", "outside")] == [100, 300]
+        known = detector.score(toy(toy.known(200), reads), fitted)
+        return {which: auroc(fitted[f"training_scores.{which}"], known) for which in ("inside", "outside")}
+
+    cautious, eager = against_test(NACLayer(20, 10, 1.0)), against_test(NACLayer(1, 1000, 1.0))
+    assert cautious == pytest.approx({"inside": 0.5, "outside": 0.5}, abs=0.1)
+    assert eager["inside"] > 0.9 and eager["outside"] == pytest.approx(0.5, abs=0.1)
+
+
+def test_training_scores_are_the_scores() -> None:
+    toy = Toy()
+    detector = ready(NAC({"pooled": NACLayer(20, 10, 1.0), "block2": NACLayer(40, 20, 0.02)}), toy.setup())
+    train = toy(toy.train(), Reads.of(detector))
+    detector.update(train)
+    fitted = detector.compute()
+    assert "training_scores.outside" not in fitted
+    torch.testing.assert_close(fitted["training_scores.inside"].sort()[0], detector.score(train, fitted).sort()[0])
