@@ -61,6 +61,27 @@ class Jigsaw:
 
 
 @dataclass(frozen=True)
+class Raw:
+    """The image in [0, 1], its normalisation undone: what FeatureNorm's authors choose a block on.
+
+    Attributes:
+        mean: what the preprocessing subtracted, per channel.
+        std: what it divided by.
+        then: another view, of the raw image; none where None.
+    """
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    then: View | None = None
+
+    def __call__(self, images: Tensor, index: Tensor) -> Tensor:
+        """Undoes the normalisation of ``images`` ``[B, 3, H, W]``."""
+        mean, std = (images.new_tensor(values)[:, None, None] for values in (self.mean, self.std))
+        raw = images * std + mean
+        return raw if self.then is None else self.then(raw, index)
+
+
+@dataclass(frozen=True)
 class Rotate:
     """A quarter, half or three-quarter turn, drawn per image: every pixel is kept and no border arises.
 

@@ -36,6 +36,7 @@ class Detector(Metric):
         attention: whether it reads the class token's attention.
         views: other views of the training images that ``update`` reads.
         linear_head: whether it needs the weights of a linear classifier.
+        score_only: arguments that ``score`` alone reads, so that a search fits once for all their values.
         positive: whether its score has a positive form, whose logarithm ``log_score`` gives.
     """
 
@@ -49,6 +50,7 @@ class Detector(Metric):
     attention: bool = False
     views: tuple[View, ...] = ()
     linear_head: bool = False
+    score_only: tuple[str, ...] = ()
 
     head: Head | None = None
 
@@ -89,6 +91,9 @@ class Detector(Metric):
 
     def update(self, features: Features) -> None:
         """Adds a batch of training images to the sums. The default has nothing to fit."""
+
+    def update_ood(self, features: Features) -> None:
+        """Takes a batch of validation OOD images, where a run has some: for a search alone. The default ignores it."""
 
     def compute(self) -> dict[str, Tensor]:
         """The fitted tensors, from the sums over all processes. The default has none."""

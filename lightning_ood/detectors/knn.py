@@ -51,6 +51,7 @@ class KNN(Detector):
         InputError: if the bank holds fewer than ``k`` features.
     """
 
+    score_only = ("k",)
     bank: Sample
 
     def __init__(self, k: int = 50, bank_size: int = 50_000, seed: int = 0) -> None:

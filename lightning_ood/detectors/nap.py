@@ -1,13 +1,18 @@
 """Neural Activation Prior for OOD Detection. Wan et al. 2024. https://arxiv.org/abs/2402.18162."""
 
+import math
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from lightning_ood.detectors.base import Detector, Fitted, nest, unnest
+from lightning_ood.detectors.base import SMALLEST, Detector, Fitted, nest, unnest
+from lightning_ood.detectors.pseudo_ood import PseudoOOD, criterion, middle_of_best
 from lightning_ood.errors import InputError
 from lightning_ood.features import Features, Setup
+from lightning_ood.views import Jigsaw, View
+
+STEPS = 20  # the weights that a search tries are 0, 1 / STEPS, ..., 1
 
 
 class NAP(Detector):
@@ -21,7 +26,14 @@ class NAP(Detector):
     With a base S: ``weight * log S + (1 - weight) * log NAP``, the logarithm of the weighted geometric mean (NAP-M with
     MSP, NAP-E with Energy, NAP-R with ReAct, ...). weight 1 ranks as the base, weight 0 as NAP.
 
-    NAP fits nothing; the base fits what it fits. There is no code by the authors. What the paper leaves open is an
+    With a number as weight NAP fits nothing; the base fits what it fits. ``weight: search`` finds w as the paper does,
+    on pseudo-OOD made of ID images: both logarithms are taken once, on ``images`` training images and on their
+    transforms (``against``; one forward more per training image and transform), and of w = 0, 0.05, ..., 1 the one
+    with the largest AUROC, averaged over the transforms, is chosen (of equal ones the middle one). The paper speaks of
+    a binary search and names neither objective nor transform; a grid needs no unimodal curve and costs no forward.
+    Fitted then: ``weight``, ``curve`` ``[transforms, 21]``, ``floored``, and what the base fitted.
+
+    There is no code by the authors. What the paper leaves open is an
     option here: how heads are reduced, and whether the class token's attention to itself takes part. Deviations:
 
     - The printed product has a leading minus, which would turn the ranking of MSP around: there is none here.
@@ -30,7 +42,7 @@ class NAP(Detector):
 
     Args:
         base: another detector whose score NAP is multiplied into; NAP alone where None.
-        weight: w of the base, in [0, 1]. The paper searches it per network, data set and base.
+        weight: w of the base, in [0, 1], or ``search``. The paper searches it per network, data set and base.
         form: ``map`` or ``attention``; ``auto`` is ``attention`` where the network has a class token, else ``map``.
         tap: the map that the map form reads.
         eps: added to the mean of a channel.
@@ -38,30 +50,46 @@ class NAP(Detector):
         head_reduction: ``mean`` or ``max`` over heads before the maximum over tokens; ``none`` is the mean over
             heads of each head's own maximum.
         self_entry: whether the class token's attention to itself takes part in the maximum.
+        against: transforms that stand for OOD in a search; a 3x3 jigsaw without a border where None.
+        images: images of each kind that a search keeps at most.
+        held_out: share of the training images that a search scores and a base that is fitted does not see. A bank of
+            training features that holds the scored image itself would make its base look better than it is.
+        seed: draws other images.
     """
+
+    weight: float | Literal["search"]
 
     def __init__(
         self,
         base: Detector | None = None,
-        weight: float = 0.5,
+        weight: float | Literal["search"] = 0.5,
         form: Literal["auto", "map", "attention"] = "auto",
         tap: str = "last",
         eps: float = 1.0,
         power: float = 2.0,
         head_reduction: Literal["mean", "max", "none"] = "mean",
         self_entry: bool = False,
+        against: list[View] | None = None,
+        images: int = 1000,
+        held_out: float = 0.1,
+        seed: int = 0,
     ) -> None:
         super().__init__()
-        if not 0 <= weight <= 1:
-            raise InputError(f"NAP's weight is a share of the base, between 0 and 1, not {weight}")
+        if weight != "search" and not 0 <= weight <= 1:
+            raise InputError(f"NAP's weight is a share of the base, between 0 and 1 (or `search`), not {weight}")
+        if weight == "search" and base is None:
+            raise InputError("NAP searches the weight of a base: name one, or leave `weight` out")
         self.base, self.weight, self.form = base, weight, form
         self.tap, self.eps, self.power = tap, eps, power
         self.head_reduction, self.self_entry = head_reduction, self_entry
+        self.searches = weight == "search"
+        self.images, self.held_out, self.seed = images, held_out, seed
+        self.views = tuple([Jigsaw()] if against is None else against) if self.searches else ()
 
     @property
     def fits(self) -> bool:
-        """Only the base may have to."""
-        return self.base is not None and self.base.fits
+        """To search a weight; and the base may have to."""
+        return self.searches or (self.base is not None and self.base.fits)
 
     def setup(self, setup: Setup) -> None:
         """Chooses the form.
@@ -79,15 +107,53 @@ class NAP(Detector):
         self.attention = self.form == "attention" or (self.form == "auto" and setup.attention is not None)
         self.taps = () if self.attention else (self.tap,)
         super().setup(setup)
+        if self.searches:
+            alone = NAP(None, 0.5, self.form, self.tap, self.eps, self.power, self.head_reduction, self.self_entry)
+            alone.setup(setup)
+            assert self.base is not None
+            pair = (alone, self.base)
+            self.trial = PseudoOOD(pair, self.views, setup, self.images, self.held_out, self.seed, log_score)
 
     def update(self, features: Features) -> None:
-        """Fits the base."""
-        if self.base is not None:
+        """Fits the base and keeps what a search scores."""
+        if self.searches:
+            features = self.trial.update(features)
+        if self.base is not None and len(features):
             self.base.update(features)
 
+    def update_ood(self, features: Features) -> None:
+        """Takes validation OOD images; a search uses them where ``against`` is empty."""
+        if self.searches:
+            self.trial.update_ood(features)
+
     def compute(self) -> dict[str, Tensor]:
-        """What the base fitted, under ``base.``."""
-        return nest("base", self.base.compute()) if self.base is not None and self.base.fits else {}
+        """What the base fitted, under ``base.``; and what a search found.
+
+        Raises:
+            InputError: if the base is not positive on most training images, so that it has no logarithm.
+        """
+        if self.base is None:
+            return {}
+        of_base = self.base.compute() if self.base.fits else {}
+        return {**nest("base", of_base), **(self._search(of_base) if self.searches else {})}
+
+    def _search(self, of_base: Fitted) -> dict[str, Tensor]:
+        known, unknown = self.trial.compute([{}, of_base])
+        weights = torch.linspace(0, 1, STEPS + 1, dtype=torch.float64).tolist()
+        floored = (known[:, 1] <= math.log(SMALLEST) + 1e-6).double().mean()
+        if floored > 0.5:
+            raise InputError(
+                f"NAP multiplies into a positive score, and that of {type(self.base).__name__} is not positive on "
+                f"{floored:.0%} of the training images; take another base"
+            )
+
+        def mixed(scores: Tensor, w: float) -> Tensor:
+            return w * scores[:, 1] + (1 - w) * scores[:, 0]
+
+        rows = [[criterion(mixed(known, w), mixed(other, w), "auroc") for w in weights] for other in unknown]
+        curve = torch.stack([torch.stack(row) for row in rows])
+        best = weights[middle_of_best(curve.mean(dim=0))]
+        return {"weight": curve.new_tensor(best), "curve": curve, "floored": floored}
 
     def prior(self, features: Features) -> Tensor:
         """NAP alone, ``[B]``, not negative."""
@@ -106,21 +172,33 @@ class NAP(Detector):
         log_prior = prior.clamp_min(torch.finfo(prior.dtype).tiny).log()
         if self.base is None:
             return log_prior
-        return self.weight * self.base.log_score(features, unnest("base", fitted)) + (1 - self.weight) * log_prior
+        weight = fitted["weight"].to(log_prior.dtype) if self.weight == "search" else self.weight
+        return weight * self.base.log_score(features, unnest("base", fitted)) + (1 - weight) * log_prior
 
     def summary(self, fitted: Fitted) -> dict[str, float | str]:
         """The form that was chosen, the weight, and what the base says."""
         own: dict[str, float | str] = {"form": "attention" if self.attention else "map"}
         if self.base is None:
             return own
-        below = self.base.summary(unnest("base", fitted))
-        return {**own, "weight": self.weight, **{f"base.{key}": value for key, value in below.items()}}
+        below = {f"base.{key}": value for key, value in self.base.summary(unnest("base", fitted)).items()}
+        if not self.searches:
+            return {**own, "weight": float(self.weight), **below}
+        curve = fitted["curve"].reshape(-1, STEPS + 1)
+        own |= {"weight": float(fitted["weight"]), "floored": float(fitted["floored"])}
+        for name, row in zip(self.trial.names, curve.tolist(), strict=True):
+            own[f"AUROC against {name}, w = 0 to 1"] = " ".join(f"{100 * value:.1f}" for value in row)
+        return {**own, **below}
 
     def _attention_prior(self, attention: Tensor) -> Tensor:
         row = attention.float() if self.self_entry else attention[:, :, 1:].float()  # the class token comes first
         if self.head_reduction == "none":
             return row.amax(dim=2).mean(dim=1)
         return (row.mean(dim=1) if self.head_reduction == "mean" else row.amax(dim=1)).amax(dim=1)
+
+
+def log_score(detector: Detector, features: Features, fitted: Fitted) -> Tensor:
+    """The logarithm of the positive form of a detector's score."""
+    return detector.log_score(features, fitted)
 
 
 def map_prior(activation: Tensor, eps: float = 1.0, power: float = 2.0) -> Tensor:
