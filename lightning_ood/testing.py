@@ -39,8 +39,9 @@ def check_detector(make: Make, *, separates: bool = True, permutable: bool = Tru
     """
     toy = Toy(attention=attention)
     reads, batch = _train_features(make, toy)
-    known, unknown = toy(toy.known(), reads), toy(toy.unknown(), reads)
     fit = _fit(make, toy, [batch])
+    reads = replace(reads, steps=tuple(fit[0].perturbations(fit[1])))
+    known, unknown = toy(toy.known(), reads), toy(toy.unknown(), reads)
     _check_scores(*fit, known)
     _check_scores(*fit, unknown)
     _check_fit(make, toy, batch, fit, known)
@@ -130,7 +131,7 @@ def _check_extremes(make: Make, toy: Toy) -> None:
     for net in (toy, signed):
         reads, batch = _train_features(make, net)
         fit = _fit(make, net, [batch])
-        known = net(net.known(), reads)
+        known = net(net.known(), replace(reads, steps=tuple(fit[0].perturbations(fit[1]))))
         _check_scores(*fit, known)
         zero = replace(
             known,

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lightning_ood.detectors.base import Detector
 from lightning_ood.features import Features, Head, Setup
+from lightning_ood.perturbation import Perturbation
 from lightning_ood.views import View
 
 CLASSES, CHANNELS, SIDE = 5, (8, 12, 16), 6
@@ -26,6 +27,7 @@ class Reads:
     attention: bool = False
     views: frozenset[View] = frozenset()
     head: bool = False
+    steps: tuple[Perturbation, ...] = ()  # they follow from the fit
 
     @classmethod
     def of(cls, detector: Detector) -> Reads:
@@ -112,7 +114,7 @@ class Toy:
         maps = self._maps(images.pixels)
         pooled = maps["last"].flatten(2).mean(2)
         view_of = {view: replace(images, pixels=view(images.pixels, images.index)) for view in reads.views}
-        inner = replace(reads, views=frozenset())
+        inner = replace(reads, views=frozenset(), steps=())
         return Features(
             logits=self.head(pooled),
             pooled=pooled,
@@ -122,8 +124,18 @@ class Toy:
             attention=self._attention(maps["last"]) if reads.attention else None,
             labels=images.labels,
             index=images.index,
-            views={view: self(changed, inner) for view, changed in view_of.items()},
+            views={**{view: self(changed, inner) for view, changed in view_of.items()}, **self._stepped(images, reads)},
         )
+
+    @torch.enable_grad()
+    def _stepped(self, images: Images, reads: Reads) -> dict[Perturbation, Features]:
+        """The features of images after each step."""
+        pixels = images.pixels.clone().requires_grad_(bool(reads.steps))
+        inner, stepped = replace(reads, views=frozenset(), steps=()), {}
+        for step in reads.steps:
+            gradient = torch.autograd.grad(step.loss(self(replace(images, pixels=pixels), inner)).sum(), pixels)[0]
+            stepped[step] = self(replace(images, pixels=step(pixels, gradient)), inner)
+        return stepped
 
     def _known(self, size: int, seed: int) -> Images:
         draw = torch.Generator().manual_seed(seed)

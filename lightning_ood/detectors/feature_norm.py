@@ -6,7 +6,7 @@ from torch import Tensor
 from lightning_ood.detectors.base import Detector, Fitted
 from lightning_ood.errors import InputError
 from lightning_ood.features import Features, Setup
-from lightning_ood.views import Jigsaw
+from lightning_ood.views import Jigsaw, Raw, View
 
 
 class FeatureNorm(Detector):
@@ -17,11 +17,12 @@ class FeatureNorm(Detector):
     largest ratio is chosen.
 
     Given a ``block`` it fits nothing. Else it fits on all training images and one jigsaw of each (a second forward per
-    training image), without labels. State: a sum and a count per block; fitted: ``ratios`` ``[n]`` and ``block``.
+    training image, a third with ``raw``), without labels. State: a sum and a count per block; fitted: ``ratios``
+    ``[n]`` and ``block``.
 
     Deviations: the authors take the ratios on inputs without normalisation and leave a black border around the jigsaw
-    (``border=True``); here the jigsaw is of the input as the network reads it. An image whose jigsaw has norm zero in a
-    block is not counted there; a block that never had another has ratio 0.
+    (``raw=True``, ``border=True``); here the jigsaw is of the input as the network reads it. An image whose jigsaw has
+    norm zero in a block is not counted there; a block that never had another has ratio 0.
 
     Args:
         blocks: the maps to choose from; the network's own blocks where None.
@@ -29,8 +30,10 @@ class FeatureNorm(Detector):
         grid: tiles per side of the jigsaw.
         seed: draws the permutations.
         border: leave the rows and columns that no tile covers black, as the authors do.
+        raw: take the ratios on images in [0, 1], without normalisation, as the authors do.
     """
 
+    views: tuple[View, ...]
     sums: Tensor
     counts: Tensor
     images: Tensor
@@ -42,13 +45,14 @@ class FeatureNorm(Detector):
         grid: int = 3,
         seed: int = 0,
         border: bool = False,
+        raw: bool = False,
     ) -> None:
         super().__init__()
         if blocks is not None and block is not None:
             raise InputError("FeatureNorm takes `blocks` to choose from or the one `block` to use, not both")
-        self.blocks, self.block = blocks, block
-        self.view = Jigsaw(grid, seed, border)
-        self.views = () if block else (self.view,)
+        self.blocks, self.block, self.raw = blocks, block, raw
+        self.jigsaw = Jigsaw(grid, seed, border)
+        self.views = () if block else (self.jigsaw,)
 
     @property
     def fits(self) -> bool:
@@ -60,6 +64,8 @@ class FeatureNorm(Detector):
         self.taps = (self.block,) if self.block else tuple(self.blocks or setup.blocks)
         if not self.taps:
             raise InputError("FeatureNorm finds no blocks in this network: name its maps in `blocks`")
+        if self.raw and self.fits:  # the pair: the image and its jigsaw
+            self.views = (Raw(setup.mean, setup.std), Raw(setup.mean, setup.std, self.jigsaw))
         super().setup(setup)
         self.add_state("sums", torch.zeros(len(self.taps), dtype=torch.float64), "sum")
         self.add_state("counts", torch.zeros(len(self.taps), dtype=torch.int64), "sum")
@@ -69,8 +75,9 @@ class FeatureNorm(Detector):
         """Sums the ratios of the batch."""
         if not self.fits:
             return
-        jigsaw = features.views[self.view]
-        norm = torch.stack([feature_norm(features.maps[tap]) for tap in self.taps]).double()  # [n, B]
+        jigsaw = features.views[self.views[-1]]
+        whole = features.views[self.views[0]] if self.raw else features
+        norm = torch.stack([feature_norm(whole.maps[tap]) for tap in self.taps]).double()  # [n, B]
         other = torch.stack([feature_norm(jigsaw.maps[tap]) for tap in self.taps]).double()
         valid = other > 0
         self.sums = self.sums + torch.where(valid, norm / other.where(valid, 1), 0).sum(dim=1)
@@ -87,15 +94,17 @@ class FeatureNorm(Detector):
 
     def score(self, features: Features, fitted: Fitted) -> Tensor:
         """FeatureNorm of the chosen block, ``[B]``, not negative."""
-        return feature_norm(features.maps[self._chosen(fitted)])
+        return feature_norm(features.maps[self.taps[self.position(fitted)]])
 
     def summary(self, fitted: Fitted) -> dict[str, float | str]:
         """The chosen block, and the NormRatio of each."""
         ratios = fitted["ratios"].reshape(-1).tolist() if self.fits else []
-        return {"block": self._chosen(fitted), **{f"ratio.{tap}": r for tap, r in zip(self.taps, ratios, strict=False)}}
+        block = self.taps[self.position(fitted)]
+        return {"block": block, **{f"ratio.{tap}": r for tap, r in zip(self.taps, ratios, strict=False)}}
 
-    def _chosen(self, fitted: Fitted) -> str:
-        return self.taps[int(fitted["block"])] if self.fits else self.taps[0]
+    def position(self, fitted: Fitted) -> int:
+        """Of the chosen block among ``taps``."""
+        return int(fitted["block"]) if self.fits else 0
 
 
 def feature_norm(activation: Tensor) -> Tensor:

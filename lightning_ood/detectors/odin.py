@@ -83,7 +83,7 @@ class ODIN(LogitScore):
             if isinstance(view, Perturbation) and (view.of, view.step) == (self._name(owner), self.step):
                 return perturbed
         raise InputError(
-            f"ODIN with epsilon={self.epsilon} scores perturbed images, which only a test pass has; write epsilon: 0 here"
+            f"ODIN with epsilon={self.epsilon} scores perturbed images, which only a test pass has: write epsilon: 0"
         )
 
     def _name(self, owner: Detector) -> str:

@@ -48,7 +48,7 @@ def test_ratio_is_a_mean_of_ratios() -> None:
     detector.setup(SETUP)
     assert detector.taps == ("a", "b") and detector.views == (Jigsaw(3),)
     ids, jigsaws = norms(4, 2, 1), norms(2, 4, 0.5)
-    detector.update(batch({"a": ids * 0 + 1, "b": ids}, {"a": ids * 0 + 1, "b": jigsaws}, detector.view))
+    detector.update(batch({"a": ids * 0 + 1, "b": ids}, {"a": ids * 0 + 1, "b": jigsaws}, detector.jigsaw))
     fitted = detector.compute()
     assert fitted["ratios"].tolist() == [1.0, 1.5]
     assert detector.summary(fitted) == {"block": "b", "ratio.a": 1.0, "ratio.b": 1.5}
@@ -60,7 +60,7 @@ def test_jigsaws_of_norm_zero_are_not_counted() -> None:
     detector = FeatureNorm(blocks=["b", "stem"])
     detector.setup(SETUP)
     ids, dead = norms(4, 2, 1), norms(0, 0, 0)
-    detector.update(batch({"b": ids, "stem": dead}, {"b": norms(2, 0, 1), "stem": dead}, detector.view))
+    detector.update(batch({"b": ids, "stem": dead}, {"b": norms(2, 0, 1), "stem": dead}, detector.jigsaw))
     fitted = detector.compute()
     assert fitted["ratios"].tolist() == [1.5, 0.0] and fitted["block"].item() == 0
 
@@ -75,7 +75,7 @@ def test_one_block_fits_nothing() -> None:
 def test_one_candidate_survives_being_squeezed() -> None:
     detector = FeatureNorm(blocks=["b"])
     detector.setup(SETUP)
-    detector.update(batch({"b": norms(3)}, {"b": norms(2)}, detector.view))
+    detector.update(batch({"b": norms(3)}, {"b": norms(2)}, detector.jigsaw))
     fitted = detector.compute()
     assert detector.summary(fitted) == {"block": "b", "ratio.b": 1.5}
 
