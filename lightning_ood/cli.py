@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import logging
+import re
 import sys
 import warnings
 from contextlib import redirect_stderr
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import yaml
 from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.trainer.states import TrainerFn
@@ -79,7 +81,7 @@ class CLI(LightningCLI):
         said = io.StringIO()
         try:
             with redirect_stderr(said):
-                super().parse_arguments(parser, args)
+                self.config = parser.parse_args(inline_files(sys.argv[1:] if args is None else args))
         except SystemExit as stop:
             if stop.code:
                 print("error:", said.getvalue().rpartition("error: ")[2].rstrip(), file=sys.stderr)
@@ -160,6 +162,21 @@ class CLI(LightningCLI):
         trainer = {key: options["trainer"][key] for key in ("max_epochs", "max_steps", "precision")}
         parts = {"model": options["model"], "data": data, "trainer": trainer, "seed": options["seed_everything"]}
         return hashlib.sha256(json.dumps(parts, default=str, sort_keys=True).encode()).hexdigest()
+
+
+def inline_files(args: list[str]) -> list[str]:
+    """Lets ``--scoring.detectors.<name> FILE.yaml`` name a file, as a config can; the parser takes only its content."""
+    option = re.compile(r"--scoring\.detectors\.[^.=]+")
+    out: list[str] = []
+    for arg in args:
+        name, _, value = arg.partition("=")
+        path = Path(value if option.fullmatch(name) else arg)
+        named = bool(option.fullmatch(name) and value) or bool(out and option.fullmatch(out[-1]))
+        if named and path.suffix in (".yaml", ".yml") and path.is_file():
+            content = json.dumps(yaml.safe_load(path.read_text()))
+            arg = f"{name}={content}" if value else content
+        out.append(arg)
+    return out
 
 
 def resolve_paths(node: Any, root: Path) -> None:
