@@ -1,7 +1,7 @@
 """Other views of an image, for detectors that fit on them. A view is a value: two equal ones are computed once."""
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -11,19 +11,16 @@ from lightning_ood.errors import InputError
 from lightning_ood.hashing import hash_index
 
 
-@runtime_checkable
-class View(Protocol):
+class View(ABC):
     """Turns a batch of images into another one. Hashable, so that detectors that ask for the same view share it."""
 
+    @abstractmethod
     def __call__(self, images: Tensor, index: Tensor) -> Tensor:
         """Transforms ``images`` ``[B, 3, H, W]``, as the network reads them; ``index`` ``[B]`` seeds what is random."""
-        ...
-
-    def __hash__(self) -> int: ...
 
 
 @dataclass(frozen=True)
-class Jigsaw:
+class Jigsaw(View):
     """Tiles of an image in random order: pseudo-OOD with ID statistics (Yu et al., CVPR 2023, section 3.2).
 
     Each tile has side ``floor(size / grid)``. Where that leaves a remainder, its rows and columns stay in place;
@@ -61,7 +58,7 @@ class Jigsaw:
 
 
 @dataclass(frozen=True)
-class Raw:
+class Raw(View):
     """The image in [0, 1], its normalisation undone: what FeatureNorm's authors choose a block on.
 
     Attributes:
@@ -82,7 +79,7 @@ class Raw:
 
 
 @dataclass(frozen=True)
-class Rotate:
+class Rotate(View):
     """A quarter, half or three-quarter turn, drawn per image: every pixel is kept and no border arises.
 
     A rectangular image makes half turns only, since its sides would be swapped.
@@ -108,7 +105,7 @@ class Rotate:
 
 
 @dataclass(frozen=True)
-class Blur:
+class Blur(View):
     """A Gaussian blur with mirrored edges.
 
     Attributes:
@@ -131,7 +128,7 @@ class Blur:
 
 
 @dataclass(frozen=True)
-class Noise:
+class Noise(View):
     """Independent Gaussian noise on every pixel and channel.
 
     Attributes:
@@ -150,7 +147,7 @@ class Noise:
 
 
 @dataclass(frozen=True)
-class Invert:
+class Invert(View):
     """The negative: each normalised value with its sign turned, the data set's mean colour being the centre."""
 
     def __call__(self, images: Tensor, index: Tensor) -> Tensor:
@@ -159,7 +156,7 @@ class Invert:
 
 
 @dataclass(frozen=True)
-class PhaseScramble:
+class PhaseScramble(View):
     """Random phases under the image's own amplitude spectrum: its colours and frequencies without its shapes.
 
     All channels of an image turn by the same phases, so that their colours stay correlated. The mean stays.
@@ -179,7 +176,7 @@ class PhaseScramble:
 
 
 @dataclass(frozen=True)
-class Crop:
+class Crop(View):
     """A part of the image, enlarged to its full size: surfaces of objects without their outline.
 
     Attributes:
