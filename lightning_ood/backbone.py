@@ -16,6 +16,7 @@ from torch.utils.hooks import RemovableHandle
 from lightning_ood.attention import class_attention, record_attention
 from lightning_ood.errors import InputError
 from lightning_ood.features import Features, Head, Setup
+from lightning_ood.modes import evaluating
 from lightning_ood.perturbation import Perturbation
 from lightning_ood.probe import Probe, Tap, probe
 from lightning_ood.views import View
@@ -58,14 +59,8 @@ class Backbone(nn.Module):
         device = next((p.device for p in self.network.parameters()), torch.device("cpu"))
         generator = torch.Generator().manual_seed(0)
         images = torch.randn(2, 3, *self.input_size, generator=generator).to(device)
-        modes = {module: module.training for module in self.network.modules()}
-        self.network.eval()
-        try:
-            with torch.inference_mode(False):
-                return probe(self.network, images, self._head_name)
-        finally:
-            for module, mode in modes.items():
-                module.training = mode
+        with torch.inference_mode(False), evaluating(self.network):
+            return probe(self.network, images, self._head_name)
 
     @property
     def classifier(self) -> nn.Module:
@@ -216,7 +211,7 @@ class Backbone(nn.Module):
         ]
         device = next((p.device for p in self.network.parameters()), torch.device("cpu"))
         if modules:
-            with torch.inference_mode(False), torch.no_grad():
+            with torch.inference_mode(False), torch.no_grad(), evaluating(self.network):
                 self.network(torch.zeros(2, 3, *self.input_size, device=device))
         for handle in handles:
             handle.remove()
@@ -241,7 +236,7 @@ class Backbone(nn.Module):
         fused = getattr(layer, "fused_attn", None)
         handles = record_attention(layer, rows.append)
         device = next((p.device for p in self.network.parameters()), torch.device("cpu"))
-        with torch.no_grad():
+        with torch.no_grad(), evaluating(self.network):
             self.network(torch.zeros(1, 3, *self.input_size, device=device))
         for handle in handles:
             handle.remove()

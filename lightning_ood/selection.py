@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Literal
 
@@ -17,6 +15,7 @@ from lightning_ood.data.sampling import ExactSampler
 from lightning_ood.data.sets import ImageSet, collate
 from lightning_ood.detectors.nac import POOLED
 from lightning_ood.errors import InputError
+from lightning_ood.modes import evaluating
 from lightning_ood.nac_me import NACME, DivideBy, Ones
 
 if TYPE_CHECKING:
@@ -77,7 +76,7 @@ class NACMECallback(L.Callback):
         if self.layer == POOLED and setup.head is None:
             raise InputError("NAC-ME reads the weights of a linear classifier, which this network lacks; name a tap")
         taps = () if self.layer == POOLED else (self.layer,)
-        with _evaluating(module):
+        with evaluating(module):
             module.plan(taps=taps, gradients=taps)
         neurons = setup.width if self.layer == POOLED else setup.maps[self.layer][0]
         self.metric = self.make(neurons).to(module.device)
@@ -97,7 +96,7 @@ class NACMECallback(L.Callback):
     def _log(self, trainer: L.Trainer, module: OODModule) -> None:
         assert self.metric is not None
         self.metric.reset()
-        with isolate_rng(), torch.no_grad(), _evaluating(module):
+        with isolate_rng(), torch.no_grad(), evaluating(module):
             for batch in self._loader(trainer):
                 if len(batch.index) == 0:
                     continue
@@ -124,15 +123,3 @@ class NACMECallback(L.Callback):
         if images is None:
             raise InputError("NAC-ME on validation images needs data.id.val; or write on: train")
         return images
-
-
-@contextmanager
-def _evaluating(module: OODModule) -> Iterator[None]:
-    """Eval mode for a while; each part then has its own mode again (a frozen batch norm stays frozen)."""
-    modes = {part: part.training for part in module.modules()}
-    module.eval()
-    try:
-        yield
-    finally:
-        for part, mode in modes.items():
-            part.training = mode

@@ -134,6 +134,17 @@ def test_hooks_cost_nothing_outside_a_forward_of_the_backbone() -> None:
     assert network.layer1[0].conv1.weight.grad is not None
 
 
+def test_planning_leaves_no_trace_in_a_network_that_is_being_trained() -> None:
+    for network in (ResNet18(7), MODELS["timm_vit"]()):
+        network.train()
+        before = {key: value.clone() for key, value in network.state_dict().items()}
+        backbone = Backbone(network, (64, 64))
+        setup = backbone.setup()
+        backbone.configure(setup.blocks, attention=setup.attention is not None)
+        assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
+        assert all(part.training for part in network.modules())
+
+
 def test_wrong_names_fail_before_any_image() -> None:
     backbone = Backbone(ResNet20(7).eval(), (32, 32))
     with pytest.raises(InputError, match=r"no tap 'layer1.7'.*layer1"):
