@@ -130,7 +130,7 @@ class Toy:
     @torch.enable_grad()
     def _stepped(self, images: Images, reads: Reads) -> dict[Perturbation, Features]:
         """The features of images after each step."""
-        pixels = images.pixels.clone().requires_grad_(bool(reads.steps))
+        pixels = images.pixels.detach().requires_grad_(bool(reads.steps))
         inner, stepped = replace(reads, views=frozenset(), steps=()), {}
         for step in reads.steps:
             gradient = torch.autograd.grad(step.loss(self(replace(images, pixels=pixels), inner)).sum(), pixels)[0]

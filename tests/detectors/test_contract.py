@@ -11,6 +11,7 @@ from torch import Tensor
 
 import lightning_ood.detectors
 from lightning_ood.detectors.base import Detector, Fitted
+from lightning_ood.detectors.block_norm import BlockNorm
 from lightning_ood.detectors.dice import DICE
 from lightning_ood.detectors.energy import Energy
 from lightning_ood.detectors.feature_norm import FeatureNorm
@@ -19,6 +20,7 @@ from lightning_ood.detectors.max_logit import MaxLogit
 from lightning_ood.detectors.msp import MSP
 from lightning_ood.detectors.nac import NAC, NACLayer
 from lightning_ood.detectors.nap import NAP
+from lightning_ood.detectors.odin import ODIN
 from lightning_ood.detectors.react import ReAct
 from lightning_ood.features import Features, Setup
 from lightning_ood.testing import check_detector
@@ -66,6 +68,14 @@ VARIANTS: dict[str, Callable[[], Detector]] = {
     "nap react": lambda: NAP(ReAct(), form="map"),
     "nap nap": lambda: NAP(NAP(eps=0.1), head_reduction="max", self_entry=True),
     "feature norm block": lambda: FeatureNorm(block="last"),
+    "feature norm raw": lambda: FeatureNorm(raw=True),
+    "odin cold": lambda: ODIN(1.0),
+    "odin step": lambda: ODIN(10.0, 0.05),
+    "react odin step": lambda: ReAct(ODIN(10.0, 0.05)),
+    "line odin step": lambda: LINe(10, 10, clip_percentile=95, base=ODIN(10.0, 0.05)),
+    "block norm match": lambda: BlockNorm(match=True),
+    "block norm odin step": lambda: BlockNorm(ODIN(10.0, 0.05), FeatureNorm(block="block2"), bias=False),
+    "nap odin step": lambda: NAP(DICE(base=ODIN(10.0, 0.05)), form="map"),
     "feature norm blocks": lambda: FeatureNorm(blocks=["last", "block1"], grid=2, border=True),
 }
 
