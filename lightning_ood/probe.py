@@ -96,9 +96,9 @@ def probe(network: nn.Module, images: Tensor, head: str | None = None) -> Probe:
     nhwc = getattr(network, "output_fmt", "NCHW") == "NHWC"
     taps = {r.name: Tap(r.name, *_layout(r.shape, nhwc)) for r in maps}
     last = _last_map(maps, classifier.feature, taps)
-    blocks = _blocks(network, taps)
+    by_name = {record.name: record for record in maps}
+    blocks = _joined(network, _blocks(network, taps), by_name, taps)
     if last is not None:
-        by_name = {record.name: record for record in maps}
         if not blocks or not _same(by_name[blocks[-1]], by_name[last.module]):
             blocks.append("last")
         taps["last"] = last
@@ -211,13 +211,39 @@ def _blocks(network: nn.Module, taps: dict[str, Tap]) -> list[str]:
 
 
 def _timm_blocks(network: nn.Module, names: list[str]) -> list[str]:
-    """What timm itself calls a block, in the patterns that it groups parameters by."""
+    """What timm itself calls a block, in the patterns that it groups parameters by.
+
+    A pattern with an order of its own is of what goes with a block: a downsampling, the last norm.
+    """
     matcher = network.group_matcher(coarse=False)  # type: ignore[operator]
     patterns = matcher.get("blocks", ()) if isinstance(matcher, dict) else ()
-    patterns = [patterns] if isinstance(patterns, str) else [p if isinstance(p, str) else p[0] for p in patterns]
+    entries = [(patterns, None)] if isinstance(patterns, str) else patterns
+    entries = [(entry, None) if isinstance(entry, str) else entry for entry in entries]
+    own = [pattern for pattern, order, *_ in entries if order is None]
     return [
         name
         for name in names
-        if any(re.fullmatch(pattern, name) for pattern in patterns)
+        if any(re.fullmatch(pattern, name) for pattern in own)
         and any(True for _ in network.get_submodule(name).children())
     ]
+
+
+def _joined(network: nn.Module, blocks: list[str], records: dict[str, _Record], taps: dict[str, Tap]) -> list[str]:
+    """The blocks, those that a container joins to a wider map of the same size replaced by the container.
+
+    A dense layer adds a few channels to what is passed on, a branch of an Inception module is one part of several:
+    the map that the network passes on is that of the dense block, or of the module.
+    """
+
+    def outermost(name: str) -> str:
+        channels, *space = taps[name].shape
+        for depth in range(1, name.count(".") + 1):
+            parent = ".".join(name.split(".")[:depth])
+            if parent in taps and not isinstance(network.get_submodule(parent), nn.Sequential):
+                wider, *room = taps[parent].shape
+                if wider > channels and room == space:
+                    return parent
+        return name
+
+    joined = set(map(outermost, blocks))
+    return [n for n in records if n in joined and not any(n.startswith(f"{other}.") for other in joined)]
