@@ -159,6 +159,20 @@ def split(features: Features, share: float, seed: int) -> tuple[Features, Featur
     return features.select(~aside), features.select(aside)
 
 
+def check_steps(who: str, detectors: Sequence[Detector]) -> None:
+    """Refuses detectors that score perturbed images: the fit pass takes no step for them.
+
+    Raises:
+        InputError: if there is one; after their ``setup``.
+    """
+    for detector in detectors:
+        if detector.extra_forwards["test"]:
+            raise InputError(
+                f"{who} scores {type(detector).__name__} on training images from the features of one pass, which hold "
+                "no perturbed images: write epsilon: 0"
+            )
+
+
 def check_share(share: float) -> None:
     """Refuses to set aside what is no share.
 

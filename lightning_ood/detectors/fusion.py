@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_ood.detectors.base import Detector, Fitted, nest, unnest
-from lightning_ood.detectors.calibration import Calibration, check_share, split
+from lightning_ood.detectors.calibration import Calibration, check_share, check_steps, split
 from lightning_ood.detectors.energy import Energy
 from lightning_ood.detectors.knn import KNN
 from lightning_ood.detectors.nap import NAP
@@ -137,6 +137,7 @@ class Fusion(Detector):
     def setup(self, setup: Setup) -> None:
         """Sets the members up and makes room for the sample."""
         super().setup(setup)
+        check_steps("Fusion", list(self._of.values()))
         self.calibration = Calibration(list(self._of.values()), self.images, setup, self.seed)
 
     def update(self, features: Features) -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_ood.detectors.base import Detector, Fitted
-from lightning_ood.detectors.calibration import Calibration, Scoring, check_share, plain_score, split
+from lightning_ood.detectors.calibration import Calibration, Scoring, check_share, check_steps, plain_score, split
 from lightning_ood.errors import InputError
 from lightning_ood.features import Features, Setup
 from lightning_ood.views import View
@@ -46,6 +46,7 @@ class PseudoOOD(nn.Module):
     ) -> None:
         super().__init__()
         check_share(held_out)
+        check_steps("A search", detectors)
         self.views, self.seed = tuple(views), seed
         self.share = held_out if any(detector.fits for detector in detectors) else 0.0
         self.known = Calibration(detectors, size, setup, seed, scoring)
