@@ -12,6 +12,7 @@ from lightning_ood.detectors.msp import MSP
 from lightning_ood.detectors.nap import NAP
 from lightning_ood.detectors.odin import ODIN
 from lightning_ood.errors import InputError
+from lightning_ood.features import Features
 from lightning_ood.hashing import hash_index
 from lightning_ood.metrics import auroc
 from lightning_ood.testing import check_detector
