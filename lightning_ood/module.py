@@ -103,9 +103,10 @@ class OODModule(L.LightningModule):
         """Logits ``[B, K]`` of preprocessed images ``[B, 3, H, W]``."""
         return self.backbone.network(images)
 
-    def features(self, batch: Batch) -> Features:
+    def features(self, batch: Batch, views: bool = True) -> Features:
         """Everything that was planned, from one forward (and those that views and perturbations cost)."""
-        return self.backbone(batch.image, batch.label, batch.index, self.views, self.perturbations)
+        planned = self.views if views else ()
+        return self.backbone(batch.image, batch.label, batch.index, planned, self.perturbations)
 
     def on_fit_start(self) -> None:
         """Lightning trains a module in the mode that it finds it in."""
@@ -120,7 +121,8 @@ class OODModule(L.LightningModule):
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> Any:
         """While training: accuracy on held-out images. In the fit pass: the features of training images."""
         if self.trainer.state.fn == TrainerFn.VALIDATING:
-            return self.features(batch) if len(batch.index) else None
+            # Views are of training images; a validation OOD set has none.
+            return self.features(batch, views=dataloader_idx == 0) if len(batch.index) else None
         self.accuracy.update(self(batch.image), batch.label)
         return None
 
