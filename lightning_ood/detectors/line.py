@@ -26,7 +26,7 @@ class LINe(Shaping):
     Fits on all training images, with labels. State: (D + 1) K numbers (16.4 MB at K = 1000, D = 2048), with
     ``clip_percentile`` 8 MiB more; fitted: ``contributions`` ``[K, D]``, a threshold of units and one of weights per
     class, ``clip``. The K x D weights of a class are made when an image of it is scored, never those of all classes:
-    at that size about 20 ms an image on one CPU core and 50 MB; the thresholds take 23 s there, once.
+    at that size at most 20 ms an image on one CPU core and 85 MB; the thresholds take 23 s there, once.
 
     As in the authors' code: contributions use unclipped features, the class is that of the clipped ones, and the sign
     counts in AP. Deviation: a class without training images prunes nothing (its contributions are unknown).

@@ -1,3 +1,9 @@
+import ctypes
+import itertools
+import multiprocessing
+import time
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -52,7 +58,10 @@ def random_case(seed: int = 0) -> tuple[Head, Tensor, Tensor, Tensor]:
     return head, torch.rand(300, 24, generator=draw) * 2, labels, torch.rand(64, 24, generator=draw) * 2
 
 
-@pytest.mark.parametrize(("p_w", "p_a", "delta"), [(90, 90, 1.0), (10, 10, 0.8), (None, 30, 1.0), (30, None, None)])
+PARTS = [*itertools.product((30, None), (40, None), (1.0, None)), (90, 90, 1.0), (10, 10, 0.8)]
+
+
+@pytest.mark.parametrize(("p_w", "p_a", "delta"), PARTS)
 def test_agrees_with_the_formula(p_w: float | None, p_a: float | None, delta: float | None) -> None:
     head, train, labels, test = random_case()
     detector = LINe(p_w, p_a, delta)
@@ -111,3 +120,45 @@ def test_state_of_imagenet_is_small() -> None:
     detector = LINe(10, 10, 0.8)
     detector.setup(Setup(2048, 1000, head))
     assert sum(state.nbytes for state in detector.metric_state.values()) < 20e6
+
+
+def peak() -> float:
+    """Megabytes of memory that this process had at most (Linux)."""
+    status = Path("/proc/self/status").read_text()
+    return int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM"))) / 1024
+
+
+def score_imagenet(queue: "multiprocessing.Queue[tuple[int, float, float, float]]") -> None:
+    """Fits and scores at K = 1000, D = 2048: classes predicted, megabytes of scoring, seconds of fit and scoring."""
+    draw = torch.Generator().manual_seed(0)
+    head = Head(torch.randn(1000, 2048, generator=draw) / 45, torch.zeros(1000))
+    detector = LINe(10, 10, 0.8)
+    detector.setup(Setup(2048, 1000, head))
+    for labels in torch.arange(2000).split(500):
+        detector.update(features(torch.rand(500, 2048, generator=draw), head, labels % 1000))
+    start = time.monotonic()
+    fitted = detector.compute()
+    fit_seconds = time.monotonic() - start
+    batch = features(head.weight[torch.arange(256) * 3].clamp(min=0) * 20, head)
+    ctypes.CDLL(None).malloc_trim(0)  # gives back what is free
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew from what is held now
+    before, start = peak(), time.monotonic()
+    detector.score(batch, fitted)
+    classes = len(head(batch.pooled.clamp(max=0.8)).argmax(1).unique())
+    queue.put((classes, peak() - before, fit_seconds, time.monotonic() - start))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="peaks of memory are read from Linux's /proc")
+def test_a_batch_of_imagenet_needs_less_than_a_gigabyte() -> None:
+    """In a process of its own, every image of another class: the dearest batch."""
+    context = multiprocessing.get_context("spawn")
+    queue = context.Queue()
+    process = context.Process(target=score_imagenet, args=(queue,))
+    process.start()
+    classes, megabytes, fit_seconds, seconds = queue.get(timeout=500)
+    process.join()
+    print(
+        f"LINe at K = 1000, D = 2048: {megabytes:.0f} MB, {seconds:.1f} s for a batch of 256; fit {fit_seconds:.1f} s"
+    )
+    assert classes == 256 and 0 < megabytes < 1000 and seconds < 120
