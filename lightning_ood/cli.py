@@ -6,28 +6,29 @@ import hashlib
 import io
 import json
 import logging
-import re
+import os
 import sys
 import warnings
+from argparse import ArgumentParser
 from contextlib import redirect_stderr
 from pathlib import Path
 from typing import Any
 
 import lightning as L
-import yaml
 from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_only
 
 from lightning_ood import run
+from lightning_ood.arguments import inline_files, resolve_paths
 from lightning_ood.data.datamodule import OODDataModule, data_root
 from lightning_ood.errors import InputError
+from lightning_ood.folder import RunFolder, stop_with_parent
 from lightning_ood.module import OODModule
+from lightning_ood.outcome import again
 from lightning_ood.scoring import ScoringCallback
 from lightning_ood.tracking import wandb_logger
-
-PATH_ARGUMENTS = ("root", "path", "file", "folder")  # init_args of a data set that are resolved against data.root
 
 
 class ProgressBar(RichProgressBar):
@@ -51,7 +52,7 @@ class ProgressBar(RichProgressBar):
 class CLI(LightningCLI):
     """``fit`` trains (where there is something to train), fits and saves; ``test`` scores and reports."""
 
-    def __init__(self, args: list[str] | None = None) -> None:
+    def __init__(self, args: list[str]) -> None:
         defaults = {
             "logger": None,
             "use_distributed_sampler": False,  # the data module's samplers repeat no image
@@ -73,7 +74,9 @@ class CLI(LightningCLI):
         """Gives the detectors an argument group of their own, so that each can be overridden by name."""
         parser.add_lightning_class_args(ScoringCallback, "scoring")
         parser.add_argument("--print_taps", action="store_true", help="list the network's taps and exit")
-        parser.add_argument("--overwrite", action="store_true", help="train again over other trained weights")
+        parser.add_argument(
+            "--overwrite", action="store_true", help="train and fit again whatever the run's folder holds"
+        )
         parser.link_arguments("data.root", "model.root")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
@@ -81,7 +84,7 @@ class CLI(LightningCLI):
         said = io.StringIO()
         try:
             with redirect_stderr(said):
-                self.config = parser.parse_args(inline_files(sys.argv[1:] if args is None else args))
+                self.config = parser.parse_args(inline_files(args))
         except SystemExit as stop:
             if stop.code:
                 print("error:", said.getvalue().rpartition("error: ")[2].rstrip(), file=sys.stderr)
@@ -100,9 +103,9 @@ class CLI(LightningCLI):
         return self.config[self.subcommand]
 
     @property
-    def folder(self) -> Path:
+    def folder(self) -> RunFolder:
         """Of the run."""
-        return Path(self.options.trainer.default_root_dir)
+        return RunFolder(self.options.trainer.default_root_dir)
 
     def before_instantiate_classes(self) -> None:
         """Names the run's folder and resolves paths of data sets against the data's root."""
@@ -118,7 +121,7 @@ class CLI(LightningCLI):
             raise SystemExit(0)
         logger = self.options.trainer.logger
         if logger is None or logger is True:
-            kwargs["logger"] = wandb_logger(self.folder, str(self.subcommand))
+            kwargs["logger"] = wandb_logger(self.folder.path, str(self.subcommand))
         if self.options.trainer.enable_progress_bar is not False:
             self.trainer_defaults["callbacks"] = [ProgressBar()]
         return super().instantiate_trainer(**kwargs)
@@ -150,7 +153,7 @@ class CLI(LightningCLI):
 
     def _save_config(self, name: str) -> str:
         text = self._parser(self.subcommand).dump(self.options, skip_none=False)
-        _write(self.folder / name, text)
+        _write(self.folder.path / name, text)
         for logger in self.trainer.loggers:
             logger.log_hyperparams(json.loads(json.dumps(self.options.as_dict(), default=str)))
         return text
@@ -162,32 +165,6 @@ class CLI(LightningCLI):
         trainer = {key: options["trainer"][key] for key in ("max_epochs", "max_steps", "precision")}
         parts = {"model": options["model"], "data": data, "trainer": trainer, "seed": options["seed_everything"]}
         return hashlib.sha256(json.dumps(parts, default=str, sort_keys=True).encode()).hexdigest()
-
-
-def inline_files(args: list[str]) -> list[str]:
-    """Lets ``--scoring.detectors.<name> FILE.yaml`` name a file, as a config can; the parser takes only its content."""
-    option = re.compile(r"--scoring\.detectors\.[^.=]+")
-    out: list[str] = []
-    for arg in args:
-        name, _, value = arg.partition("=")
-        path = Path(value if option.fullmatch(name) else arg)
-        named = bool(option.fullmatch(name) and value) or bool(out and option.fullmatch(out[-1]))
-        if named and path.suffix in (".yaml", ".yml") and path.is_file():
-            content = json.dumps(yaml.safe_load(path.read_text()))
-            arg = f"{name}={content}" if value else content
-        out.append(arg)
-    return out
-
-
-def resolve_paths(node: Any, root: Path) -> None:
-    """Joins relative paths in the arguments of data sets given by class path to the root, in place."""
-    for key, value in list(vars(node).items()) if hasattr(node, "__dict__") else list(node.items()):
-        if key == "init_args" and value is not None:
-            for name in PATH_ARGUMENTS:
-                if isinstance(value.get(name), str) and not Path(value[name]).is_absolute():
-                    value[name] = str(root / value[name])
-        elif hasattr(value, "items"):
-            resolve_paths(value, root)
 
 
 def print_taps(module: OODModule) -> None:
@@ -228,11 +205,29 @@ def quiet() -> None:
         logging.getLogger(name).addFilter(lambda record: not any(tip in record.getMessage() for tip in tips))
 
 
+def report(args: list[str]) -> None:
+    """``report RUN``: table, intervals and pictures of a run anew from its scores.parquet, without the network."""
+    parser = ArgumentParser(prog="train.py report", description=report.__doc__)
+    parser.add_argument("run", type=Path, help="the run's folder")
+    parser.add_argument("--detectors", nargs="+", default=[], help="those to show; all by default")
+    options = parser.parse_args(args)
+    again(options.run, options.detectors)
+
+
+COMMANDS = {"report": report}  # what needs no network; LightningCLI has fit and test
+
+
 def main(args: list[str] | None = None) -> None:
     """Runs the command line; an error that the user can mend is printed without a traceback."""
     quiet()
+    given = sys.argv[1:] if args is None else args
+    if os.environ.get("LOCAL_RANK", "0") != "0":
+        stop_with_parent()
     try:
-        CLI(args)
+        if given and given[0] in COMMANDS:
+            COMMANDS[given[0]](given[1:])
+        else:
+            CLI(given)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None

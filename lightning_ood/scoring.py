@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import lightning as L
@@ -15,7 +15,7 @@ from torchmetrics.utilities.distributed import gather_all_tensors
 
 from lightning_ood.data.sets import Batch
 from lightning_ood.detectors.base import Detector
-from lightning_ood.errors import InputError
+from lightning_ood.errors import InputError, about
 from lightning_ood.features import Features
 from lightning_ood.perturbation import Perturbation
 
@@ -44,6 +44,7 @@ class ScoringCallback(L.Callback):
         if not self.detectors:
             raise InputError("scoring.detectors: name at least one detector")
         self.fitted: dict[str, dict[str, Tensor]] = {}
+        self.fingerprint = ""  # of the images that were fitted on
         self.seen = SumMetric().set_dtype(torch.float64)
         self._rows: list[Tensor] = []  # per batch [B, 4]: loader, index, label, prediction
         self._scores: list[Tensor] = []  # per batch [B, detectors]
@@ -52,6 +53,11 @@ class ScoringCallback(L.Callback):
     def fitting(self) -> dict[str, Detector]:
         """The detectors that have to see training images."""
         return {name: detector for name, detector in self.detectors.items() if detector.fits}
+
+    @property
+    def to_fit(self) -> dict[str, Detector]:
+        """Those of them that have no fit yet."""
+        return {name: detector for name, detector in self.fitting.items() if name not in self.fitted}
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Matches the detectors with the network and the fit set, and plans what each forward reads."""
@@ -76,7 +82,7 @@ class ScoringCallback(L.Callback):
         for name, detector in self.detectors.items():
             with about(f"detector {name!r}"):
                 detector.setup(setup)
-        used = self.fitting if fit else self.detectors
+        used = self.to_fit if fit else self.detectors
         parts = [part for detector in used.values() for part in detector.family()]
         module.plan(
             taps=[tap for part in parts for tap in part.taps],
@@ -101,10 +107,17 @@ class ScoringCallback(L.Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Adds a batch of training images to every detector's sums."""
+        """Adds a batch of training images to every detector's sums; offers one of a validation OOD set to searches."""
         if outputs is None or trainer.state.fn != TrainerFn.VALIDATING:
             return
-        for name, detector in self.fitting.items():
+        if dataloader_idx > 0:
+            assert outputs.index is not None
+            sets = len(trainer.datamodule.val_ood_sets)  # type: ignore[attr-defined]
+            index = outputs.index * sets + dataloader_idx - 1  # no two sets share one
+            for detector in self.to_fit.values():
+                detector.update_ood(replace(outputs, index=index))
+            return
+        for name, detector in self.to_fit.items():
             with about(f"fitting detector {name!r}"):
                 detector.update(outputs)
         self.seen.update(float(len(outputs)))
@@ -128,7 +141,7 @@ class ScoringCallback(L.Callback):
             raise InputError(f"none of the {expected} training images could be read: there is nothing to fit on")
         if seen > expected:
             raise RuntimeError(f"{seen} images were fitted on, of a set of {expected}: an image was seen twice")
-        for name, detector in self.fitting.items():
+        for name, detector in self.to_fit.items():
             with about(f"fitting detector {name!r}"):
                 fitted = {key: value.detach().cpu() for key, value in detector.compute().items()}
             self.fitted[name] = fitted
@@ -226,7 +239,15 @@ class ScoringCallback(L.Callback):
     def state_dict(self) -> dict[str, Any]:
         """Fitted tensors and, in plain values, what they were fitted with."""
         cpu = {name: {key: v.detach().cpu() for key, v in fitted.items()} for name, fitted in self.fitted.items()}
-        return {"fitted": cpu, "spec": {name: self.detectors[name].spec() for name in cpu}}
+        spec = {name: self.detectors[name].spec() for name in cpu}
+        return {"fitted": cpu, "spec": spec, "images": self.fingerprint}
+
+    def keep(self, state: Mapping[str, Any]) -> list[str]:
+        """Takes over, of an earlier fit on the same images, the detectors whose arguments have not changed."""
+        if state.get("images") == self.fingerprint:
+            same = [name for name, d in self.fitting.items() if state["spec"].get(name) == d.spec()]
+            self.fitted = {name: dict(state["fitted"][name]) for name in same}
+        return list(self.fitted)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Takes over a fit.
@@ -252,14 +273,3 @@ class ScoringCallback(L.Callback):
                     f"detector {name!r} was fitted as {was} and is now {now}. Run `python train.py fit` again, or give "
                     "it the arguments it was fitted with"
                 )
-
-
-@contextmanager
-def about(what: str) -> Iterator[None]:
-    """Says what an error is about: the short fact is raised deep, the context is added here."""
-    try:
-        yield
-    except InputError as error:
-        raise InputError(f"{what}: {error}") from error
-    except Exception as error:
-        raise RuntimeError(f"{what}: {type(error).__name__}: {error}") from error

@@ -3,6 +3,7 @@
 import netrc
 import os
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 from lightning.pytorch.loggers import WandbLogger
@@ -25,7 +26,7 @@ def wandb_logger(folder: Path, job: str) -> WandbLogger:
 
     folder.mkdir(parents=True, exist_ok=True)
     offline = os.environ.get("WANDB_MODE") in ("offline", "dryrun") or not has_key()
-    arguments = {
+    arguments: dict[str, Any] = {
         "name": f"{folder.name}-{job}",
         "project": os.environ.get("WANDB_PROJECT", "lightning_ood"),
         "group": os.environ.get("WANDB_RUN_GROUP", folder.name),

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import time
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -77,4 +80,26 @@ class NanFit(Detector):
         return {"mean": torch.full((3,), torch.nan)}
 
     def score(self, features: Features, fitted: Fitted) -> Tensor:
+        return features.logits.amax(1)
+
+
+class Slow(Detector):
+    """A second per batch; leaves its process number in the folder SLOW_MARKS."""
+
+    def _mark(self, job: str) -> None:
+        folder = os.environ.get("SLOW_MARKS")
+        if folder:
+            mark = Path(folder) / f"{job}-{os.environ.get('LOCAL_RANK', '0')}"
+            mark.with_suffix(".new").write_text(str(os.getpid()))
+            mark.with_suffix(".new").replace(mark)
+            time.sleep(1)
+
+    def update(self, features: Features) -> None:
+        self._mark("fit")
+
+    def compute(self) -> dict[str, Tensor]:
+        return {"one": torch.ones(2)}
+
+    def score(self, features: Features, fitted: Fitted) -> Tensor:
+        self._mark("test")
         return features.logits.amax(1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,7 +68,8 @@ class OODDataModule(L.LightningDataModule):
     """Loaders for training, fitting and scoring.
 
     - ``trainer.fit``: shuffled, augmented training images; the ID validation set where there is one.
-    - ``trainer.validate``: ``{"fit": …}``, each ID training image once with test preprocessing, to fit detectors on.
+    - ``trainer.validate``: ``{"fit": …}``, each ID training image once with test preprocessing, to fit detectors on;
+      then ``"val_ood/<name>"``, where there are validation OOD sets.
     - ``trainer.test``: ``{"id": …, "ood/<group>/<set>": …}`` in the order of the config, each image once.
 
     Preprocessing is the model's own (``trainer.lightning_module.preprocess``), or ``transform`` where that is set.
@@ -83,6 +85,7 @@ class OODDataModule(L.LightningDataModule):
         bad_images: stop at an image that cannot be read, or skip it and list it in ``Batch.skipped``.
         augment: random changes to training images: crop (after padding by an eighth), flip (left to right).
         seed: the order of training images.
+        val_ood: name -> validation OOD set, which a search of hyper-parameters may use; disjoint from the test sets.
 
     Raises:
         InputError: if a name is used twice or reserved, or a key is not ``<group>/<name>``.
@@ -98,10 +101,12 @@ class OODDataModule(L.LightningDataModule):
         bad_images: Literal["error", "skip"] = "error",
         augment: list[Literal["crop", "flip"]] | None = None,
         seed: int = 0,
+        val_ood: dict[str, str | Dataset] | None = None,
     ) -> None:
         super().__init__()
         self.id = id
         self.ood = ood or {}
+        self.val_ood = val_ood or {}
         self.root = data_root(root)
         self.batch_size = batch_size
         self.num_workers = num_workers
@@ -111,6 +116,7 @@ class OODDataModule(L.LightningDataModule):
         self.transform: Transform | None = None
         self.train_set: ImageSet | None = None
         self.val_set: ImageSet | None = None
+        self.val_ood_sets: dict[str, ImageSet] = {}
         self.sets: dict[str, TestSet] = {}
         self._known_classes: list[str] | None = None
         self._opened: dict[str, ImageSet] = {}
@@ -130,6 +136,8 @@ class OODDataModule(L.LightningDataModule):
         if stage in ("fit", "validate"):
             self.train_set = self._open(self.id.train, "data.id.train")
             check_training_classes(self.train_set)
+            for name, spec in self.val_ood.items():
+                self.val_ood_sets[f"val_ood/{name}"] = self._open(spec, f"data.val_ood.{name}").without_labels()
         if stage == "fit" and self.id.val is not None:
             self.val_set = self._open(self.id.val, "data.id.val")
             check_same_classes(self.train_set.classes if self.train_set else None, self.val_set, "data.id.val")
@@ -141,6 +149,21 @@ class OODDataModule(L.LightningDataModule):
                 group, name = key.split("/")
                 images = self._open(spec, f"data.ood.{key}").without_labels()
                 self.sets[f"ood/{key}"] = TestSet(name, "ood", group, images)
+
+    def fingerprint(self) -> str:
+        """sha256 of the ID training set as detectors see it; after ``setup``.
+
+        Covers paths, labels, preprocessing, and the pixels of 64 images spread over the set: a fit is not kept for
+        other images, and telling costs no second pass.
+        """
+        assert self.train_set is not None
+        images, digest = self.train_set, hashlib.sha256()
+        labels = [] if images.labels is None else images.labels.tolist()
+        digest.update(repr((len(images), list(images.paths), labels, self.bad_images)).encode())
+        for index in range(0, len(images), max(1, len(images) // 64)):
+            item = images[index]
+            digest.update(b"" if item.image is None else item.image.contiguous().numpy().tobytes())
+        return digest.hexdigest()
 
     @property
     def labels(self) -> Tensor | None:
@@ -171,7 +194,7 @@ class OODDataModule(L.LightningDataModule):
         if self.trainer is not None and self.trainer.state.fn == TrainerFn.FITTING:
             return {"val": self._exact(self.val_set)} if self.val_set is not None else []
         assert self.train_set is not None
-        return {"fit": self._exact(self.train_set)}
+        return {name: self._exact(images) for name, images in ({"fit": self.train_set} | self.val_ood_sets).items()}
 
     def test_dataloader(self) -> dict[str, DataLoader]:
         """Every set that is scored: name of the loader (a key of ``sets``) -> loader."""

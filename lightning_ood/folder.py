@@ -1,0 +1,104 @@
+"""The folder of a run: its checkpoints, and a note there while a job is under way."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch.utilities import rank_zero_only
+from rich.console import Console
+
+from lightning_ood.errors import InputError
+
+
+class RunFolder:
+    """Where a run leaves what it made. A file appears under its name when it is whole, never before.
+
+    Attributes:
+        path: the folder.
+        last: ``checkpoints/last.ckpt``, the fitted detectors (and trained weights).
+        trained: ``checkpoints/trained.ckpt``, weights alone, there as soon as the training is over.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+        self.last = self.path / "checkpoints" / "last.ckpt"
+        self.trained = self.path / "checkpoints" / "trained.ckpt"
+        self._note = self.path / "unfinished.json"
+
+    @contextmanager
+    def under_way(self, job: str) -> Iterator[None]:
+        """Leaves a note while a job runs, so that the next one can tell that this one died."""
+        self._begin(job)
+        try:
+            yield
+        except InputError:
+            self._end()  # the user was told
+            raise
+        self._end()
+
+    @rank_zero_only
+    def _begin(self, job: str) -> None:
+        if self._note.is_file():
+            last = json.loads(self._note.read_text() or "{}")
+            job_before, started = last.get("job", "job"), last.get("started", "at an unknown time")
+            say(f"The last {job_before} in {self.path} (started {started}) did not finish; only whole files are used")
+            for partial in self.path.rglob("*.partial"):
+                partial.unlink()
+        self.path.mkdir(parents=True, exist_ok=True)
+        now = datetime.now(timezone.utc).isoformat(timespec="seconds")
+        self._note.write_text(json.dumps({"job": job, "started": now, "process": os.getpid()}))
+
+    @rank_zero_only
+    def _end(self) -> None:
+        self._note.unlink(missing_ok=True)
+
+    @staticmethod
+    def save(path: Path, write: Callable[[Path], Any], first: bool = True) -> Path:
+        """Calls ``write`` with another name and renames; every process calls it, the ``first`` renames."""
+        partial = path.with_suffix(".partial")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write(partial)
+        if first:
+            partial.replace(path)
+        return path
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """A checkpoint's content; nothing in it is executed.
+
+    Raises:
+        InputError: if it is not a whole checkpoint.
+    """
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise InputError(f"{path} cannot be read as a checkpoint: {str(error).splitlines()[0]}") from error
+
+
+def stop_with_parent() -> None:
+    """Ends this process when the one that started it dies, instead of waiting for it at the next exchange."""
+    parent, rank = os.getppid(), os.environ.get("LOCAL_RANK", "?")
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        print(f"error: process 0 died (process {rank} noticed and stops)", file=sys.stderr, flush=True)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+@rank_zero_only
+def say(text: str) -> None:
+    """One line for the user, from the first process."""
+    Console(file=sys.stdout, highlight=False, soft_wrap=True).print(text, markup=False)

@@ -1,0 +1,134 @@
+"""From what the passes gave to what a run leaves behind: tables on disk and screen, pictures, the logger's run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from lightning_ood.data.datamodule import OODDataModule
+from lightning_ood.errors import InputError
+from lightning_ood.folder import say
+from lightning_ood.report import (
+    accuracy,
+    log_run,
+    print_table,
+    read_scores,
+    summarise,
+    training_auroc,
+    write_metrics,
+    write_report,
+    write_scores,
+)
+from lightning_ood.report.table import detectors_of
+from lightning_ood.scoring import ScoringCallback
+
+
+def table_of(rows: Any, scores: Any, detectors: list[str], data: OODDataModule) -> pd.DataFrame:
+    """The rows of scores.parquet, from what ``ScoringCallback.finish_test`` brought together.
+
+    Raises:
+        InputError: if no image of a set could be read.
+    """
+    parts = []
+    for number, entry in enumerate(data.sets.values()):
+        at = rows[:, 0] == number
+        index, label, prediction = rows[at, 1], pd.array(rows[at, 2], dtype="Int64"), rows[at, 3]
+        label[label < 0] = pd.NA
+        left_out = len(entry.images) - len(index)
+        if left_out:
+            say(f"{entry.name}: {left_out} of {len(entry.images)} images were unreadable and are left out")
+        if len(index) == 0:
+            raise InputError(f"{entry.name}: none of its {len(entry.images)} images could be read")
+        paths = [entry.images.paths[i] for i in index]
+        columns = {"dataset": entry.name, "role": entry.role, "group": entry.group, "index": index, "path": paths}
+        part = pd.DataFrame({**columns, "label": label, "prediction": prediction})
+        parts.append(part.assign(**{name: scores[at, i] for i, name in enumerate(detectors)}))
+    return pd.concat(parts, ignore_index=True)
+
+
+def finish(
+    table: pd.DataFrame, scoring: ScoringCallback, folder: Path, config: str = "", loggers: Iterable[Any] = ()
+) -> pd.DataFrame:
+    """Writes, prints and logs the table of scores and all that follows from it.
+
+    Raises:
+        InputError: naming detector, set and image where scores are not finite; the others' numbers are on disk then.
+    """
+    broken = _broken(table, list(scoring.detectors))
+    table = table.drop(columns=list(broken))
+    write_scores(table, folder)
+    if len(broken) == len(scoring.detectors):
+        raise InputError("; ".join(broken.values()))
+    metrics = publish(table, folder, _summaries(table, scoring), config, loggers)
+    if broken:
+        raise InputError("; ".join(broken.values()) + f". The other detectors' scores and table are in {folder}")
+    return metrics
+
+
+def publish(
+    table: pd.DataFrame,
+    folder: Path,
+    summaries: Mapping[str, Mapping[str, Any]] | None = None,
+    config: str = "",
+    loggers: Iterable[Any] = (),
+) -> pd.DataFrame:
+    """metrics.csv, the table on the screen, the pictures and the page, the logger's run."""
+    metrics = summarise(table)
+    write_metrics(metrics, folder)
+    correct = accuracy(table)
+    print_table(metrics, correct)
+    pictures = write_report(folder, table, metrics, accuracy=correct, summaries=summaries, config=config)
+    runs = []
+    for logger in loggers:
+        log_run(logger, metrics, table, accuracy=correct, pictures=pictures)
+        runs.append(str(getattr(logger, "save_dir", None) or type(logger).__name__))
+    where = f"Scores, table and pictures are in {folder}"
+    say(where + (f"; the logger's run is in {', '.join(runs)}" if runs else ""))
+    return metrics
+
+
+def again(run: Path, detectors: Iterable[str] = ()) -> pd.DataFrame:
+    """Table, intervals and pictures of a run anew, from its scores.parquet: no network, no image is read.
+
+    Args:
+        run: its folder.
+        detectors: those to show; all where empty.
+
+    Raises:
+        InputError: if there are no scores, or not of such a detector.
+    """
+    table = read_scores(run)
+    wanted = list(detectors) or detectors_of(table)
+    unknown = [name for name in wanted if name not in detectors_of(table)]
+    if unknown:
+        raise InputError(f"{run} has no scores of {', '.join(unknown)}; it has {', '.join(detectors_of(table))}")
+    hidden = [name for name in detectors_of(table) if name not in wanted]
+    saved = run / "config.test.yaml"
+    return publish(table.drop(columns=hidden), run, config=saved.read_text() if saved.is_file() else "")
+
+
+def _broken(table: pd.DataFrame, detectors: list[str]) -> dict[str, str]:
+    """The detectors with a score that is not finite -> where the first one is."""
+    broken = {}
+    for name in detectors:
+        bad = table[~table[name].abs().lt(float("inf"))]
+        if len(bad):
+            first = bad.iloc[0]
+            image = f"image {first['index']}" + (f" ({first['path']})" if first["path"] else "")
+            count = f"{len(bad)} of {len(table)} scores are not finite"
+            broken[name] = f"detector {name!r} on {first['dataset']}, {image}: {first[name]} ({count})"
+    return broken
+
+
+def _summaries(table: pd.DataFrame, scoring: ScoringCallback) -> dict[str, dict[str, Any]]:
+    """What the report says of each detector's fit."""
+    known = table[table["role"] == "id"]
+    return {
+        name: {**scoring.detectors[name].summary(fitted), **training_auroc(fitted, known[name].to_numpy())}
+        for name in scoring.detectors
+        if name in table
+        for fitted in (scoring.fitted.get(name, {}),)
+    }
