@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from lightning_ood.errors import InputError
-from lightning_ood.views import Blur, Crop, Invert, Jigsaw, Noise, PhaseScramble, Rotate, View
+from lightning_ood.views import Blur, Crop, Invert, Jigsaw, Noise, PhaseScramble, Raw, Rotate, View
 
 SIX = torch.arange(36.0).view(1, 1, 6, 6)
 SEVEN = torch.arange(1.0, 50).view(1, 1, 7, 7)
@@ -128,3 +128,16 @@ def test_crop_enlarges_a_part() -> None:
         inside = row[4:-4]
         torch.testing.assert_close(inside.diff(), torch.full_like(inside.diff(), 0.375), rtol=1e-3, atol=1e-3)
         assert row.min() >= 0 and row.max() <= 31
+
+
+def test_raw_is_the_image_before_normalisation() -> None:
+    mean, std = (0.5, 0.4, 0.3), (0.2, 0.25, 0.5)
+    images = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    normal = (images - torch.tensor(mean)[:, None, None]) / torch.tensor(std)[:, None, None]
+    index = torch.arange(2)
+    torch.testing.assert_close(Raw(mean, std)(normal, index), images)
+    jigsaw = Jigsaw(3, border=True)
+    both = Raw(mean, std, jigsaw)(normal, index)
+    torch.testing.assert_close(both, jigsaw(images, index))
+    assert (both[:, :, 30:] == 0).all() and Raw(mean, std) != Raw(mean, std, jigsaw), "the border is black"
+    assert len({Raw(mean, std, jigsaw), Raw(mean, std, Jigsaw(3, border=True))}) == 1

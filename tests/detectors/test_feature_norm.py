@@ -5,7 +5,7 @@ from torch import Tensor
 from lightning_ood.detectors.feature_norm import FeatureNorm, feature_norm
 from lightning_ood.errors import InputError
 from lightning_ood.features import Features, Setup
-from lightning_ood.views import Jigsaw
+from lightning_ood.views import Jigsaw, Raw
 
 SETUP = Setup(3, 2, maps={name: torch.Size((1, 1, 1)) for name in ("a", "b", "stem")}, blocks=("a", "b"))
 
@@ -87,3 +87,21 @@ def test_refusals() -> None:
         FeatureNorm(blocks=["stam"]).setup(SETUP)
     with pytest.raises(InputError, match="no blocks"):
         FeatureNorm().setup(Setup(3, 2))
+
+
+def test_ratio_on_raw_inputs() -> None:
+    """As the authors take it: image and jigsaw both without normalisation; the score stays with the normal input."""
+    detector = FeatureNorm(blocks=["b"], border=True, raw=True)
+    mean, std = (0.5, 0.4, 0.3), (0.2, 0.25, 0.5)
+    detector.setup(Setup(3, 2, maps=SETUP.maps, blocks=SETUP.blocks, mean=mean, std=std))
+    whole, shuffled = Raw(mean, std), Raw(mean, std, Jigsaw(3, border=True))
+    assert detector.views == (whole, shuffled) and detector.extra_forwards == {"fit": 2, "test": 0}
+    logits, pooled = torch.zeros(3, 2), torch.zeros(3, 3)
+
+    def of(*values: float) -> Features:
+        return Features(logits, pooled, maps={"b": norms(*values)})
+
+    views = {whole: of(4, 2, 1), shuffled: of(2, 4, 0.5)}
+    detector.update(Features(logits, pooled, maps={"b": norms(9, 9, 9)}, views=views))
+    assert detector.compute()["ratios"].reshape(-1).tolist() == [1.5]
+    assert FeatureNorm(block="b", raw=True).extra_forwards == {"fit": 0, "test": 0}
