@@ -62,7 +62,8 @@ def finish(
     write_scores(table, folder)
     if len(broken) == len(scoring.detectors):
         raise InputError("; ".join(broken.values()))
-    metrics = publish(table, folder, _summaries(table, scoring), config, loggers)
+    costs = {name: detector.extra_forwards for name, detector in scoring.detectors.items()}
+    metrics = publish(table, folder, _summaries(table, scoring), config, loggers, costs)
     if broken:
         raise InputError("; ".join(broken.values()) + f". The other detectors' scores and table are in {folder}")
     return metrics
@@ -74,13 +75,14 @@ def publish(
     summaries: Mapping[str, Mapping[str, Any]] | None = None,
     config: str = "",
     loggers: Iterable[Any] = (),
+    costs: Mapping[str, Mapping[str, int]] | None = None,
 ) -> pd.DataFrame:
     """metrics.csv, the table on the screen, the pictures and the page, the logger's run."""
     metrics = summarise(table)
     write_metrics(metrics, folder)
     correct = accuracy(table)
-    print_table(metrics, correct)
-    pictures = write_report(folder, table, metrics, accuracy=correct, summaries=summaries, config=config)
+    print_table(metrics, correct, costs=costs)
+    pictures = write_report(folder, table, metrics, accuracy=correct, summaries=summaries, config=config, costs=costs)
     runs = []
     for logger in loggers:
         log_run(logger, metrics, table, accuracy=correct, pictures=pictures)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from lightning_ood.report.console import print_table
+from lightning_ood.report.console import Costs, print_table
 from lightning_ood.report.loggers import log_run, scalars
 from lightning_ood.report.overfitting import training_auroc
 from lightning_ood.report.page import render_page
@@ -37,6 +37,7 @@ def write_report(
     accuracy: float | None = None,
     summaries: Mapping[str, Mapping[str, Any]] | None = None,
     config: str = "",
+    costs: Costs | None = None,
 ) -> list[Path]:
     """Writes ``report/*.png`` and ``report/index.html``, one page that holds it all.
 
@@ -47,6 +48,7 @@ def write_report(
         accuracy: of the ID images, percent.
         summaries: detector -> what it says of its fit.
         config: of the run, YAML.
+        costs: detector -> forward passes per image beyond the shared one.
 
     Returns:
         The pictures, then the page.
@@ -55,6 +57,8 @@ def write_report(
     pictures = write_pictures(scores, metrics, folder)
     page = folder / "index.html"
     title = f"Out-of-distribution detection: {Path(run_dir).resolve().name}"
-    text = render_page(metrics, pictures, accuracy=accuracy, summaries=summaries, config=config, title=title)
+    text = render_page(
+        metrics, pictures, accuracy=accuracy, summaries=summaries, config=config, title=title, costs=costs
+    )
     page.write_text(text, encoding="utf-8")
     return [*pictures, page]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
@@ -26,7 +26,12 @@ class _Column:
     cells: dict[str, Text]  # detector -> cell
 
 
-def print_table(metrics: pd.DataFrame, accuracy: float | None = None, console: Console | None = None) -> None:
+Costs = Mapping[str, Mapping[str, int]]  # detector -> what Detector.extra_forwards says
+
+
+def print_table(
+    metrics: pd.DataFrame, accuracy: float | None = None, console: Console | None = None, costs: Costs | None = None
+) -> None:
     """Prints detectors by sets, AUROC and FPR95 in percent, with each group's mean; the best are bold and starred.
 
     What does not fit the width is split into a table per group, and a wide group further. Names are folded, never cut.
@@ -35,12 +40,15 @@ def print_table(metrics: pd.DataFrame, accuracy: float | None = None, console: C
         metrics: what ``summarise`` gave.
         accuracy: of the ID images, percent.
         console: where to print; its width counts. The standard output by default.
+        costs: extra forward passes per detector: a column, where there are any.
     """
     console = console or Console()
     detectors = list(metrics["detector"].drop_duplicates())
     width = max(len("detector"), min(max(map(len, detectors)), _NAME))
     fit = max(1, (console.width - width) // (_CELL + _GAP))
     groups = {str(name): _columns(rows) for name, rows in metrics.groupby("group", sort=False)}
+    if any(any(cost.values()) for cost in (costs or {}).values()):
+        groups[str(metrics["group"].iloc[-1])].append(_cost_column(costs or {}))
     whole = [column for columns in groups.values() for column in columns]
     tables = {", ".join(groups): whole} if len(whole) <= fit else groups
     for name, columns in tables.items():
@@ -71,6 +79,12 @@ def _columns(rows: pd.DataFrame) -> list[_Column]:
     group = rows["group"].iloc[0]
     shown = [*sets, MEAN] if len(sets) > 1 else sets
     return [_Column(f"{name}\n({group})", _cells(rows[rows["dataset"] == name])) for name in shown]
+
+
+def _cost_column(costs: Costs) -> _Column:
+    dear = {name: cost for name, cost in costs.items() if any(cost.values())}
+    cells = {name: Text(f"{cost['fit']} fit, {cost['test']} test") for name, cost in dear.items()}
+    return _Column("extra\nforwards", cells)
 
 
 def _cells(column: pd.DataFrame) -> dict[str, Text]:

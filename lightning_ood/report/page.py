@@ -13,10 +13,11 @@ import jinja2
 import pandas as pd
 
 import lightning_ood
-from lightning_ood.report.console import caption
+from lightning_ood.report.console import Costs, caption
 from lightning_ood.report.table import INTERVALS, METRIC_COLUMNS
 
 _PACKAGES = ("torch", "torchvision", "timm", "lightning", "torchmetrics", "numpy", "scipy", "scikit-learn")
+_COSTS = {"extra forwards: fit": "fit", "test": "test"}  # column -> key of Detector.extra_forwards
 _CAPTIONS = {
     "auroc": "AUROC of each detector on each set",
     "fpr95": "FPR95 (ID positive) of each detector on each set",
@@ -33,6 +34,7 @@ def render_page(
     summaries: Mapping[str, Mapping[str, Any]] | None = None,
     config: str = "",
     title: str = "Out-of-distribution detection",
+    costs: Costs | None = None,
 ) -> str:
     """The page as HTML; it needs no network and no other file.
 
@@ -44,6 +46,7 @@ def render_page(
             are drawn together, the item marked that another entry names.
         config: of the run, YAML.
         title: of the page.
+        costs: detector -> forward passes per image beyond the shared one, in the fit and in the test: two columns.
     """
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     template = environment.from_string(Path(__file__).with_name("page.html").read_text(encoding="utf-8"))
@@ -51,8 +54,12 @@ def render_page(
     return template.render(
         title=title,
         caption=caption(metrics, accuracy),
-        columns=[name for name in METRIC_COLUMNS if name not in INTERVALS],
-        rows=metrics.to_dict("records"),
+        columns=[*(name for name in METRIC_COLUMNS if name not in INTERVALS), *(_COSTS if costs else ())],
+        rows=[
+            {**row, **{column: (costs or {}).get(row["detector"], {}).get(key, 0) for column, key in _COSTS.items()}}
+            for row in metrics.to_dict("records")
+        ],
+        counts=("n_id", "n_ood", *_COSTS),
         pictures=[(_CAPTIONS.get(path.stem, path.stem), base64.b64encode(path.read_bytes()).decode()) for path in pngs],
         fits=[(name, *split_summary(summary)) for name, summary in (summaries or {}).items() if summary],
         config=config,

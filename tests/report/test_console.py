@@ -51,3 +51,16 @@ def test_names_are_not_markup(scores):
     text = printed(summarise(scores.rename(columns={"nap": "[red]nap[/red]"})), 80, accuracy=None)
     assert "[red]nap[/red]" in text
     assert "accuracy unknown" in text
+
+
+def test_a_cost_column_where_a_detector_costs_more_than_the_shared_forward(scores):
+    metrics = summarise(scores)
+    costs = {"msp": {"fit": 0, "test": 0}, "energy": {"fit": 0, "test": 1}, "nap": {"fit": 2, "test": 0}}
+    console = Console(width=100, file=io.StringIO())
+    print_table(metrics, 94.0, console, costs)
+    lines = console.file.getvalue().splitlines()
+    ends = {line.split()[0]: line.split(maxsplit=1)[1] for line in lines if line.startswith(("msp", "energy", "nap"))}
+    assert "0 fit, 1 test" in ends["energy"] and "2 fit, 0 test" in ends["nap"] and "fit" not in ends["msp"]
+    free = Console(width=100, file=io.StringIO())
+    print_table(metrics, 94.0, free, {"msp": {"fit": 0, "test": 0}})
+    assert "forwards" in console.file.getvalue() and "forwards" not in free.file.getvalue()

@@ -1,5 +1,6 @@
 import base64
 import io
+import re
 from html.parser import HTMLParser
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 from PIL import Image
 
 from lightning_ood.report import accuracy, summarise, write_report
-from lightning_ood.report.page import split_summary
+from lightning_ood.report.page import render_page, split_summary
 
 VOID = {"meta", "input", "img"}
 
@@ -117,3 +118,13 @@ def test_no_empty_panel_is_left(scores):
 
     figure, panels = _grid([f"d{i}" for i in range(7)], "score")
     assert len(figure.axes) == len(list(panels)) == 7
+
+
+def test_page_says_what_a_detector_costs(scores):
+    costs = {"msp": {"fit": 0, "test": 0}, "energy": {"fit": 0, "test": 1}, "nap": {"fit": 2, "test": 0}}
+    rows = [row.split("</tr>")[0] for row in render_page(summarise(scores), [], costs=costs).split("<tr")]
+    of = {name: [row for row in rows if f'<td class="text">{name}</td>' in row] for name in costs}
+    for name, cost in costs.items():
+        for row in of[name]:
+            assert re.findall(r">(\d)</td>", row)[-2:] == [str(cost["fit"]), str(cost["test"])]
+    assert "extra forwards" not in render_page(summarise(scores), [])
