@@ -14,9 +14,11 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from lightning_ood.attention import class_attention, record_attention
+from lightning_ood.cache import FeatureCache, from_parts, part_names, to_parts
 from lightning_ood.errors import InputError
 from lightning_ood.features import Features, Head, Setup
-from lightning_ood.modes import evaluating
+from lightning_ood.modes import evaluating, overwritten_outputs
+from lightning_ood.networks.weights import weights_hash
 from lightning_ood.perturbation import Perturbation
 from lightning_ood.probe import Probe, Tap, probe
 from lightning_ood.views import View
@@ -51,14 +53,16 @@ class Backbone(nn.Module):
         self._taps: dict[str, Tap] = {}
         self._gradients: tuple[str, ...] = ()
         self._handles: list[RemovableHandle] = []
+        self._attends = False
+        self.cache: FeatureCache | None = None
+        self._weights = ""  # hash of the network's weights, where there is a cache
         self._seen: dict[str, Tensor] | None = None  # what the hooks of the forward pass in progress have read
 
     @cached_property
     def probe(self) -> Probe:
         """The network's structure."""
-        device = next((p.device for p in self.network.parameters()), torch.device("cpu"))
         generator = torch.Generator().manual_seed(0)
-        images = torch.randn(2, 3, *self.input_size, generator=generator).to(device)
+        images = torch.randn(2, 3, *self.input_size, generator=generator).to(self._blank(1).device)
         with torch.inference_mode(False), evaluating(self.network):
             return probe(self.network, images, self._head_name)
 
@@ -99,13 +103,15 @@ class Backbone(nn.Module):
         """
         for handle in self._handles:
             handle.remove()
+        self._attends = attention
+        self._weights = weights_hash(self.network) if self.cache is not None else ""
         self._gradients = tuple(dict.fromkeys(gradients))
         self._taps = {name: self._tap(name) for name in dict.fromkeys((*taps, *self._gradients))}
         self._handles = [self.classifier.register_forward_pre_hook(self._read_pooled)]
         by_module: dict[str, list[str]] = {}
         for name, tap in self._taps.items():
             by_module.setdefault(tap.module, []).append(name)
-        overwritten = self._overwritten(list(by_module))
+        overwritten = overwritten_outputs(self.network, list(by_module), self._blank(2))
         for module, names in by_module.items():
             hook = self._reader(names, copy=module in overwritten)
             self._handles.append(self.network.get_submodule(module).register_forward_hook(hook))
@@ -144,6 +150,20 @@ class Backbone(nn.Module):
         self, images: Tensor, labels: Tensor | None, index: Tensor, perturbations: Sequence[Perturbation] = ()
     ) -> tuple[Features, dict[Perturbation, Tensor]]:
         """The features of images, and the images that the perturbations make of them."""
+        if self.cache is None or perturbations:  # a step's gradient needs the network
+            return self._run(images, labels, index, perturbations)
+        key = self.cache.key(images, self._weights)
+        held = self.cache.read(key, part_names(self._taps, self._gradients, self._attends), images.device)
+        if held is not None:
+            return from_parts(held, self.head, labels, index), {}
+        features, _ = self._run(images, labels, index)
+        self.cache.write(key, to_parts(features))
+        return features, {}
+
+    def _run(
+        self, images: Tensor, labels: Tensor | None, index: Tensor, perturbations: Sequence[Perturbation] = ()
+    ) -> tuple[Features, dict[Perturbation, Tensor]]:
+        """The same from a forward of the network."""
         differentiate = bool(self._gradients or perturbations)
         seen: dict[str, Tensor] = {}
         self._seen = seen
@@ -200,22 +220,10 @@ class Backbone(nn.Module):
 
         return read
 
-    def _overwritten(self, modules: list[str]) -> set[str]:
-        """The modules whose output a later in-place operation changes."""
-        versions: dict[str, tuple[Tensor, int]] = {}
-        handles = [
-            self.network.get_submodule(name).register_forward_hook(
-                lambda module, args, output, name=name: versions.update({name: (output, output._version)})
-            )
-            for name in modules
-        ]
+    def _blank(self, count: int) -> Tensor:
+        """Images of zeros where the network is."""
         device = next((p.device for p in self.network.parameters()), torch.device("cpu"))
-        if modules:
-            with torch.inference_mode(False), torch.no_grad(), evaluating(self.network):
-                self.network(torch.zeros(2, 3, *self.input_size, device=device))
-        for handle in handles:
-            handle.remove()
-        return {name for name, (output, version) in versions.items() if output._version != version}
+        return torch.zeros(count, 3, *self.input_size, device=device)
 
     def _tap(self, name: str) -> Tap:
         taps = self.probe.taps
@@ -235,9 +243,8 @@ class Backbone(nn.Module):
         rows: list[Tensor] = []
         fused = getattr(layer, "fused_attn", None)
         handles = record_attention(layer, rows.append)
-        device = next((p.device for p in self.network.parameters()), torch.device("cpu"))
         with torch.no_grad(), evaluating(self.network):
-            self.network(torch.zeros(1, 3, *self.input_size, device=device))
+            self.network(self._blank(1))
         for handle in handles:
             handle.remove()
         if fused is not None:

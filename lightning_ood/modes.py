@@ -1,9 +1,10 @@
-"""Eval mode for a while."""
+"""Looking at a network without leaving a trace."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 
 @contextmanager
@@ -19,3 +20,21 @@ def evaluating(module: nn.Module) -> Iterator[None]:
     finally:
         for part, mode in modes.items():
             part.training = mode
+
+
+def overwritten_outputs(network: nn.Module, modules: Sequence[str], images: Tensor) -> set[str]:
+    """The modules whose output a later in-place operation of a forward pass changes."""
+    if not modules:
+        return set()
+    versions: dict[str, tuple[Tensor, int]] = {}
+    handles = [
+        network.get_submodule(name).register_forward_hook(
+            lambda module, args, output, name=name: versions.update({name: (output, output._version)})
+        )
+        for name in modules
+    ]
+    with torch.inference_mode(False), torch.no_grad(), evaluating(network):
+        network(images)
+    for handle in handles:
+        handle.remove()
+    return {name for name, (output, version) in versions.items() if output._version != version}

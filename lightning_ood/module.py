@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torchmetrics.classification import MulticlassAccuracy
 
 from lightning_ood.backbone import Backbone
+from lightning_ood.cache import FeatureCache
 from lightning_ood.data.datamodule import data_root
 from lightning_ood.data.sets import Batch
 from lightning_ood.features import Features
@@ -38,6 +39,8 @@ class OODModule(L.LightningModule):
         warmup: share of the training steps over which the learning rate rises; it falls along a cosine afterwards.
         label_smoothing: of the cross-entropy.
         root: folder that relative weight paths start from; the data's root where None.
+        cache: folder of a feature cache; none where None.
+        cache_gb: what it may hold, in GB.
     """
 
     def __init__(
@@ -53,6 +56,8 @@ class OODModule(L.LightningModule):
         warmup: float = 0.1,
         label_smoothing: float = 0.0,
         root: str | None = None,
+        cache: str | None = None,
+        cache_gb: float = 20.0,
     ) -> None:
         super().__init__()
         built = build(name, network, weights, options, preprocess, data_root(root))
@@ -61,6 +66,8 @@ class OODModule(L.LightningModule):
         self.backbone = Backbone(
             built.network, built.preprocess.size, head, built.preprocess.mean, built.preprocess.std
         )
+        if cache is not None:
+            self.backbone.cache = FeatureCache(cache, int(cache_gb * 1e9))
         self.optimizer = optimizer
         self.warmup = warmup
         self.label_smoothing = label_smoothing

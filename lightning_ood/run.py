@@ -67,6 +67,7 @@ def fit(
             trainer.validate(module, datamodule=data, verbose=False)
             assert data.train_set is not None
             seen = scoring.finish_fit(trainer.strategy.root_device, len(data.train_set))
+            _say_cached(module)
             left_out = len(data.train_set) - seen
             say(f"Fitted on {seen} images" + (f"; {left_out} unreadable ones were left out" if left_out else ""))
         broken = scoring.unfit()
@@ -92,6 +93,14 @@ def _keep(path: Path, module: OODModule, scoring: ScoringCallback) -> None:
         kept = scoring.keep(state)
         if kept:
             say(f"Keeping the fit of {', '.join(kept)} ({path}); --overwrite fits them again")
+
+
+def _say_cached(module: OODModule) -> None:
+    cache = module.backbone.cache
+    if cache is not None:
+        say(
+            f"Feature cache {cache.folder}: {cache.hits} batches taken from it, {cache.misses} sent through the network"
+        )
 
 
 def _check_exact(trainer: L.Trainer) -> None:
@@ -195,6 +204,7 @@ def test(
             what = ", ".join(scoring.fitting) or "the network"
             raise InputError(f"{what} must be fitted first, and there is no {checkpoint}. Run: {command}")
         trainer.test(module, datamodule=data, verbose=False)
+        _say_cached(module)
         rows, scores = scoring.finish_test(trainer.strategy.root_device)
         if not trainer.is_global_zero:
             return None
