@@ -131,13 +131,14 @@ def draw(checkpoints: pd.DataFrame, rc: pd.DataFrame, path: Path) -> None:
     right.plot(one["epoch"], under_shift(one)["shift"], "k-", lw=2, label="accuracy under shift")
     right.plot(one["epoch"], one["val_accuracy"], "-", color="tab:orange", label="validation accuracy")
     right.set(xlabel=f"epoch (seed {one['seed'].iloc[0]:g})", ylabel="accuracy, %")
+    right.xaxis.get_major_locator().set_params(integer=True)
     twin = right.twinx()
     for alpha, style in (("1", ":"), ("10", "--"), ("100", "-")):
         values = one[f"nac_me alpha={alpha} O=50"]
         twin.plot(one["epoch"], values, style, color="tab:blue", label=f"NAC-ME alpha={alpha} O=50")
     twin.set_ylabel("NAC-ME", color="tab:blue")
     handles = [h for axes in (right, twin) for h in axes.get_legend_handles_labels()[0]]
-    right.legend(handles=handles, loc="upper center", bbox_to_anchor=(0.5, -0.12), ncol=3, frameon=False)
+    right.legend(handles=handles, loc="upper center", bbox_to_anchor=(0.5, -0.12), ncol=2, frameon=False)
     figure.savefig(path, dpi=110)
     plt.close(figure)
 
