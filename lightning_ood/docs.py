@@ -32,8 +32,8 @@ z is the penultimate feature (D numbers), f the logits (K), W and b the classifi
 
 Every detector scores from the one forward pass that all share. *Extra forwards* are the passes it asks for beyond that
 one, per training image in the fit and per test image. *State* is what it sums up while it fits; it does not grow with
-the number of images. A *score of the logits* can be the `base` of a *shaping*, which changes the feature or the
-classifier before.
+the number of images; that of a detector that chooses among blocks is given for one block. A *score of the logits* can
+be the `base` of a *shaping*, which changes the feature or the classifier before.
 """
 
 
@@ -90,7 +90,7 @@ def _reads(detector: Detector) -> str:
     reads = Reads.of(detector)
     gradients = [f"gradient of `{tap}`" for tap in sorted(reads.gradients)]
     taps = ["maps of the blocks"] if len(reads.taps) > 1 else [f"map `{tap}`" for tap in reads.taps]
-    named = ["classifier"] * reads.head + taps + gradients + ["attention"] * reads.attention
+    named = ["z and classifier"] * reads.head + taps + gradients + ["attention"] * reads.attention
     return ", ".join(named) or ("logits" if isinstance(detector, LogitScore) else "z and logits")
 
 
@@ -116,13 +116,19 @@ def _bytes(size: int) -> str:
 def _section(kind: type[Detector]) -> str:
     module = sys.modules[kind.__module__]
     paper = " ".join((module.__doc__ or "").split())
-    body, _, rest = inspect.cleandoc(kind.__doc__ or "").partition("\nArgs:\n")
-    body = re.split(r"\n(?:Raises|Attributes):\n", body)[0].rstrip()
-    arguments = list(_arguments(re.split(r"\n(?:Raises|Attributes):\n", rest)[0]))
-    lines = [f"\n## {kind.__name__}\n", f"{paper}\n", f"`{kind.__module__}.{kind.__name__}`\n", body]
-    if arguments:
-        lines += ["\nArguments:\n", *(f"- `{name}`: {text}" for name, text in arguments)]
+    lines = [f"\n## {kind.__name__}\n", f"{paper}\n", f"`{kind.__module__}.{kind.__name__}`\n", *_body(kind)]
+    for other in vars(module).values():
+        if inspect.isclass(other) and other.__module__ == module.__name__ and not issubclass(other, Detector):
+            lines += [f"\n### {other.__name__}\n", *_body(other)]
     return _markdown("\n".join(lines))
+
+
+def _body(kind: type) -> list[str]:
+    """Paragraphs and arguments or attributes of a class."""
+    text = re.split(r"\nRaises:\n", inspect.cleandoc(kind.__doc__ or ""))[0]
+    body, *entries = re.split(r"\n(?:Args|Attributes):\n", text)
+    arguments = [argument for entry in entries for argument in _arguments(entry)]
+    return [body.rstrip(), *(["\nArguments:\n"] if arguments else []), *(f"- `{n}`: {what}" for n, what in arguments)]
 
 
 def _arguments(text: str) -> Iterator[tuple[str, str]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -128,10 +128,11 @@ class Toy:
         )
 
     @torch.enable_grad()
-    def _stepped(self, images: Images, reads: Reads) -> dict[Perturbation, Features]:
+    def _stepped(self, images: Images, reads: Reads) -> dict[Hashable, Features]:
         """The features of images after each step."""
         pixels = images.pixels.detach().requires_grad_(bool(reads.steps))
-        inner, stepped = replace(reads, views=frozenset(), steps=()), {}
+        inner = replace(reads, views=frozenset(), steps=())
+        stepped: dict[Hashable, Features] = {}
         for step in reads.steps:
             gradient = torch.autograd.grad(step.loss(self(replace(images, pixels=pixels), inner)).sum(), pixels)[0]
             stepped[step] = self(replace(images, pixels=step(pixels, gradient)), inner)

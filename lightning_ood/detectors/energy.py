@@ -8,7 +8,7 @@ from lightning_ood.detectors.base import LogitScore
 class Energy(LogitScore):
     """Negative free energy of the logits: ``T * logsumexp(logits / T)`` (eq. 4, without its minus sign).
 
-    Fits nothing; any real value. Lies between the largest logit and the largest logit + T log K.
+    Fits nothing; any real value. Lies between the largest logit and the largest logit + T log K. Deviations: none.
 
     Args:
         temperature: T, in units of the logits.

@@ -9,7 +9,8 @@ from lightning_ood.detectors.base import LogitScore
 class Entropy(LogitScore):
     """Shannon entropy of the softmax, negative: ``sum_k p_k log p_k`` in nats; between -log K and 0.
 
-    Fits nothing. In float64: a saturated softmax still has an order.
+    Fits nothing. In float64: a saturated softmax still has an order. Deviation: of the image's softmax, where the
+    paper takes each pixel's of a segmentation and divides by log K.
     """
 
     @property

@@ -15,7 +15,7 @@ class GradNorm(Detector):
     In closed form ``||z||_1 * sum_k |p_k - 1/K| / T`` (section 5): no gradient is taken. Never negative; 0 where
     the softmax is uniform. Fits nothing.
 
-    OpenOOD's leaves out the 1/K of the mean over classes: K times larger, the same order.
+    Deviations: none. OpenOOD's leaves out the 1/K of the mean over classes: K times larger, the same order.
 
     Args:
         temperature: T, in units of the logits.

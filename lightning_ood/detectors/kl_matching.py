@@ -12,10 +12,11 @@ class KLMatching(Detector):
 
     ``d_k`` is the mean softmax of the images predicted as class k. Never positive.
 
-    Fits on the training images, where the paper takes validation images (a network is surer of images that it was
-    trained on). State: K**2 + K float64 (8 MB at K = 1000). A class that is never predicted has no ``d_k`` and is
-    left out (OpenOOD puts a one-hot vector there, at infinite distance). Entries of ``d_k`` below the smallest normal
-    float32 are raised to it.
+    Fits on the training images, without labels. State: K**2 + K float64 (8 MB at K = 1000).
+
+    Deviations: the paper takes validation images (a network is surer of images that it was trained on). A class that
+    is never predicted has no ``d_k`` and is left out (OpenOOD puts a one-hot vector there, at infinite distance).
+    Entries of ``d_k`` below the smallest normal float32 are raised to it.
     """
 
     sums: Tensor

@@ -6,7 +6,10 @@ from lightning_ood.detectors.base import LogitScore
 
 
 class MaxLogit(LogitScore):
-    """The largest logit: ``max_k f_k``. Fits nothing; any real value; not invariant to a constant on all logits."""
+    """The largest logit: ``max_k f_k``.
+
+    Fits nothing; any real value; not invariant to a constant on all logits. Deviations: none.
+    """
 
     def of_logits(self, logits: Tensor) -> Tensor:
         """``[B, K] -> [B]``."""

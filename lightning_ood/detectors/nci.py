@@ -14,9 +14,9 @@ class NCI(Detector):
     ``<w_y, z - mean> / ||z - mean||_2 + alpha * ||z||_1``; any sign. In a collapsed network centred training
     features point along their class's weights, and OOD features lie nearer to the origin.
 
-    Fits on all training images: their mean feature. State: D + 1 float64. Follows the authors' code (OpenOOD's
-    ``nci``): the L1 norm, and alpha = 0.0001 where it is not chosen on validation data from 0.0001, 0.001, 0.01
-    and 0.1.
+    Fits on all training images: their mean feature. State: D + 1 float64. Deviations: none from the authors' code
+    (OpenOOD's ``nci``): the L1 norm, and alpha = 0.0001 where it is not chosen on validation data from 0.0001, 0.001,
+    0.01 and 0.1.
 
     Args:
         alpha: weight of the feature's length; 0 leaves it out.

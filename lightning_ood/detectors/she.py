@@ -18,8 +18,8 @@ class SHE(Detector):
     ``S_k`` is the mean feature of the training images of class k that the network classifies correctly. Never
     negative for rectified features.
 
-    Fits on the correctly classified training images. State: K * D + K float64. A class without one has no
-    template and is left out: the prediction is then the largest logit among the others.
+    Fits on the correctly classified training images. State: K * D + K float64. Deviation: a class without one has no
+    template and is left out (the authors' code gives NaN); the prediction is then the largest logit among the others.
 
     Raises:
         InputError: if no training image is classified correctly.
