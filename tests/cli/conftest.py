@@ -1,19 +1,14 @@
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import yaml
 
-ROOT = Path(__file__).parent.parent.parent
+from tests.conftest import ROOT
+
 DETECTORS = ROOT / "configs" / "detectors"
 CORE = ("msp", "maxlogit", "energy", "react", "dice", "line", "nap", "nac", "feature_norm")
-
-Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 def images(size: int, **arguments: int) -> dict[str, object]:
@@ -37,22 +32,3 @@ def config(tmp_path: Path) -> Path:
     path = tmp_path / "tiny.yaml"
     path.write_text(yaml.safe_dump(content, sort_keys=False))
     return path
-
-
-@pytest.fixture
-def train(tmp_path: Path) -> Run:
-    """Calls ``python train.py …`` as a user does, in an empty folder."""
-
-    def call(*arguments: object, timeout: float = 240, **environment: str) -> subprocess.CompletedProcess[str]:
-        inherited = {k: v for k, v in os.environ.items() if k not in ("LIGHTNING_OOD_DATA", "WANDB_API_KEY")}
-        return subprocess.run(
-            [sys.executable, str(ROOT / "train.py"), *map(str, arguments)],
-            cwd=tmp_path,
-            env={**inherited, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **environment},
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-            stdin=subprocess.DEVNULL,
-        )
-
-    return call

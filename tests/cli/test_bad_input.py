@@ -12,7 +12,8 @@ import torch
 from PIL import Image
 
 from lightning_ood.cli import main
-from tests.cli.conftest import CORE, Run
+from tests.cli.conftest import CORE
+from tests.conftest import Run
 
 
 def refuse(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:

@@ -8,7 +8,8 @@ import pandas as pd
 import pytest
 import torch
 
-from tests.cli.conftest import CORE, DETECTORS, Run
+from tests.cli.conftest import CORE, DETECTORS
+from tests.conftest import Run
 
 BANKS = [part for name in ("knn", "vim") for part in (f"--scoring.detectors.{name}", DETECTORS / f"{name}.yaml")]
 BANKS += ["--scoring.detectors.knn.init_args.k", 5, "--scoring.detectors.knn.init_args.bank_size", 30]

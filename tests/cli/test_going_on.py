@@ -14,7 +14,8 @@ import pandas as pd
 import pytest
 import torch
 
-from tests.cli.conftest import CORE, DETECTORS, ROOT, Run
+from tests.cli.conftest import CORE, DETECTORS
+from tests.conftest import ROOT, Run
 
 
 def test_fit_again_fits_only_what_is_new(config: Path, train: Run, tmp_path: Path) -> None:

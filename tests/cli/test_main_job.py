@@ -9,7 +9,8 @@ import pytest
 import torch
 import yaml
 
-from tests.cli.conftest import CORE, Run
+from tests.cli.conftest import CORE
+from tests.conftest import Run
 
 COLUMNS = ["dataset", "role", "group", "index", "path", "label", "prediction", *CORE]
 METRICS = ["detector", "dataset", "group", "n_id", "n_ood", "auroc", "fpr95", "fpr95_ood_positive", "aupr_in"]

@@ -12,7 +12,7 @@ import yaml
 from lightning_ood.features import Features, Head
 from lightning_ood.nac_me import NACME
 from lightning_ood.preprocess import Preprocess
-from tests.cli.conftest import Run
+from tests.conftest import Run
 from tests.tiny import Images, Net
 
 

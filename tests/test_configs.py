@@ -1,0 +1,70 @@
+"""Every YAML is what the program takes; the digits ones are run."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import jsonargparse
+import pandas as pd
+import pytest
+
+from lightning_ood.cli import main
+from lightning_ood.detectors.base import Detector
+from tests.conftest import ROOT, Run
+
+CONFIGS = ROOT / "configs"
+WHOLE = sorted(CONFIGS.glob("*.yaml"), key=str)
+PARTIAL = sorted((CONFIGS / "suites").glob("*.yaml"), key=str) + sorted((CONFIGS / "selection").glob("*.yaml"), key=str)
+
+
+@pytest.mark.parametrize("path", sorted((CONFIGS / "detectors").glob("*.yaml"), key=str), ids=lambda path: path.stem)
+def test_detectors(path: Path) -> None:
+    parser = jsonargparse.ArgumentParser(exit_on_error=False)
+    parser.add_argument("--config", action="config")
+    parser.add_subclass_arguments(Detector, "detector")
+    content = "detector:\n" + "".join(f"  {line}\n" for line in path.read_text().splitlines())
+    made = parser.instantiate_classes(parser.parse_string(content)).detector
+    assert isinstance(made, Detector) and made.spec()["class_path"] in path.read_text()
+
+
+def test_every_detector_has_a_config() -> None:
+    """A new detector is a file and a YAML."""
+    written = "".join(path.read_text() for path in (CONFIGS / "detectors").glob("*.yaml"))
+    helpers = {"base", "shaping"}
+    for path in (ROOT / "lightning_ood" / "detectors").glob("*.py"):
+        defines = re.search(
+            r"^class \w+\((\w*Detector|LogitScore|Shaping|MDS|Residual)\)", path.read_text(), re.MULTILINE
+        )
+        if defines and path.stem not in helpers:
+            assert f"lightning_ood.detectors.{path.stem}." in written, path.stem
+
+
+@pytest.mark.parametrize("job", ["fit", "test"])
+@pytest.mark.parametrize("path", [*WHOLE, *PARTIAL], ids=lambda path: path.stem)
+def test_runs_are_parsed(path: Path, job: str, capsys: pytest.CaptureFixture[str]) -> None:
+    base = ["--config", str(CONFIGS / "digits.yaml")] if path in PARTIAL else []
+    with pytest.raises(SystemExit) as stop:
+        main([job, *base, "--config", str(path), "--print_config"])
+    said = capsys.readouterr()
+    assert stop.value.code == 0, said.err
+    assert "detectors:" in said.out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["digits", "digits_vit"])
+def test_digits_from_nothing(name: str, train: Run, tmp_path: Path) -> None:
+    config = CONFIGS / f"{name}.yaml"
+    fitted = train("fit", "--config", config, timeout=580)
+    assert fitted.returncode == 0, fitted.stderr
+    tested = train("test", "--config", config, timeout=580)
+    assert tested.returncode == 0, tested.stderr
+    accuracy = float(re.search(r"accuracy\s+([\d.]+)\s*%", tested.stdout)[1])  # type: ignore[index]
+    assert accuracy >= 97
+    run = tmp_path / "runs" / name
+    metrics = pd.read_csv(run / "metrics.csv")
+    assert set(metrics["dataset"]) == {"digits_8_9", "photographs", "textures", "mean"}
+    near = metrics[(metrics["detector"] == "energy") & (metrics["dataset"] == "digits_8_9")]
+    assert near["auroc"].item() > 85
+    assert list((run / "wandb").glob("offline-run-*/*.wandb")), "offline where no key is configured"
+    assert all(len(line) <= 80 for line in tested.stdout.splitlines() if "│" not in line and "/" not in line)
