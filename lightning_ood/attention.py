@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
@@ -10,7 +11,7 @@ from torch.utils.hooks import RemovableHandle
 def class_attention(network: nn.Module) -> nn.Module | None:
     """The last attention module of a network with a class token; None where there is none.
 
-    Knows timm's attention modules (``fused_attn`` and ``attn_drop``) and ``nn.MultiheadAttention`` (torchvision).
+    Knows timm's attention modules (a dropout ``attn_drop`` of the weights) and ``nn.MultiheadAttention`` (torchvision).
     """
     token = getattr(network, "cls_token", None)
     if token is None:
@@ -20,7 +21,7 @@ def class_attention(network: nn.Module) -> nn.Module | None:
     found = [
         module
         for module in network.modules()
-        if isinstance(module, nn.MultiheadAttention) or (hasattr(module, "fused_attn") and hasattr(module, "attn_drop"))
+        if isinstance(module, nn.MultiheadAttention) or isinstance(getattr(module, "attn_drop", None), nn.Module)
     ]
     return found[-1] if found else None
 
@@ -35,10 +36,36 @@ def record_attention(attention: nn.Module, store: Callable[[Tensor], None]) -> l
             attention.register_forward_pre_hook(_ask_for_weights, with_kwargs=True),
             attention.register_forward_hook(lambda module, args, output: store(output[1][:, :, 0])),
         ]
-    attention.fused_attn = False  # type: ignore[assignment]
+    if hasattr(attention, "fused_attn"):
+        attention.fused_attn = False  # type: ignore[assignment]
     dropout = attention.attn_drop
     assert isinstance(dropout, nn.Module)
     return [dropout.register_forward_hook(lambda module, args, output: store(output[:, :, 0]))]
+
+
+def attention_shape(network: nn.Module, images: Tensor) -> tuple[int, int] | None:
+    """``(heads, tokens)`` of the class token's attention row; None where there is none.
+
+    Args:
+        network: in eval mode; one forward of it is run.
+        images: ``[B, 3, H, W]``.
+    """
+    layer = class_attention(network)
+    if layer is None:
+        return None
+    rows: list[Tensor] = []
+    fused = getattr(layer, "fused_attn", None)
+    handles = record_attention(layer, rows.append)
+    with torch.no_grad():
+        network(images)
+    for handle in handles:
+        handle.remove()
+    if fused is not None:
+        layer.fused_attn = fused
+    # a module of that look may weigh otherwise (CoaT): the weights of one token add up to one
+    if not rows or rows[0].ndim != 3 or not torch.allclose(rows[0].sum(2), rows[0].new_ones(()), atol=1e-2):
+        return None
+    return rows[0].shape[1], rows[0].shape[2]
 
 
 def _ask_for_weights(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from lightning_ood.attention import class_attention, record_attention
+from lightning_ood.attention import attention_shape, class_attention, record_attention
 from lightning_ood.cache import FeatureCache, from_parts, part_names, to_parts
+from lightning_ood.classifier import feature_of, linear_head
 from lightning_ood.errors import InputError
 from lightning_ood.features import Features, Head, Setup
 from lightning_ood.modes import evaluating, overwritten_outputs
@@ -67,19 +68,14 @@ class Backbone(nn.Module):
             return probe(self.network, images, self._head_name)
 
     @property
-    def classifier(self) -> nn.Module:
-        """The module behind the penultimate feature."""
-        return self.network.get_submodule(self.probe.classifier)
+    def classifier(self) -> nn.ModuleList:
+        """The module behind the penultimate feature, or the two whose logits are averaged."""
+        return nn.ModuleList(self.network.get_submodule(name) for name in self.probe.classifiers)
 
     @property
     def head(self) -> Head | None:
-        """The classifier's weights as they are now; None where it is not one linear layer."""
-        layer = self.classifier
-        if not isinstance(layer, nn.Linear | nn.Conv2d) or layer.weight.flatten(1).shape[1] != self.probe.width:
-            return None
-        weight = layer.weight.detach().flatten(1).float()
-        bias = weight.new_zeros(len(weight)) if layer.bias is None else layer.bias.detach().float()
-        return Head(weight, bias)
+        """The classifier's weights as they are now; None where it is not linear."""
+        return linear_head(list(self.classifier)) if self.probe.linear else None
 
     def setup(self, labels: Tensor | None = None) -> Setup:
         """What detectors may know before the first batch; ``labels`` are those of the fit set."""
@@ -107,7 +103,10 @@ class Backbone(nn.Module):
         self._weights = weights_hash(self.network) if self.cache is not None else ""
         self._gradients = tuple(dict.fromkeys(gradients))
         self._taps = {name: self._tap(name) for name in dict.fromkeys((*taps, *self._gradients))}
-        self._handles = [self.classifier.register_forward_pre_hook(self._read_pooled)]
+        self._handles = [
+            layer.register_forward_pre_hook(self._feature_reader(f"feature {i}"))
+            for i, layer in enumerate(self.classifier)
+        ]
         by_module: dict[str, list[str]] = {}
         for name, tap in self._taps.items():
             by_module.setdefault(tap.module, []).append(name)
@@ -175,7 +174,7 @@ class Backbone(nn.Module):
             gradients = self._differentiate(logits, seen, keep=bool(perturbations)) if self._gradients else {}
             features = Features(
                 logits=logits,
-                pooled=seen["pooled"].flatten(1).float(),
+                pooled=torch.cat([seen[f"feature {i}"] for i in range(len(self.probe.classifiers))], dim=1).float(),
                 head=self.head,
                 maps={name: tap.map(seen[name]) for name, tap in self._taps.items()},
                 gradients=gradients,
@@ -185,7 +184,7 @@ class Backbone(nn.Module):
             )
             stepped = {}
             for i, step in enumerate(perturbations):
-                loss = step.loss(features).sum()
+                loss = step.total(features)
                 gradient = torch.autograd.grad(loss, images, retain_graph=i + 1 < len(perturbations))[0]
                 stepped[step] = step(images, gradient)
         return features.detach(), stepped
@@ -203,8 +202,8 @@ class Backbone(nn.Module):
         if self._seen is not None:
             self._seen[name] = value
 
-    def _read_pooled(self, module: nn.Module, args: tuple[Any, ...]) -> None:
-        self._store("pooled", args[0])
+    def _feature_reader(self, name: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
+        return lambda module, args: self._store(name, feature_of(module, args[0]))
 
     def _reader(self, names: list[str], copy: bool) -> Callable[[nn.Module, Any, Tensor], Tensor | None]:
         differentiate = not set(names).isdisjoint(self._gradients)
@@ -237,16 +236,5 @@ class Backbone(nn.Module):
 
     @cached_property
     def _attention_shape(self) -> tuple[int, int] | None:
-        layer = class_attention(self.network)
-        if layer is None:
-            return None
-        rows: list[Tensor] = []
-        fused = getattr(layer, "fused_attn", None)
-        handles = record_attention(layer, rows.append)
-        with torch.no_grad(), evaluating(self.network):
-            self.network(self._blank(1))
-        for handle in handles:
-            handle.remove()
-        if fused is not None:
-            layer.fused_attn = fused
-        return (rows[0].shape[1], rows[0].shape[2]) if rows else None
+        with evaluating(self.network):
+            return attention_shape(self.network, self._blank(1))

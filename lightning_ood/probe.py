@@ -11,7 +11,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from lightning_ood.classifier import Candidate, find_classifier, is_linear
 from lightning_ood.errors import InputError
+from lightning_ood.layout import channel_first, layouts
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,9 @@ class Probe:
     """What is known of a network after one forward pass.
 
     Attributes:
-        classifier: name of the module whose input is the penultimate feature and whose output are the logits.
+        classifiers: name of the module whose input is the penultimate feature and whose output are the logits; two
+            names where the logits are the mean of two outputs, the feature being both inputs side by side.
+        linear: whether the logits are a linear function of the penultimate feature.
         classes: K.
         width: D.
         taps: module name -> tap, in order of execution; the alias ``last`` is the map before global pooling.
@@ -53,7 +57,8 @@ class Probe:
             output of the last block.
     """
 
-    classifier: str
+    classifiers: tuple[str, ...]
+    linear: bool
     classes: int
     width: int
     taps: dict[str, Tap]
@@ -65,8 +70,7 @@ class _Record:
     name: str
     shape: torch.Size
     means: dict[tuple[int, bool], Tensor]  # (layout, rectified) -> [B, C] mean over space
-    feature: Tensor | None  # the flattened input, of modules that may be the classifier
-    output: Tensor | None  # the flattened output of those
+    call: Candidate | None  # of modules that may be the classifier
 
 
 def probe(network: nn.Module, images: Tensor, head: str | None = None) -> Probe:
@@ -88,21 +92,26 @@ def probe(network: nn.Module, images: Tensor, head: str | None = None) -> Probe:
         logits = network(images)
     if not isinstance(logits, Tensor) or logits.ndim != 2:
         raise InputError(f"a {type(network).__name__} does not return logits [B, K]: it is no image classifier")
-    classifier = _classifier(records, logits, head, type(network).__name__)
-    assert classifier.feature is not None
-    before = records[: records.index(classifier)]
+    found = find_classifier([r.call for r in records if r.call], logits, head, type(network).__name__)
+    feature = torch.cat([call.feature for call in found], dim=1)
+    linear = is_linear([modules[call.name] for call in found], feature, logits)
+    before = records[: next(i for i, record in enumerate(records) if record.call is found[0])]
     calls = Counter(record.name for record in records)
-    maps = [r for r in before if r.means and calls[r.name] == 1 and r.name]
-    nhwc = getattr(network, "output_fmt", "NCHW") == "NHWC"
-    taps = {r.name: Tap(r.name, *_layout(r.shape, nhwc)) for r in maps}
-    last = _last_map(maps, classifier.feature, taps)
-    by_name = {record.name: record for record in maps}
+    by_name = {r.name: r for r in before if r.means and calls[r.name] == 1 and r.name}
+    dims = layouts(
+        network, {name: record.shape for name, record in by_name.items()}, (images.shape[2], images.shape[3])
+    )
+    taps = {name: Tap(name, channel_first(by_name[name].shape, dim), dim) for name, dim in dims.items()}
     blocks = _joined(network, _blocks(network, taps), by_name, taps)
+    last = _last_map(
+        [r for r in by_name.values() if taps[r.name].shape[1:].numel() > 1 or r.name in blocks], feature, taps
+    )
     if last is not None:
         if not blocks or not _same(by_name[blocks[-1]], by_name[last.module]):
             blocks.append("last")
         taps["last"] = last
-    return Probe(classifier.name, logits.shape[1], classifier.feature.shape[1], taps, tuple(blocks))
+    names = tuple(call.name for call in found)
+    return Probe(names, linear, logits.shape[1], feature.shape[1], taps, tuple(blocks))
 
 
 @contextmanager
@@ -113,9 +122,9 @@ def _recording(network: nn.Module, records: list[_Record], head: str | None) -> 
         def record(_: nn.Module, args: tuple[object, ...], output: object) -> None:
             if not isinstance(output, Tensor):
                 return
-            feature = args[0].flatten(1).clone() if may_classify and args and isinstance(args[0], Tensor) else None
-            flat = output.flatten(1).clone() if may_classify else None
-            records.append(_Record(name, output.shape, _means(output), feature, flat))
+            read = args[0] if args else None
+            call = Candidate.of(name, module, read, output) if may_classify and isinstance(read, Tensor) else None
+            records.append(_Record(name, output.shape, _means(output), call))
 
         return record
 
@@ -143,42 +152,15 @@ def _same(one: _Record, other: _Record) -> bool:
     return one.shape == other.shape and all(torch.equal(mean, other.means[key]) for key, mean in one.means.items())
 
 
-def _layout(shape: torch.Size, nhwc: bool) -> tuple[torch.Size, int]:
-    """Shape ``[C, ...]`` and channel dimension of a module's output."""
-    if len(shape) == 3:
-        return torch.Size((shape[2], shape[1])), 2
-    _, a, b, c = shape
-    if (a == b and b != c) or (nhwc and not (b == c and a != b)):
-        return torch.Size((c, a, b)), 3
-    return torch.Size((a, b, c)), 1
-
-
-def _classifier(records: list[_Record], logits: Tensor, head: str | None, kind: str) -> _Record:
-    for record in reversed(records):
-        if record.output is None or record.feature is None:
-            continue
-        if record.name == head or (head is None and torch.equal(record.output, logits)):
-            return record
-    raise InputError(
-        f"a {kind} has no classifier that could be found: no linear layer's output equals the network's, and every "
-        "method here needs logits and the feature behind them. Give a model with a classification head "
-        "(for timm: options.num_classes), or name the module with model.head"
-    )
-
-
 def _last_map(maps: list[_Record], pooled: Tensor, taps: dict[str, Tap]) -> Tap | None:
     """The map that global pooling turns into the penultimate feature; else the last map of the network."""
-    spatial = [r for r in maps if taps[r.name].shape[1:].numel() > 1] or maps
     for rectified in (False, True):
-        for record in reversed(spatial):
+        for record in reversed(maps):
             for (layout, relu), mean in record.means.items():
                 if relu == rectified and mean.shape == pooled.shape and torch.allclose(mean, pooled, 1e-3, 1e-5):
-                    shape = record.shape[1:]
-                    c = shape[layout - 1]
-                    space = [n for i, n in enumerate(shape) if i != layout - 1]
-                    return Tap(record.name, torch.Size((c, *space)), layout, rectified)
-    convolutional = [r for r in spatial if len(r.shape) == 4]
-    tokens = [r for r in spatial if len(r.shape) == 3]
+                    return Tap(record.name, channel_first(record.shape, layout), layout, rectified)
+    convolutional = [r for r in maps if len(r.shape) == 4]
+    tokens = [r for r in maps if len(r.shape) == 3]
     rest = convolutional or tokens
     if tokens and maps.index(tokens[-1]) > maps.index(rest[-1]):
         rest = tokens  # a ViT's only 4-D map is its patch embedding
@@ -200,14 +182,27 @@ def _blocks(network: nn.Module, taps: dict[str, Tap]) -> list[str]:
         if isinstance(network.get_submodule(name.rpartition(".")[0]), nn.Sequential | nn.ModuleList)
         and not isinstance(network.get_submodule(name), nn.Sequential)
         and any(True for _ in network.get_submodule(name).children())
+        and "Pool" not in type(network.get_submodule(name)).__name__
     ]
     outermost = [n for n in elements if not any(n.startswith(f"{other}.") for other in elements)]
+    outermost = outermost or _compound(network, taps)
     activations = (nn.ReLU, nn.ReLU6, nn.SiLU, nn.GELU, nn.Hardswish, nn.LeakyReLU)
     return outermost or [
         name
         for name, tap in taps.items()
         if isinstance(network.get_submodule(name), activations) and tap.shape[1:].numel() > 1
     ]
+
+
+def _compound(network: nn.Module, taps: dict[str, Tap]) -> list[str]:
+    """The network's own parts of several convolutions each, where there are several (Inception)."""
+
+    def layers(name: str) -> int:
+        return sum(isinstance(part, nn.Conv2d | nn.Linear) for part in network.get_submodule(name).modules())
+
+    own = [name for name in taps if "." not in name and not isinstance(network.get_submodule(name), nn.Sequential)]
+    parts = [name for name in own if layers(name) > 1]
+    return parts if len(parts) > 1 else []
 
 
 def _timm_blocks(network: nn.Module, names: list[str]) -> list[str]:

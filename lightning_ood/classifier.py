@@ -1,0 +1,111 @@
+"""The classifier of a network: the layer, or the layers, between the penultimate feature and the logits."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from lightning_ood.errors import InputError
+from lightning_ood.features import Head
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A call of a module that may be the classifier.
+
+    Attributes:
+        name: of the module.
+        feature: ``[B, D]``, what it read.
+        output: what it put out: ``[B, K]``, of a convolution the mean over space.
+        rectified: the same after a ReLU, where that comes before the mean over space.
+    """
+
+    name: str
+    feature: Tensor
+    output: Tensor
+    rectified: Tensor | None
+
+    @classmethod
+    def of(cls, name: str, module: nn.Module, read: Tensor, output: Tensor) -> Candidate:
+        """From one call; nothing of it is kept that a later layer may overwrite."""
+        if not isinstance(module, nn.Conv2d) or output.ndim != 4:
+            return cls(name, feature_of(module, read).clone(), output.flatten(1).clone(), None)
+        return cls(name, feature_of(module, read).clone(), output.mean((2, 3)), output.relu().mean((2, 3)))
+
+
+def feature_of(module: nn.Module, read: Tensor) -> Tensor:
+    """``[B, D]``, the penultimate feature in what a classifier reads.
+
+    A classifier that is a convolution may read a map before global pooling (SqueezeNet): its mean over space then, as
+    pooling and a 1x1 convolution can be exchanged.
+    """
+    return read.mean((2, 3)) if isinstance(module, nn.Conv2d) and read.ndim == 4 else read.flatten(1)
+
+
+def linear_head(layers: Sequence[nn.Module]) -> Head | None:
+    """The weights of a classifier; None where it is not linear.
+
+    Several layers whose logits are averaged (DeiT's class and distillation token) are one layer on their features side
+    by side.
+    """
+    weights, biases = [], []
+    for layer in layers:
+        if not isinstance(layer, nn.Linear | nn.Conv2d):
+            return None
+        weight = layer.weight.detach().flatten(1).float()
+        weights.append(weight)
+        biases.append(weight.new_zeros(len(weight)) if layer.bias is None else layer.bias.detach().float())
+    return Head(torch.cat(weights, dim=1) / len(layers), torch.stack(biases).mean(dim=0))
+
+
+def find_classifier(calls: Sequence[Candidate], logits: Tensor, head: str | None, kind: str) -> list[Candidate]:
+    """The call whose output is the logits, or the two whose mean is.
+
+    Args:
+        calls: of modules that may be the classifier, in order of execution.
+        logits: ``[B, K]``, the network's output.
+        head: name of the classifier, where it is given.
+        kind: of network, for the message.
+
+    Raises:
+        InputError: if there is none.
+    """
+    backwards = list(reversed(calls))
+    if head is not None:
+        return (
+            [next(call for call in backwards if call.name == head)]
+            if any(c.name == head for c in calls)
+            else _none(kind)
+        )
+    alike = [call for call in backwards if call.output.shape == logits.shape]
+    for call in alike:
+        if torch.equal(call.output, logits):
+            return [call]
+    for call in alike:
+        if _close(call.output, logits) or (call.rectified is not None and _close(call.rectified, logits)):
+            return [call]
+    if len(alike) > 1 and _close((alike[0].output + alike[1].output) / 2, logits):
+        return [alike[1], alike[0]]
+    return _none(kind)
+
+
+def is_linear(modules: Sequence[nn.Module], feature: Tensor, logits: Tensor) -> bool:
+    """Whether the logits are the modules' linear function of the penultimate feature: tried, not looked up."""
+    head = linear_head(modules)
+    return head is not None and head.width == feature.shape[1] and _close(head(feature.float()), logits.float())
+
+
+def _close(one: Tensor, other: Tensor) -> bool:
+    """Equal but for the order of sums."""
+    return torch.allclose(one, other, rtol=1e-3, atol=1e-4 * float(other.abs().max()))
+
+
+def _none(kind: str) -> list[Candidate]:
+    raise InputError(
+        f"a {kind} has no classifier that could be found: no linear layer's output equals the network's, and every "
+        "method here needs logits and the feature behind them. Give a model with a classification head "
+        "(for timm: options.num_classes), or name the module with model.head"
+    )
