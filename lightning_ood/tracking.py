@@ -42,7 +42,9 @@ def wandb_logger(folder: Path, job: str) -> WandbLogger:
             return logger
         except Exception as error:
             rank_zero_warn(f"W&B does not answer ({type(error).__name__}): this run is logged offline")
-    return WandbLogger(**arguments, offline=True)
+    logger = WandbLogger(**arguments, offline=True)
+    logger._wandb_init.pop("anonymous", None)  # W&B warns about the mere word
+    return logger
 
 
 def has_key() -> bool:

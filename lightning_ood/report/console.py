@@ -24,6 +24,7 @@ _MARK = "*"
 class _Column:
     title: str
     cells: dict[str, Text]  # detector -> cell
+    width: int = _CELL
 
 
 Costs = Mapping[str, Mapping[str, int]]  # detector -> what Detector.extra_forwards says
@@ -40,19 +41,21 @@ def print_table(
         metrics: what ``summarise`` gave.
         accuracy: of the ID images, percent.
         console: where to print; its width counts. The standard output by default.
-        costs: extra forward passes per detector: a column, where there are any.
+        costs: extra forward passes per image in each job: a column, where there are any.
     """
     console = console or Console()
     detectors = list(metrics["detector"].drop_duplicates())
     width = max(len("detector"), min(max(map(len, detectors)), _NAME))
-    fit = max(1, (console.width - width) // (_CELL + _GAP))
+    room = console.width - width
+    fit = max(1, room // (_CELL + _GAP))
     groups = {str(name): _columns(rows) for name, rows in metrics.groupby("group", sort=False)}
     if any(any(cost.values()) for cost in (costs or {}).values()):
         groups[str(metrics["group"].iloc[-1])].append(_cost_column(costs or {}))
     whole = [column for columns in groups.values() for column in columns]
-    tables = {", ".join(groups): whole} if len(whole) <= fit else groups
+    fits = sum(column.width + _GAP for column in whole) <= room
+    tables = {", ".join(groups): whole} if fits else groups
     for name, columns in tables.items():
-        parts = math.ceil(len(columns) / fit)
+        parts = 1 if fits else math.ceil(len(columns) / fit)
         size = math.ceil(len(columns) / parts)
         for start in range(0, len(columns), size):
             console.print(_table(name, detectors, columns[start : start + size], width))
@@ -83,8 +86,8 @@ def _columns(rows: pd.DataFrame) -> list[_Column]:
 
 def _cost_column(costs: Costs) -> _Column:
     dear = {name: cost for name, cost in costs.items() if any(cost.values())}
-    cells = {name: Text(f"{cost['fit']} fit, {cost['test']} test") for name, cost in dear.items()}
-    return _Column("extra\nforwards", cells)
+    cells = {name: Text("\n".join(f"{n} {job}" for job, n in cost.items() if n)) for name, cost in dear.items()}
+    return _Column("extra\npasses", cells, width=6)
 
 
 def _cells(column: pd.DataFrame) -> dict[str, Text]:
@@ -111,7 +114,7 @@ def _table(title: str, detectors: Sequence[str], columns: Sequence[_Column], wid
     table.title_justify = "left"
     table.add_column("detector", width=width, overflow="fold")
     for column in columns:
-        table.add_column(Text(column.title), width=_CELL, overflow="fold")
+        table.add_column(Text(column.title), width=column.width, overflow="fold")
     for detector in detectors:
         table.add_row(Text(detector), *(column.cells.get(detector, Text("-")) for column in columns))
     return table
