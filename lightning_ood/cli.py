@@ -162,7 +162,7 @@ class CLI(LightningCLI):
         """A hash of all that the training of the network depends on."""
         options = self.options.as_dict()
         data = {key: options["data"][key] for key in ("id", "batch_size", "augment", "seed")}
-        trainer = {key: options["trainer"][key] for key in ("max_epochs", "max_steps", "precision")}
+        trainer = {key: options["trainer"][key] for key in ("max_epochs", "max_steps", "precision", "callbacks")}
         parts = {"model": options["model"], "data": data, "trainer": trainer, "seed": options["seed_everything"]}
         return hashlib.sha256(json.dumps(parts, default=str, sort_keys=True).encode()).hexdigest()
 

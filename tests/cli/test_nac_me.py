@@ -86,3 +86,14 @@ def test_the_best_epoch_is_fitted_on(config: Path, train: Run, tmp_path: Path, p
         kept = torch.load(folder / "checkpoints" / name, weights_only=True)["state_dict"]
         assert all(torch.equal(value, weights[key]) for key, value in kept.items()) and set(kept) == set(weights)
     assert f"({best})" in done.stdout
+
+
+def test_another_choice_of_the_epoch_is_another_training(config: Path, train: Run, tmp_path: Path) -> None:
+    """Weights chosen by one criterion are not taken for those of another."""
+    monitoring(config, tmp_path / "run")
+    assert train("fit", "--config", config).returncode == 0
+    content = yaml.safe_load(config.read_text())
+    content["trainer"]["callbacks"][1]["init_args"]["mode"] = "min"
+    config.write_text(yaml.safe_dump(content, sort_keys=False))
+    again = train("fit", "--config", config)
+    assert again.returncode == 2 and "--overwrite" in again.stderr
