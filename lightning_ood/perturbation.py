@@ -31,6 +31,11 @@ class Perturbation:
     step: tuple[float, float, float]
     loss: Callable[[Features], Tensor] = field(compare=False, repr=False)
 
+    def total(self, features: Features) -> Tensor:
+        """The loss of a batch, summed; in the precision of the features, whatever the network's forward runs in."""
+        with torch.autocast(features.logits.device.type, enabled=False):
+            return self.loss(features).sum()
+
     def __call__(self, images: Tensor, gradient: Tensor) -> Tensor:
         """The new images ``[B, 3, H, W]``, given ``d loss / d images``."""
         step = torch.tensor(self.step, dtype=images.dtype, device=images.device)[:, None, None]

@@ -59,3 +59,19 @@ def test_a_step_is_a_value() -> None:
     new = Perturbation("a", STEP, confidence)(images, torch.tensor([1.0, -1, 0]).view(1, 3, 1, 1))
     torch.testing.assert_close(new.flatten(), torch.tensor([-0.02, 0.01, -0.03]))
     assert not new.requires_grad
+
+
+def test_the_loss_is_taken_in_float32_under_autocast() -> None:
+    network = MODELS["resnet20"]().eval()
+    backbone = Backbone(network, (32, 32))
+    backbone.configure()  # looks at the network in its own precision
+    seen = []
+
+    def loss(features: Features) -> Tensor:
+        assert features.head is not None
+        seen.append(features.head(features.pooled))
+        return seen[-1].amax(1)
+
+    with torch.autocast("cpu", torch.bfloat16):
+        backbone(torch.randn(2, 3, 32, 32), perturbations=[Perturbation("top", STEP, loss)])
+    assert seen[0].dtype == torch.float32
