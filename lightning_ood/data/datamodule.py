@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler, Sampler
 
 from lightning_ood.data.augment import Augment
 from lightning_ood.data.checks import check_names, check_same_classes, check_training_classes
+from lightning_ood.data.fingerprint import fingerprint
 from lightning_ood.data.sampling import ExactSampler
 from lightning_ood.data.sets import ImageSet, Transform, collate, open_set
 from lightning_ood.errors import InputError
@@ -151,19 +151,9 @@ class OODDataModule(L.LightningDataModule):
                 self.sets[f"ood/{key}"] = TestSet(name, "ood", group, images)
 
     def fingerprint(self) -> str:
-        """sha256 of the ID training set as detectors see it; after ``setup``.
-
-        Covers paths, labels, preprocessing, and the pixels of 64 images spread over the set: a fit is not kept for
-        other images, and telling costs no second pass.
-        """
+        """Of the images that a fit is made on, validation OOD sets included; after ``setup``."""
         assert self.train_set is not None
-        images, digest = self.train_set, hashlib.sha256()
-        labels = [] if images.labels is None else images.labels.tolist()
-        digest.update(repr((len(images), list(images.paths), labels, self.bad_images)).encode())
-        for index in range(0, len(images), max(1, len(images) // 64)):
-            item = images[index]
-            digest.update(b"" if item.image is None else item.image.contiguous().numpy().tobytes())
-        return digest.hexdigest()
+        return fingerprint([self.train_set, *self.val_ood_sets.values()])
 
     @property
     def labels(self) -> Tensor | None:
