@@ -24,9 +24,10 @@ from lightning_ood import run
 from lightning_ood.arguments import inline_files, resolve_paths
 from lightning_ood.data.datamodule import OODDataModule, data_root
 from lightning_ood.errors import InputError
-from lightning_ood.folder import RunFolder, stop_with_parent
+from lightning_ood.folder import RunFolder
 from lightning_ood.module import OODModule
 from lightning_ood.outcome import again
+from lightning_ood.processes import stop_with_parent
 from lightning_ood.scoring import ScoringCallback
 from lightning_ood.tracking import wandb_logger
 
@@ -66,6 +67,10 @@ class CLI(LightningCLI):
             save_config_callback=None,
             seed_everything_default=0,
             trainer_defaults=defaults,
+            parser_kwargs={
+                "description": "Out-of-distribution detection. Besides fit and test: `report RUN` draws the "
+                "table and the pictures of a run anew from its scores."
+            },
             auto_configure_optimizers=False,  # the module has its own
             args=args,
         )

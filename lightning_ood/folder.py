@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import sys
-import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timezone
@@ -83,19 +81,6 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise InputError(f"{path} cannot be read as a checkpoint: {str(error).splitlines()[0]}") from error
-
-
-def stop_with_parent() -> None:
-    """Ends this process when the one that started it dies, instead of waiting for it at the next exchange."""
-    parent, rank = os.getppid(), os.environ.get("LOCAL_RANK", "?")
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(1)
-        print(f"error: process 0 died (process {rank} noticed and stops)", file=sys.stderr, flush=True)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 @rank_zero_only

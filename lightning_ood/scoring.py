@@ -11,13 +11,13 @@ import torch
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 from torchmetrics import SumMetric
-from torchmetrics.utilities.distributed import gather_all_tensors
 
 from lightning_ood.data.sets import Batch
 from lightning_ood.detectors.base import Detector
 from lightning_ood.errors import InputError, about
 from lightning_ood.features import Features
 from lightning_ood.perturbation import Perturbation
+from lightning_ood.processes import gather
 
 if TYPE_CHECKING:
     from lightning_ood.data.datamodule import OODDataModule
@@ -209,16 +209,17 @@ class ScoringCallback(L.Callback):
         Returns:
             ``[n, 4]`` int64: loader, index, label, prediction; and ``[n, detectors]`` float32.
         """
-        rows = torch.cat([torch.empty(0, 4, dtype=torch.int64, device=device), *(r.to(device) for r in self._rows)])
-        empty = torch.empty(0, len(self.detectors), device=device)
-        scores = torch.cat([empty, *(s.to(device) for s in self._scores)])
+        none = torch.empty(0, 4, dtype=torch.int64), torch.empty(0, len(self.detectors))
+        rows, scores = (
+            gather(torch.cat([part.to(device) for part in (empty, *parts)]))
+            for empty, parts in zip(none, (self._rows, self._scores), strict=True)
+        )
         self._rows, self._scores = [], []
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            rows, scores = torch.cat(gather_all_tensors(rows)), torch.cat(gather_all_tensors(scores))
-        rows, scores = rows.cpu(), scores.cpu()
-        order = (rows[:, 0] * (rows[:, 1].max().item() + 1) + rows[:, 1]).argsort() if len(rows) else rows[:, 0]
+        if len(rows) == 0:
+            return rows, scores
+        order = (rows[:, 0] * (rows[:, 1].max().item() + 1) + rows[:, 1]).argsort()
         rows, scores = rows[order], scores[order]
-        if len(rows) != len(rows[:, :2].unique(dim=0)):
+        if (rows[1:, :2] == rows[:-1, :2]).all(dim=1).any():
             raise RuntimeError("an image was scored more than once")
         return rows, scores
 
