@@ -62,10 +62,13 @@ class Backbone(nn.Module):
     @cached_property
     def probe(self) -> Probe:
         """The network's structure."""
-        generator = torch.Generator().manual_seed(0)
-        images = torch.randn(2, 3, *self.input_size, generator=generator).to(self._blank(1).device)
         with torch.inference_mode(False), evaluating(self.network):
-            return probe(self.network, images, self._head_name)
+            return probe(self.network, self.example(2), self._head_name)
+
+    def example(self, count: int) -> Tensor:
+        """``[count, 3, H, W]``: noise of the images' size, the same each time, where the network is."""
+        generator = torch.Generator().manual_seed(0)
+        return torch.randn(count, 3, *self.input_size, generator=generator).to(self._blank(1).device)
 
     @property
     def classifier(self) -> nn.ModuleList:

@@ -1,4 +1,7 @@
-"""``docs/methods.md`` from the docstrings: ``python -m lightning_ood.docs methods --write`` (``--check`` in CI)."""
+"""Pages that are made, not written: ``python -m lightning_ood.docs methods --write`` (``--check`` in CI).
+
+``docs/methods.md`` comes from the docstrings, ``docs/backbones.md`` from the networks.
+"""
 
 from __future__ import annotations
 
@@ -18,11 +21,13 @@ from torchmetrics import Metric
 import lightning_ood.detectors
 from lightning_ood.detectors.base import Detector, LogitScore
 from lightning_ood.detectors.shaping import Shaping
+from lightning_ood.docs_backbones import backbones
 from lightning_ood.errors import InputError
 from lightning_ood.features import Head, Setup
 from lightning_ood.toy import Reads, Toy
 
 METHODS = Path(__file__).parent.parent / "docs" / "methods.md"
+BACKBONES = METHODS.with_name("backbones.md")
 SIZES = ((512, 10), (2048, 1000))  # (D, K): a ResNet-18 on CIFAR-10, a ResNet-50 on ImageNet
 _INTRODUCTION = """# Methods
 
@@ -151,18 +156,19 @@ def _row(cells: list[str]) -> str:
 def main(arguments: list[str] | None = None) -> None:
     """Writes the page or checks that it is current."""
     parser = argparse.ArgumentParser(prog="python -m lightning_ood.docs", description=__doc__)
-    parser.add_argument("page", choices=["methods"])
+    parser.add_argument("page", choices=["methods", "backbones"])
     action = parser.add_mutually_exclusive_group(required=True)
     action.add_argument("--write", action="store_true", help="write the page")
-    action.add_argument("--check", action="store_true", help="fail where the page is not what the docstrings say")
-    parser.add_argument("--path", type=Path, default=METHODS, help="of the page")
+    action.add_argument("--check", action="store_true", help="fail where the page is not what the code says")
+    parser.add_argument("--path", type=Path, help="of the page")
     options = parser.parse_args(arguments)
-    text = methods()
+    path = options.path or {"methods": METHODS, "backbones": BACKBONES}[options.page]
+    text = methods() if options.page == "methods" else backbones(detectors())
     if options.write:
-        options.path.parent.mkdir(parents=True, exist_ok=True)
-        options.path.write_text(text, encoding="utf-8")
-    elif not options.path.is_file() or options.path.read_text(encoding="utf-8") != text:
-        raise SystemExit(f"{options.path} is not current: run `python -m lightning_ood.docs methods --write`")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    elif not path.is_file() or path.read_text(encoding="utf-8") != text:
+        raise SystemExit(f"{path} is not current: run `python -m lightning_ood.docs {options.page} --write`")
 
 
 if __name__ == "__main__":
