@@ -93,6 +93,12 @@ class Features:
         """``[B, D]`` penultimate feature of unit L2 length; a zero feature stays zero."""
         return F.normalize(self.pooled, dim=1)
 
+    @cached_property
+    def products(self) -> Tensor:
+        """``[D, D]`` float64 sum over the images of ``z z^T`` of the penultimate feature, computed once."""
+        rows = self.pooled.double()
+        return rows.T @ rows
+
     def select(self, rows: Tensor | slice) -> Features:
         """The features of some images of the batch.
 

@@ -109,7 +109,8 @@ class Sample(Sketch):
         super().__init__()
         self.size, self.seed = size, seed
         self.add_state("keys", torch.full((size,), torch.iinfo(torch.int64).max), _join)
-        self.add_state("rows", torch.zeros(size, width, dtype=dtype), _join)
+        # torchmetrics keeps every default beside its state: one number here, spread over the shape without memory.
+        self.add_state("rows", torch.zeros(1, 1, dtype=dtype).expand(size, width), _join)
 
     def update(self, rows: Tensor, index: Tensor) -> None:
         """Offers ``rows`` ``[B, width]`` of the images ``index`` ``[B]``."""
@@ -117,13 +118,19 @@ class Sample(Sketch):
         if self.size < len(keys):  # at most `size` of a batch can enter
             keys, best = keys.topk(self.size, largest=False)
             rows = rows[best]
-        # The worst kept rows are where new ones go: no copy of the whole sample.
+        # The worst kept rows are where new ones go, in place: no copy of the whole sample, and no wait for the device.
         worst, slots = self.keys.topk(min(len(keys), self.size), largest=True)
         keys, best = keys.sort()
         enters = keys < worst
-        slots, keys, rows = slots[enters], keys[enters], rows[best][enters]
-        self.keys = self.keys.index_copy(0, slots, keys)
-        self.rows = self.rows.index_copy(0, slots, rows.to(self.rows.dtype)) if len(slots) else self.rows
+        self._own_rows()
+        self.keys = self.keys.index_copy(0, slots, torch.where(enters, keys, worst))
+        entering = torch.where(enters[:, None], rows[best].to(self.rows.dtype), self.rows[slots])
+        self.rows.index_copy_(0, slots, entering)
+
+    def _own_rows(self) -> None:
+        """Makes ``rows`` memory that may be written to."""
+        if not self.rows.is_contiguous() or (self.rows.is_inference() and not torch.is_inference_mode_enabled()):
+            self.rows = self.rows.clone(memory_format=torch.contiguous_format)
 
     def merge_state(self, incoming_state: dict | Metric) -> None:
         """Takes in another sample of the same size and seed."""

@@ -84,7 +84,7 @@ NETWORKS = {
 }
 
 
-def shared() -> Suite:
+def shared(bank: int = BANK) -> Suite:
     """The 18 methods that pytorch-ood has too."""
     return {
         "msp": MSP(),
@@ -97,12 +97,12 @@ def shared() -> Suite:
         "scale": SCALE(),
         "vra": VRA(),
         "dice": DICE(),
-        "knn": KNN(bank_size=BANK),
+        "knn": KNN(bank_size=bank),
         "vim": ViM(),
         "mds": MDS(),
         "rmds": RMDS(),
         "she": SHE(),
-        "nnguide": NNGuide(bank_size=BANK),
+        "nnguide": NNGuide(bank_size=bank),
         "fdbd": FDBD(),
         "nci": NCI(),
     }
@@ -125,11 +125,21 @@ def core() -> Suite:
 
 def nac4(network: Network) -> Suite:
     """NAC with four layers: one backward per batch."""
-    return {"nac4": NAC({"pooled": NACLayer(), **{tap: NACLayer(50, 500, 1.0) for tap in network.layers}})}
+    return nac4_of(network.layers)
+
+
+def nac4_of(layers: tuple[str, ...]) -> Suite:
+    """The same for maps that are named."""
+    return {"nac4": NAC({"pooled": NACLayer(), **{tap: NACLayer(50, 500, 1.0) for tap in layers}})}
 
 
 def everything(network: Network) -> Suite:
     """All that needs no further view of an image: the 18, the core, four-layer NAC and the rest."""
+    return {**of_last(), **core(), **nac4(network)}
+
+
+def of_last(bank: int = BANK) -> Suite:
+    """Those that read nothing before the map that is pooled."""
     rest: Suite = {
         "ash_b": ASH("b"),
         "ash_p": ASH("p"),
@@ -138,11 +148,11 @@ def everything(network: Network) -> Suite:
         "residual": Residual(),
         "odin_0": ODIN(),
         "nap_energy": NAP(Energy()),
-        "nap_knn": NAP(KNN(bank_size=BANK)),
+        "nap_knn": NAP(KNN(bank_size=bank)),
         "block_norm": BlockNorm(norm=FeatureNorm(block="last")),
-        "fusion": Fusion({"nap": NAP(), "energy": Energy(), "knn": KNN(bank_size=BANK)}, RobustZ()),
+        "fusion": Fusion({"nap": NAP(), "energy": Energy(), "knn": KNN(bank_size=bank)}, RobustZ()),
     }
-    return {**shared(), **core(), **nac4(network), **rest}
+    return {**shared(bank), **rest}
 
 
 def views() -> Suite:

@@ -30,7 +30,7 @@ class MDS(Detector):
 
     def update(self, features: Features) -> None:
         """Adds a batch to the class sums and second moments."""
-        self.moments.update(features.pooled, labels_of(features))
+        self.moments.update(features.pooled, labels_of(features), features.products)
 
     def compute(self) -> dict[str, Tensor]:
         """``center`` [D], ``whitening`` [D, D], ``means`` [classes seen, D] centred and whitened; float64."""

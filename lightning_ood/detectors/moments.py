@@ -27,14 +27,20 @@ class Moments(Sketch):
         self.add_state("sums", torch.zeros(groups, width, dtype=torch.float64), "sum")
         self.add_state("products", torch.zeros(width, width, dtype=torch.float64), "sum")
 
-    def update(self, rows: Tensor, groups: Tensor | None = None) -> None:
-        """Adds ``rows`` ``[B, D]`` that belong to ``groups`` ``[B]`` (all to the first where None)."""
+    def update(self, rows: Tensor, groups: Tensor | None = None, products: Tensor | None = None) -> None:
+        """Adds a batch.
+
+        Args:
+            rows: ``[B, D]``.
+            groups: ``[B]``; all rows belong to the first where None.
+            products: ``rows.T @ rows`` in float64, where it is known: ``Features.products``.
+        """
         rows = rows.double()
         if groups is None:
             groups = torch.zeros(len(rows), dtype=torch.int64, device=rows.device)
         self.count = self.count.index_add(0, groups, rows.new_ones(len(rows)))
         self.sums = self.sums.index_add(0, groups, rows)
-        self.products = self.products + rows.T @ rows
+        self.products = self.products + (rows.T @ rows if products is None else products)
 
     def compute(self) -> dict[str, Tensor]:
         """The sums over all processes."""

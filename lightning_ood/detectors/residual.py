@@ -55,7 +55,7 @@ class Residual(Detector):
 
     def update(self, features: Features) -> None:
         """Adds a batch to the second moments."""
-        self.moments.update(features.pooled)
+        self.moments.update(features.pooled, products=features.products)
 
     def compute(self) -> dict[str, Tensor]:
         """``origin`` u [D] and ``residual`` R [D, D - dim], float32."""

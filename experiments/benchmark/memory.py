@@ -1,0 +1,131 @@
+"""Memory and time where sets are large: images through a tiny network, and features of ImageNet's size.
+
+python experiments/benchmark/memory.py images 2000 20000     # peak memory of a fit; a process for each
+python experiments/benchmark/memory.py imagenet [--rows 8192]  # state and time of each detector
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from passes import Passes
+from suites import core, nac4_of, of_last
+from torch import nn
+from torchmetrics import Metric
+
+from lightning_ood.backbone import Backbone
+from lightning_ood.detectors.base import Detector
+from lightning_ood.detectors.feature_norm import FeatureNorm
+from lightning_ood.features import Features, Head, Setup
+
+CLASSES, WIDTH, IMAGES = 1000, 2048, 1_281_167
+BATCH = 256
+
+
+def tiny() -> nn.Module:
+    """A small network with three blocks."""
+
+    def block(inside: int, outside: int) -> nn.Module:
+        return nn.Sequential(nn.Conv2d(inside, outside, 3, 2, 1), nn.BatchNorm2d(outside), nn.ReLU())
+
+    torch.manual_seed(0)
+    net = nn.Sequential(block(3, 16), block(16, 32), block(32, 64), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    return net.append(nn.Linear(64, 10)).eval().requires_grad_(False)
+
+
+class Stream:
+    """Random batches that are made as they are read; nothing is kept but the labels."""
+
+    def __init__(self, count: int) -> None:
+        self.labels = torch.arange(count) % 10
+
+    @property
+    def batches(self) -> Any:
+        """Pixels, labels, index."""
+        for index in torch.arange(len(self.labels)).split(BATCH):
+            yield torch.randn(len(index), 3, 32, 32), self.labels[index], index
+
+
+def peak() -> float:
+    """Largest resident memory of this process so far, MB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def fit_images(count: int) -> dict[str, float]:
+    """Fits all detectors, jigsaw included, on random images."""
+    backbone = Backbone(tiny(), (32, 32))
+    taps = ("0", "1", "2")
+    suite = {**of_last(), **core(), **nac4_of(taps), "feature_norm_jigsaw": FeatureNorm(blocks=[*taps])}
+    start = time.process_time()
+    Passes(backbone, suite).fit(Stream(count))  # type: ignore[arg-type]
+    return {"images": count, "peak_mb": peak(), "cpu_seconds": time.process_time() - start, "detectors": len(suite)}
+
+
+def state_bytes(metric: Metric) -> int:
+    """What a detector and its parts sum into."""
+    own = sum(getattr(metric, name).nbytes for name in metric._defaults)
+    children = [child for child in metric.modules() if child is not metric and isinstance(child, Metric)]
+    return own + sum(getattr(c, name).nbytes for c in children for name in c._defaults)
+
+
+def imagenet(rows: int, bank: int) -> dict[str, Any]:
+    """Random features of ImageNet's size straight into ``update``: bytes of state, and milliseconds per image."""
+    draw = torch.Generator().manual_seed(0)
+    head = Head(torch.randn(CLASSES, WIDTH, generator=draw) * 0.03, torch.zeros(CLASSES))
+    labels = torch.randint(CLASSES, (IMAGES,), generator=draw)
+    setup = Setup(WIDTH, CLASSES, head, {"last": torch.Size([WIDTH, 7, 7])}, ("last",), None, labels)
+    suite: dict[str, Detector] = {k: d for k, d in {**of_last(bank), **core()}.items() if d.fits}
+    for detector in suite.values():
+        detector.setup(setup)
+    seconds = dict.fromkeys(suite, 0.0)
+    with torch.inference_mode():
+        for index in torch.randperm(IMAGES, generator=draw)[:rows].split(BATCH):
+            pooled = torch.randn(len(index), WIDTH, generator=draw).relu_()
+            features = Features(
+                head(pooled), pooled, head, {"last": pooled[:, :, None, None]}, labels=labels[index], index=index
+            )
+            for name, detector in suite.items():
+                start = time.process_time()
+                detector.update(features)
+                seconds[name] += time.process_time() - start
+    state = {name: state_bytes(detector) / 1e6 for name, detector in suite.items()}
+    return {
+        "rows": rows,
+        "bank": bank,
+        "state_mb": state,
+        "state_mb_together": sum(state.values()),
+        "ms_per_image": {name: 1e3 * s / rows for name, s in seconds.items()},
+        "ms_per_image_together": 1e3 * sum(seconds.values()) / rows,
+        "hours_1.28M": sum(seconds.values()) / rows * IMAGES / 3600,
+        "peak_mb": peak(),
+    }
+
+
+def main() -> None:
+    """Measures what the command line asks for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=["images", "imagenet"])
+    parser.add_argument("counts", nargs="*", type=int)
+    parser.add_argument("--rows", type=int, default=8192)
+    parser.add_argument("--bank", type=int, default=50_000, help="rows of each bank; the detectors' default")
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    if given.what == "imagenet":
+        print(json.dumps(imagenet(given.rows, given.bank), indent=1))
+    elif len(given.counts) == 1:
+        print(json.dumps(fit_images(given.counts[0])))
+    else:
+        for count in given.counts:  # each in its own process: a peak never falls
+            subprocess.run([sys.executable, str(Path(__file__)), "images", str(count)], check=True)
+
+
+if __name__ == "__main__":
+    main()
