@@ -29,7 +29,7 @@ from lightning_ood.module import OODModule
 from lightning_ood.outcome import again
 from lightning_ood.processes import stop_with_parent
 from lightning_ood.scoring import ScoringCallback
-from lightning_ood.tracking import wandb_logger
+from lightning_ood.tracking import code_version, wandb_logger
 
 
 class ProgressBar(RichProgressBar):
@@ -160,7 +160,7 @@ class CLI(LightningCLI):
         text = self._parser(self.subcommand).dump(self.options, skip_none=False)
         _write(self.folder.path / name, text)
         for logger in self.trainer.loggers:
-            logger.log_hyperparams(json.loads(json.dumps(self.options.as_dict(), default=str)))
+            logger.log_hyperparams({**json.loads(json.dumps(self.options.as_dict(), default=str)), **code_version()})
         return text
 
     def _recipe(self) -> str:

@@ -2,6 +2,8 @@
 
 import netrc
 import os
+import subprocess
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -45,6 +47,15 @@ def wandb_logger(folder: Path, job: str) -> WandbLogger:
     logger = WandbLogger(**arguments, offline=True)
     logger._wandb_init.pop("anonymous", None)  # W&B warns about the mere word
     return logger
+
+
+def code_version() -> dict[str, str]:
+    """The package's version and, in a checkout, its commit; ``+`` where files differ from it."""
+    version = {"lightning_ood": __version__}
+    git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*"]
+    with suppress(OSError, subprocess.SubprocessError):  # installed without its history
+        version["commit"] = subprocess.run(git, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    return version
 
 
 def has_key() -> bool:
