@@ -21,8 +21,7 @@ each with every detector; it is made from the networks themselves, with random w
 were published for, by `python -m lightning_ood.docs backbones --write`: do not edit.
 
 *Feature* is the length of the penultimate feature, what the classifier reads. *Last map* is the map that enters global
-pooling, channels first: `[C, H, W]` of a convolutional network, `[C, N]` of N tokens; `+` marks one without negative
-values. *Blocks* counts the maps of the network's own blocks, which FeatureNorm chooses from. *Attention* is that of the
+pooling, channels first: `[C, H, W]` of a convolutional network, `[C, N]` of N tokens. *Blocks* counts the maps of the network's own blocks, which FeatureNorm chooses from. *Attention* is that of the
 class token in the last block: heads x tokens. *Refused* counts the detectors that the network does not serve; why is
 said below.
 """
@@ -50,8 +49,7 @@ def _row(model: Model, kinds: list[type[Detector]]) -> tuple[list[str], list[str
     height, width = model.size()
     images = f"{height} x {width}"
     try:
-        backbone = Backbone(model.build(), (height, width))
-        setup = backbone.setup()
+        setup = Backbone(model.build(), (height, width)).setup()
     except InputError as error:
         return [images, "", "", "", "", "all"], [f"all: {error}"]
     said = refused(kinds, setup)
@@ -59,7 +57,7 @@ def _row(model: Model, kinds: list[type[Detector]]) -> tuple[list[str], list[str
     cells = [
         images,
         str(setup.width),
-        " x ".join(map(str, last)) + " +" * _rectified(backbone) if last is not None else "none",
+        " x ".join(map(str, last)) if last is not None else "none",
         str(len(setup.blocks)),
         "{} x {}".format(*setup.attention) if setup.attention else "none",
         str(len(said)) if said else "none",
@@ -72,11 +70,6 @@ def refused(kinds: Iterable[type[Detector]], setup: Setup) -> dict[str, str]:
     setup = replace(setup, head=setup.head.to("meta") if setup.head else None)
     with torch.device("meta"):
         return {name: why for kind in kinds for name, why in refusals({kind.__name__: kind()}, setup).items()}
-
-
-def _rectified(backbone: Backbone) -> bool:
-    backbone.configure(["last"])
-    return bool(backbone(backbone.example(2)).maps["last"].min() >= 0)
 
 
 def _grouped(said: dict[str, str]) -> list[str]:

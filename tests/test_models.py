@@ -9,7 +9,8 @@ import torchvision
 from torch import Tensor, nn
 
 from lightning_ood.backbone import Backbone
-from lightning_ood.docs import detectors
+from lightning_ood.docs import BACKBONES, detectors
+from lightning_ood.docs_backbones import backbones
 from lightning_ood.errors import InputError
 from lightning_ood.networks.cifar import ResNet20
 from lightning_ood.survey import Model, refusals, scores
@@ -84,7 +85,7 @@ def test_reads_what_the_network_computes(model: Model) -> None:
             assert features.maps[tap].min() >= 0, f"{tap} is after the block's activation"
 
     entering = pooled_maps(network, batch)
-    if entering and "vgg" not in model.name and "alexnet" not in model.name:  # theirs is flattened, not averaged
+    if entering and not any(word in model.name for word in ("vgg", "alexnet", "squeezenet")):  # no pooled features
         last, read = features.maps["last"], entering[-1]
         torch.testing.assert_close(last, read if last.shape == read.shape else read.movedim(3, 1))
 
@@ -257,3 +258,10 @@ def test_a_scaled_output_is_not_taken_for_a_linear_head() -> None:
     network = Scaled(7).eval()
     nn.init.normal_(network.fc.weight)
     assert Backbone(network, (32, 32), head="fc").head is None
+
+
+@pytest.mark.slow
+def test_the_page_is_current() -> None:
+    assert BACKBONES.read_text(encoding="utf-8") == backbones(KINDS), (
+        "run `python -m lightning_ood.docs backbones --write`"
+    )
