@@ -21,9 +21,9 @@ each with every detector; it is made from the networks themselves, with random w
 were published for, by `python -m lightning_ood.docs backbones --write`: do not edit.
 
 *Feature* is the length of the penultimate feature, what the classifier reads. *Last map* is the map that enters global
-pooling, channels first: `[C, H, W]` of a convolutional network, `[C, N]` of N tokens. *Blocks* counts the maps of the network's own blocks, which FeatureNorm chooses from. *Attention* is that of the
-class token in the last block: heads x tokens. *Refused* counts the detectors that the network does not serve; why is
-said below.
+pooling, channels first: `[C, H, W]` of a convolutional network, `[C, N]` of N tokens. *Blocks* counts the maps of the
+network's own blocks, which FeatureNorm chooses from. *Attention* is that of the class token in the last block: heads x
+tokens. *Refused* counts the detectors that the network does not serve; why is said below.
 """
 
 
