@@ -21,22 +21,22 @@ PUBLISHED = {
     "ash_b": ((35.73, 92.88), (48.47, 89.93)),
     "ash_s": ((24.34, 95.09), (48.45, 88.34)),
 }
-SETS = ("textures", "sun", "tiny_imagenet")
 
 
 def table(run: Path, detectors: list[str], published: bool) -> str:
     """Markdown."""
     metrics = pd.read_csv(run / "metrics.csv").set_index(["detector", "dataset"])
     names = detectors or list(dict.fromkeys(metrics.index.get_level_values(0)))
+    sets = [name for name in dict.fromkeys(metrics.index.get_level_values(1)) if name != "mean"]
     extra = ["published: Textures", "Places365"] if published else []
-    lines = ["| " + " | ".join(["detector", *SETS, *extra]) + " |", "| --- |" + " ---: |" * (len(SETS) + len(extra))]
+    lines = ["| " + " | ".join(["detector", *sets, *extra]) + " |", "| --- |" + " ---: |" * (len(sets) + len(extra))]
     best = {
         s: (metrics.xs(s, level=1)["fpr95"].round(1).min(), metrics.xs(s, level=1)["auroc"].round(1).max())
-        for s in SETS
+        for s in sets
     }
     for name in names:
         cells = []
-        for dataset in SETS:
+        for dataset in sets:
             row = metrics.loc[(name, dataset)]
             fpr95, auroc = f"{row['fpr95']:.1f}", f"{row['auroc']:.1f}"
             fpr95 = f"**{fpr95}**" if round(row["fpr95"], 1) == best[dataset][0] else fpr95
@@ -50,4 +50,4 @@ def table(run: Path, detectors: list[str], published: bool) -> str:
 
 if __name__ == "__main__":
     folder = Path(sys.argv[1])
-    print(table(folder, sys.argv[2:], published="resnet20" not in folder.name))
+    print(table(folder, sys.argv[2:], published="densenet" in folder.name))
