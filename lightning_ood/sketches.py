@@ -109,8 +109,10 @@ class Sample(Sketch):
         super().__init__()
         self.size, self.seed = size, seed
         self.add_state("keys", torch.full((size,), torch.iinfo(torch.int64).max), _join)
-        # torchmetrics keeps every default beside its state: one number here, spread over the shape without memory.
-        self.add_state("rows", torch.zeros(1, 1, dtype=dtype).expand(size, width), _join)
+        self.add_state("rows", torch.zeros(0, width, dtype=dtype), _join)
+        # torchmetrics keeps a second copy of each state to reset to: here one zero, spread over the shape.
+        self._defaults["rows"] = torch.zeros(1, 1, dtype=dtype).expand(size, width)
+        self.rows = torch.zeros(size, width, dtype=dtype)
 
     def update(self, rows: Tensor, index: Tensor) -> None:
         """Offers ``rows`` ``[B, width]`` of the images ``index`` ``[B]``."""
