@@ -9,8 +9,8 @@ import logging
 import os
 import sys
 import warnings
-from argparse import ArgumentParser
 from contextlib import redirect_stderr
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,6 @@ from lightning_ood.data.datamodule import OODDataModule, data_root
 from lightning_ood.errors import InputError
 from lightning_ood.folder import RunFolder
 from lightning_ood.module import OODModule
-from lightning_ood.outcome import again
 from lightning_ood.processes import stop_with_parent
 from lightning_ood.scoring import ScoringCallback
 from lightning_ood.tracking import code_version, wandb_logger
@@ -210,16 +209,9 @@ def quiet() -> None:
         logging.getLogger(name).addFilter(lambda record: not any(tip in record.getMessage() for tip in tips))
 
 
-def report(args: list[str]) -> None:
-    """``report RUN``: table, intervals and pictures of a run anew from its scores.parquet, without the network."""
-    parser = ArgumentParser(prog="train.py report", description=report.__doc__)
-    parser.add_argument("run", type=Path, help="the run's folder")
-    parser.add_argument("--detectors", nargs="+", default=[], help="those to show; all by default")
-    options = parser.parse_args(args)
-    again(options.run, options.detectors)
-
-
-COMMANDS = {"report": report}  # what needs no network; LightningCLI has fit and test
+COMMANDS = {  # those that LightningCLI does not parse: name -> "module:function", imported when it is called
+    "report": "lightning_ood.outcome:main",
+}
 
 
 def main(args: list[str] | None = None) -> None:
@@ -230,7 +222,8 @@ def main(args: list[str] | None = None) -> None:
         stop_with_parent()
     try:
         if given and given[0] in COMMANDS:
-            COMMANDS[given[0]](given[1:])
+            module, _, function = COMMANDS[given[0]].partition(":")
+            getattr(import_module(module), function)(given[1:])
         else:
             CLI(given)
     except InputError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from argparse import ArgumentParser
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -110,6 +111,15 @@ def again(run: Path, detectors: Iterable[str] = ()) -> pd.DataFrame:
     hidden = [name for name in detectors_of(table) if name not in wanted]
     saved = run / "config.test.yaml"
     return publish(table.drop(columns=hidden), run, config=saved.read_text() if saved.is_file() else "")
+
+
+def main(args: list[str]) -> None:
+    """``report RUN``: table, intervals and pictures of a run anew from its scores.parquet, without the network."""
+    parser = ArgumentParser(prog="train.py report", description=main.__doc__)
+    parser.add_argument("run", type=Path, help="the run's folder")
+    parser.add_argument("--detectors", nargs="+", default=[], help="those to show; all by default")
+    options = parser.parse_args(args)
+    again(options.run, options.detectors)
 
 
 def _broken(table: pd.DataFrame, detectors: list[str]) -> dict[str, str]:
