@@ -6,10 +6,17 @@ import os
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
+import lightning as L
 import torch
 from torch import Tensor
 from torchmetrics.utilities.distributed import gather_all_tensors
+
+from lightning_ood.errors import InputError
+
+PATIENCE = 10.0  # seconds in which a process that an exchange missed is seen to have died
 
 
 def gather(part: Tensor) -> Tensor:
@@ -30,3 +37,25 @@ def stop_with_parent() -> None:
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
+
+
+@contextmanager
+def naming_the_dead(trainer: L.Trainer) -> Iterator[None]:
+    """Says which process died where an exchange with it failed: gloo and NCCL name a port or nothing.
+
+    Raises:
+        InputError: in the process that started the others, naming the one that ended first. The others end with it.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        children = getattr(trainer.strategy.launcher, "procs", [])
+        limit = time.monotonic() + (PATIENCE if trainer.world_size > 1 else 0)
+        while time.monotonic() < limit:  # a process that was started by another one is ended here by `stop_with_parent`
+            for rank, child in enumerate(children, start=1):
+                if child.poll():
+                    raise InputError(
+                        f"process {rank} died (exit code {child.returncode}) and ends the run; what it said is above"
+                    ) from error
+            time.sleep(0.1)
+        raise

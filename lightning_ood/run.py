@@ -16,6 +16,7 @@ from lightning_ood.errors import InputError
 from lightning_ood.folder import RunFolder, read_checkpoint, say
 from lightning_ood.module import OODModule
 from lightning_ood.outcome import finish, table_of
+from lightning_ood.processes import naming_the_dead
 from lightning_ood.scoring import ScoringCallback
 
 STATE = "ScoringCallback"
@@ -52,7 +53,7 @@ def fit(
             detector's fit is not a number (the others' are saved before).
     """
     _check_exact(trainer)
-    with folder.under_way("fit"):
+    with naming_the_dead(trainer), folder.under_way("fit"):
         if module.trains != "nothing":
             _train(trainer, module, data, folder, recipe, overwrite)
         trainer.strategy.connect(module)
@@ -197,7 +198,7 @@ def test(
     """
     _check_exact(trainer)
     checkpoint = checkpoint or folder.last
-    with folder.under_way("test"):
+    with naming_the_dead(trainer), folder.under_way("test"):
         if checkpoint.is_file():
             load(checkpoint, module, scoring)
         elif scoring.fitting or module.trains != "nothing":

@@ -84,12 +84,12 @@ class NanFit(Detector):
 
 
 class Slow(Detector):
-    """A second per batch; leaves its process number in the folder SLOW_MARKS."""
+    """A second per batch in the processes SLOW_RANKS; they leave their numbers in the folder SLOW_MARKS."""
 
     def _mark(self, job: str) -> None:
-        folder = os.environ.get("SLOW_MARKS")
-        if folder:
-            mark = Path(folder) / f"{job}-{os.environ.get('LOCAL_RANK', '0')}"
+        folder, rank = os.environ.get("SLOW_MARKS"), os.environ.get("LOCAL_RANK", "0")
+        if folder and rank in os.environ["SLOW_RANKS"]:
+            mark = Path(folder) / f"{job}-{rank}"
             mark.with_suffix(".new").write_text(str(os.getpid()))
             mark.with_suffix(".new").replace(mark)
             time.sleep(1)
