@@ -211,6 +211,9 @@ def quiet() -> None:
 
 COMMANDS = {  # those that LightningCLI does not parse: name -> "module:function", imported when it is called
     "report": "lightning_ood.outcome:main",
+    "sweep": "lightning_ood.sweep:main",
+    "fit_test": "lightning_ood.sweep.point:main",
+    "compare": "lightning_ood.compare:main",
 }
 
 

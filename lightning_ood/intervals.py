@@ -1,6 +1,7 @@
 """95 % confidence intervals of AUROC and FPR95, of one OOD set or of the mean over sets that share the ID images.
 
-What varies is the draw of the test images, ID and OOD; the network and the fitted detectors are held fixed.
+What varies is the draw of the test images, ID and OOD; the network and the fitted detectors are held fixed. Differences
+between detectors that scored the same images are in ``lightning_ood.paired``.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from lightning_ood.metrics import Comparison, count_95
 
 LEVEL = 0.95
-_Z = 1.959963984540054  # the 97.5 % quantile of the standard normal
+Z = 1.959963984540054  # the 97.5 % quantile of the standard normal
 _DRAWS = 10_000
 
 
@@ -33,14 +34,23 @@ def auroc_interval(comparisons: Sequence[Comparison]) -> tuple[float, float]:
     Args:
         comparisons: one per OOD set, all with the same ID scores.
     """
-    sizes = [len(comparisons[0].id)] + [len(c.ood) for c in comparisons]
-    if min(sizes) < 2:
+    if min(len(comparisons[0].id), *(len(c.ood) for c in comparisons)) < 2:
         return 0.0, 1.0
     id_placements = np.mean([c.id_placements for c in comparisons], axis=0)
-    variance = id_placements.var(ddof=1) / sizes[0]
-    variance += sum(c.ood_placements.var(ddof=1) / len(c.ood) for c in comparisons) / len(comparisons) ** 2
-    mean, half = float(id_placements.mean()), _Z * float(np.sqrt(variance))
-    return max(mean - half, 0.0), min(mean + half, 1.0)
+    mean, deviation = delong(id_placements, [c.ood_placements for c in comparisons])
+    return max(mean - Z * deviation, 0.0), min(mean + Z * deviation, 1.0)
+
+
+def delong(id_placements: NDArray[np.float64], ood_placements: Sequence[NDArray[np.float64]]) -> tuple[float, float]:
+    """Mean AUROC over S sets and its standard deviation, from placements or from differences of placements.
+
+    Args:
+        id_placements: ``[n]``, mean over the sets.
+        ood_placements: ``[m_s]`` of each set.
+    """
+    variance = id_placements.var(ddof=1) / len(id_placements)
+    variance += sum(part.var(ddof=1) / len(part) for part in ood_placements) / len(ood_placements) ** 2
+    return float(id_placements.mean()), float(np.sqrt(variance))
 
 
 def fpr95_draws(comparison: Comparison, name: str = "", seed: int = 0) -> NDArray[np.float64]:

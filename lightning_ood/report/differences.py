@@ -1,0 +1,187 @@
+"""Runs on the same images: their metrics, and the differences between them with intervals and p-values."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from lightning_ood.paired import Difference, Placements, auroc_difference, bootstrap, drawn_difference
+from lightning_ood.report.paper import PRINTED, Cell, Grid
+from lightning_ood.report.table import MEAN, detectors_of, summarise
+
+ALPHA = 0.05
+Entry = tuple[str, str]  # run (or the name of its repetitions), detector
+Judge = Callable[[Entry, Entry, Sequence[str], float], Difference]  # baseline, other, sets, their difference
+_WHERE = ["run", "detector", "dataset", "group"]
+
+
+@dataclass(frozen=True, eq=False)
+class Scores:
+    """Runs on the same images, rows in one order.
+
+    Attributes:
+        runs: name -> tables of its repetitions.
+    """
+
+    runs: Mapping[str, Sequence[pd.DataFrame]]
+
+    @property
+    def images(self) -> pd.DataFrame:
+        """A table that knows the sets and groups of all."""
+        return next(iter(self.runs.values()))[0]
+
+    @cached_property
+    def sets(self) -> dict[str, NDArray[np.int64]]:
+        """OOD set -> its rows; the ID images under the empty name."""
+        known = (self.images["role"] == "id").to_numpy(dtype=bool)
+        names = self.images["dataset"].to_numpy()
+        sets = self.images.loc[self.images["role"] == "ood", "dataset"].drop_duplicates()
+        return {"": np.flatnonzero(known), **{str(name): np.flatnonzero(names == name) for name in sets}}
+
+    @cached_property
+    def means(self) -> dict[tuple[str, str], list[str]]:
+        """(dataset, group) of each row of the tables -> the sets it is the mean of; a mean of one set is left out."""
+        found = self.images[self.images["role"] == "ood"].groupby("group", sort=False)["dataset"].unique()
+        groups = {str(group): [str(name) for name in names] for group, names in found.items()}
+        singles = {(name, group): [name] for group, names in groups.items() for name in names}
+        return singles | {(MEAN, group): names for group, names in groups.items() if len(names) > 1}
+
+    @property
+    def entries(self) -> list[Entry]:
+        """Every run with the detectors that all its repetitions have."""
+        common = {
+            run: [name for name in detectors_of(first) if all(name in other for other in others)]
+            for run, (first, *others) in self.runs.items()
+        }
+        return [(run, name) for run, names in common.items() for name in names]
+
+    def of(self, entry: Entry, name: str) -> list[NDArray[Any]]:
+        """Scores of a set's images in each repetition."""
+        return [table[entry[1]].to_numpy()[self.sets[name]] for table in self.runs[entry[0]]]
+
+
+def measure(scores: Scores, entries: Sequence[Entry]) -> pd.DataFrame:
+    """A row per run, detector and set or group mean.
+
+    Returns:
+        ``fpr95`` and ``auroc`` in percent, means over the repetitions; ``fpr95_std`` and ``auroc_std``, their standard
+        deviations (with n - 1; NaN of one repetition); ``repetitions``.
+    """
+    parts = []
+    for run, tables in scores.runs.items():
+        wanted = [name for of, name in entries if of == run]
+        hidden = [[name for name in detectors_of(table) if name not in wanted] for table in tables]
+        metrics = pd.concat([summarise(t.drop(columns=h)) for t, h in zip(tables, hidden, strict=True)])
+        grouped = metrics.groupby(_WHERE[1:], sort=False)[list(PRINTED)]
+        columns = [grouped.mean(), grouped.std(ddof=1).add_suffix("_std"), grouped.size().rename("repetitions")]
+        parts.append(pd.concat(columns, axis=1).reset_index().assign(run=run))
+    table = pd.concat(parts, ignore_index=True)
+    return table[["run", *table.columns.drop("run")]]
+
+
+def differences(
+    scores: Scores,
+    values: pd.DataFrame,
+    pairs: Sequence[tuple[Entry, Entry]],
+    draws: int = 2000,
+    seed: int = 0,
+    auroc_drawn: bool = False,
+) -> pd.DataFrame:
+    """A row per pair, set or group mean, and metric: other minus baseline in percentage points.
+
+    Args:
+        scores: of the runs.
+        values: what ``measure`` gave for them.
+        pairs: (baseline, other).
+        draws: resamples of the paired bootstrap.
+        seed: of the draws.
+        auroc_drawn: whether AUROC too takes the bootstrap; else DeLong's test.
+    """
+    entries = list(dict.fromkeys(entry for pair in pairs for entry in pair))
+    drawn = f"paired bootstrap, {draws} draws"
+    judges = {"fpr95": (drawn, _bootstrap(scores, entries, draws, seed, "fpr95"))}
+    if auroc_drawn:
+        judges["auroc"] = drawn, _bootstrap(scores, entries, draws, seed, "auroc")
+    else:
+        judges["auroc"] = "DeLong", _delong(scores, entries)
+    held = values.set_index(_WHERE)
+    rows = []
+    for first, second in pairs:
+        names = {"run": second[0], "detector": second[1], "baseline_run": first[0], "baseline": first[1]}
+        for (dataset, group), members in scores.means.items():
+            for metric, (test, judge) in judges.items():
+                a, b = (float(held.loc[(*entry, dataset, group), metric]) for entry in (first, second))
+                found = judge(first, second, members, (b - a) / 100)
+                better = (b > a) == (metric == "auroc")
+                rows.append(
+                    {**names, "dataset": dataset, "group": group, "metric": metric, "baseline_value": a, "value": b}
+                    | {"difference": b - a, "low": 100 * found.low, "high": 100 * found.high}
+                    | {"p_value": found.p_value, "test": test}
+                    | {"verdict": ("better" if better else "worse") if found.p_value < ALPHA else "undecided"}
+                )
+    return pd.DataFrame(rows)
+
+
+def _delong(scores: Scores, entries: Sequence[Entry]) -> Judge:
+    oods = [name for name in scores.sets if name]
+    held = {
+        (entry, name): Placements.of(scores.of(entry, ""), scores.of(entry, name)) for entry in entries for name in oods
+    }
+
+    def judge(first: Entry, second: Entry, members: Sequence[str], estimate: float) -> Difference:
+        return auroc_difference(*([held[entry, name] for name in members] for entry in (first, second)))
+
+    return judge
+
+
+def _bootstrap(
+    scores: Scores, entries: Sequence[Entry], draws: int, seed: int, metric: Literal["fpr95", "auroc"]
+) -> Judge:
+    stacked = {name: np.stack([s for entry in entries for s in scores.of(entry, name)]) for name in scores.sets}
+    owner = np.repeat(range(len(entries)), [len(scores.runs[run]) for run, _ in entries])
+    drawn = bootstrap(stacked.pop(""), stacked, draws, seed, metric)
+    held = {
+        (entry, name): values[owner == e].mean(axis=0)
+        for name, values in drawn.items()
+        for e, entry in enumerate(entries)
+    }
+
+    def judge(first: Entry, second: Entry, members: Sequence[str], estimate: float) -> Difference:
+        sides = (np.mean([held[entry, name] for name in members], axis=0) for entry in (first, second))
+        return drawn_difference(estimate, *sides)
+
+    return judge
+
+
+def difference_table(rows: pd.DataFrame) -> Grid:
+    """Each pair and set: both differences with interval and p-value; bold where the other is better.
+
+    Args:
+        rows: of ``differences``.
+    """
+    several = len({*rows["run"], *rows["baseline_run"]}) > 1
+    names = ["run", "detector", "baseline_run"] if several else ["detector"]
+    if (rows["baseline"] != rows["detector"]).any():
+        names.append("baseline")
+    lines = []
+    for key, part in rows.groupby(["run", "detector", "baseline_run", "baseline", "dataset", "group"], sort=False):
+        told = dict(
+            zip(("run", "detector", "baseline_run", "baseline", "dataset", "group"), map(str, key), strict=True)
+        )
+        where = f"{told['group']} mean" if told["dataset"] == MEAN else told["dataset"]
+        found = part.set_index("metric")
+        cells = [[Cell(_told(found.loc[metric]), found.loc[metric, "verdict"] == "better")] for metric in PRINTED]
+        lines.append(([*(told[name] for name in names), where], cells))
+    labels = [name.replace("_", " ") for name in names]
+    return Grid([*labels, "set"], [(f"Δ {' '.join(text)}", [""]) for text in PRINTED.values()], lines)
+
+
+def _told(row: pd.Series) -> str:
+    p = "p < 0.001" if row["p_value"] < 0.001 else f"p = {row['p_value']:.3f}"
+    return f"{row['difference']:+.1f} [{row['low']:+.1f}, {row['high']:+.1f}], {p}"

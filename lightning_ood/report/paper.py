@@ -1,0 +1,141 @@
+"""Tables as papers print them: FPR95 (lower is better) and AUROC (higher is better) per set, the best bold."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+
+from lightning_ood.report.table import MEAN
+
+PRINTED = {"fpr95": ("FPR95", "↓"), "auroc": ("AUROC", "↑")}
+_TEX = {"\\": r"\textbackslash{}", "↓": r"$\downarrow$", "↑": r"$\uparrow$", "±": r"$\pm$", "Δ": r"$\Delta$"}
+_TEX |= {character: f"\\{character}" for character in "&%$#_{}"} | {"<": "$<$", ">": "$>$", "~": r"\textasciitilde{}"}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A text, bold or not."""
+
+    text: str
+    bold: bool = False
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A table in no format yet.
+
+    Attributes:
+        labels: headings of the first columns, which hold names.
+        columns: heading, and the headings of the columns below it.
+        rows: names, then for each of ``columns`` its cells.
+    """
+
+    labels: Sequence[str]
+    columns: Sequence[tuple[str, Sequence[str]]]
+    rows: Sequence[tuple[Sequence[str], Sequence[Sequence[Cell]]]]
+
+    def markdown(self) -> str:
+        """With what stands below one heading in one cell: ``12.3 / 97.0``."""
+        heads = [
+            f"{top} ({' / '.join(below)})" if top and len(below) > 1 else top or below[0] for top, below in self.columns
+        ]
+        lines = [[*self.labels, *heads]]
+        for names, groups in self.rows:
+            cells = [" / ".join(f"**{c.text}**" if c.bold else c.text for c in group) for group in groups]
+            lines.append([*names, *cells])
+        lines = [[text.replace("|", "\\|") for text in line] for line in lines]
+        widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
+        labels = len(self.labels)
+        rule = ["-" * width if i < labels else "-" * (width - 1) + ":" for i, width in enumerate(widths)]
+        padded = [
+            [
+                text.ljust(width) if i < labels else text.rjust(width)
+                for i, (text, width) in enumerate(zip(line, widths, strict=True))
+            ]
+            for line in lines
+        ]
+        return "\n".join(f"| {' | '.join(line)} |" for line in [padded[0], rule, *padded[1:]]) + "\n"
+
+    def latex(self) -> str:
+        r"""A booktabs ``tabular``."""
+        counts = [len(below) for _, below in self.columns]
+        starts = [len(self.labels) + 1 + sum(counts[:i]) for i in range(len(counts))]
+        if max(counts) > 1:
+            top = [
+                f"\\multicolumn{{{n}}}{{c}}{{{_tex(name)}}}" for (name, _), n in zip(self.columns, counts, strict=True)
+            ]
+            rules = [f"\\cmidrule(lr){{{at}-{at + n - 1}}}" for at, n in zip(starts, counts, strict=True)]
+            heads = [" & ".join([*[""] * len(self.labels), *top]) + r" \\", " ".join(rules)]
+            last = [text for _, below in self.columns for text in below]
+        else:
+            heads, last = [], [name for name, _ in self.columns]
+        heads.append(" & ".join(map(_tex, [*self.labels, *last])) + r" \\")
+        body = []
+        for labels, groups in self.rows:
+            cells = [_bold(cell) for group in groups for cell in group]
+            body.append(" & ".join([*map(_tex, labels), *cells]) + r" \\")
+        kinds = "l" * len(self.labels) + "r" * sum(counts)
+        return "\n".join(
+            [
+                "% \\usepackage{booktabs}",
+                f"\\begin{{tabular}}{{{kinds}}}",
+                "\\toprule",
+                *heads,
+                "\\midrule",
+                *body,
+                "\\bottomrule",
+                "\\end{tabular}",
+                "",
+            ]
+        )
+
+
+FORMATS: dict[str, Callable[[Grid], str]] = {"md": Grid.markdown, "tex": Grid.latex}
+
+
+def paper_table(values: pd.DataFrame) -> Grid:
+    """Detectors by sets and group means; of what prints alike, all are bold.
+
+    Args:
+        values: a row per ``run``, ``detector``, ``dataset`` and ``group``, with ``fpr95`` and ``auroc`` in percent and
+            ``fpr95_std`` and ``auroc_std``, NaN where there is one repetition.
+    """
+    sizes = values.groupby("group", sort=False)["dataset"].nunique()
+    shown = values[(values["dataset"] != MEAN) | (values["group"].map(sizes) > 2)]  # a mean of one set is that set
+    columns = list(shown[["group", "dataset"]].drop_duplicates().itertuples(index=False, name=None))
+    columns.sort(key=lambda key: list(sizes.index).index(key[0]))
+    shown = shown.round(1)
+    best = {
+        "fpr95": shown.groupby(["group", "dataset"])["fpr95"].min(),
+        "auroc": shown.groupby(["group", "dataset"])["auroc"].max(),
+    }
+    held = shown.set_index(["run", "detector", "group", "dataset"]).sort_index()
+    several = values["run"].nunique() > 1
+    rows = []
+    for run, detector in shown[["run", "detector"]].drop_duplicates().itertuples(index=False, name=None):
+        cells = []
+        for group, dataset in columns:
+            if (run, detector, group, dataset) not in held.index:
+                cells.append([Cell("-")] * len(PRINTED))
+                continue
+            row = held.loc[(run, detector, group, dataset)]
+            cells.append([_cell(row, metric, best[metric][group, dataset]) for metric in PRINTED])
+        rows.append(([run, detector] if several else [detector], cells))
+    names = [f"{group} mean" if dataset == MEAN else dataset for group, dataset in columns]
+    below = [" ".join(text) for text in PRINTED.values()]
+    return Grid(["run", "detector"] if several else ["detector"], [(name, below) for name in names], rows)
+
+
+def _cell(row: pd.Series, metric: str, best: float) -> Cell:
+    spread = row[f"{metric}_std"]
+    return Cell(f"{row[metric]:.1f}" + ("" if pd.isna(spread) else f" ± {spread:.1f}"), bool(row[metric] == best))
+
+
+def _tex(text: str) -> str:
+    return "".join(_TEX.get(character, character) for character in text)
+
+
+def _bold(cell: Cell) -> str:
+    return f"\\textbf{{{_tex(cell.text)}}}" if cell.bold else _tex(cell.text)
