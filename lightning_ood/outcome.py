@@ -19,6 +19,7 @@ from lightning_ood.report import (
     read_scores,
     summarise,
     training_auroc,
+    without_csid,
     write_metrics,
     write_report,
     write_scores,
@@ -86,7 +87,7 @@ def publish(
     pictures = write_report(folder, table, metrics, accuracy=correct, summaries=summaries, config=config, costs=costs)
     runs = []
     for logger in loggers:
-        log_run(logger, metrics, table, accuracy=correct, pictures=pictures)
+        log_run(logger, metrics, without_csid(table), accuracy=correct, pictures=pictures)
         runs.append(str(getattr(logger, "save_dir", None) or type(logger).__name__))
     where = f"Scores, table and pictures are in {folder}"
     say(where + (f"; the logger's run is in {', '.join(runs)}" if runs else ""))

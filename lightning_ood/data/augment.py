@@ -1,4 +1,4 @@
-"""Random changes to training images, before the model's preprocessing."""
+"""What stands around the model's preprocessing: random changes before it, sizes that need none of it."""
 
 from dataclasses import dataclass
 
@@ -36,3 +36,25 @@ class Augment:
         if "flip" in self.changes:
             image = transforms.RandomHorizontalFlip()(image)
         return self.transform(image)
+
+
+@dataclass(frozen=True)
+class KeepSize:
+    """Preprocesses, but takes an image that has the size of the network's input as it is.
+
+    ImageNet-C is stored as the 224x224 crops that its corruptions were drawn on: resizing them to 256 and cropping
+    again would change what was corrupted. OpenOOD does the same.
+
+    Attributes:
+        transform: the preprocessing of other images.
+        plain: the same without a resize.
+        size: ``(height, width)`` of the network's input.
+    """
+
+    transform: Transform
+    plain: Transform
+    size: tuple[int, int]
+
+    def __call__(self, image: Image.Image) -> Tensor:
+        """RGB image -> ``[3, H, W]``."""
+        return (self.plain if (image.height, image.width) == tuple(self.size) else self.transform)(image)

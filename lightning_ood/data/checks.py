@@ -10,12 +10,13 @@ from lightning_ood.errors import InputError
 RESERVED = ("mean",)  # the rows of metrics.csv that average a group
 
 
-def check_names(id_name: str, ood: Iterable[str]) -> None:
+def check_names(id_name: str, ood: Iterable[str], csid: Iterable[str] = ()) -> None:
     """Names are the keys of the tables.
 
     Args:
         id_name: name of the in-distribution set.
         ood: the others, each as ``<group>/<name>``.
+        csid: names of the covariate-shifted ID sets.
 
     Raises:
         InputError: if a key is not of that form, or a set's name is used twice or reserved.
@@ -29,11 +30,13 @@ def check_names(id_name: str, ood: Iterable[str]) -> None:
             raise InputError(f"{where}: a set is named `<group>/<name>`, as in `near/{key}`")
         _check_word(group, where)
         _check_word(name, where)
-        if group == "id":
-            raise InputError(f"{where}: `id` is the group of the in-distribution set; choose another group")
-        if name in seen:
-            raise InputError(f"{where}: `{name}` is the name of {seen[name]} already; each set needs its own")
-        seen[name] = where
+        if group in ("id", "csid"):
+            raise InputError(f"{where}: `{group}` is the group of in-distribution sets; choose another group")
+        _check_new(name, where, seen)
+    for name in csid:
+        where = f"data.csid.{name}"
+        _check_word(name, where)
+        _check_new(name, where, seen)
 
 
 def check_training_classes(images: ImageSet) -> None:
@@ -85,6 +88,12 @@ def _check_range(images: ImageSet, classes: int, key: str) -> None:
         raise InputError(
             f"{key}: {images.name} has the label {int(images.labels.max())}, but there are {classes} classes from 0"
         )
+
+
+def _check_new(name: str, key: str, seen: dict[str, str]) -> None:
+    if name in seen:
+        raise InputError(f"{key}: `{name}` is the name of {seen[name]} already; each set needs its own")
+    seen[name] = key
 
 
 def _check_word(name: str, key: str) -> None:

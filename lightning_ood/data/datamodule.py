@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,14 +10,17 @@ import lightning as L
 import torch
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, DistributedSampler, Sampler
+from torch.utils.data import DataLoader, DistributedSampler, Sampler
 
-from lightning_ood.data.augment import Augment
+from lightning_ood.data.augment import Augment, KeepSize
 from lightning_ood.data.checks import check_names, check_same_classes, check_training_classes
+from lightning_ood.data.files import ImageList
 from lightning_ood.data.fingerprint import fingerprint
 from lightning_ood.data.sampling import ExactSampler
 from lightning_ood.data.sets import ImageSet, Transform, collate, open_set
+from lightning_ood.data.specs import IDSets, Spec, TestSet
 from lightning_ood.errors import InputError
+from lightning_ood.folder import say
 
 
 def data_root(root: str | Path | None = None) -> Path:
@@ -26,51 +28,14 @@ def data_root(root: str | Path | None = None) -> Path:
     return Path(root or os.environ.get("LIGHTNING_OOD_DATA") or "data").expanduser().absolute()
 
 
-@dataclass
-class IDSets:
-    """The in-distribution set.
-
-    A set is a folder of class folders, a folder of images, an image list ``*.txt`` or a map-style Dataset.
-
-    Attributes:
-        train: what detectors are fitted on (and a small network is trained on).
-        test: what is scored.
-        val: checked after each epoch of training; optional.
-        name: what the tables call it.
-    """
-
-    train: str | Dataset
-    test: str | Dataset
-    val: str | Dataset | None = None
-    name: str = "id"
-
-
-@dataclass(frozen=True)
-class TestSet:
-    """A set that is scored.
-
-    Attributes:
-        name: its name in the tables.
-        role: id or ood.
-        group: ``id``, or the name of its group (near, far, …).
-        images: the images, their paths and labels.
-    """
-
-    __test__ = False  # no test class, whatever pytest thinks of the name
-
-    name: str
-    role: Literal["id", "ood"]
-    group: str
-    images: ImageSet
-
-
 class OODDataModule(L.LightningDataModule):
     """Loaders for training, fitting and scoring.
 
     - ``trainer.fit``: shuffled, augmented training images; the ID validation set where there is one.
     - ``trainer.validate``: ``{"fit": …}``, each ID training image once with test preprocessing, to fit detectors on;
-      then ``"val_ood/<name>"``, where there are validation OOD sets.
-    - ``trainer.test``: ``{"id": …, "ood/<group>/<set>": …}`` in the order of the config, each image once.
+      then ``"val_ood/<name>"``, where there are validation OOD sets and a detector reads them.
+    - ``trainer.test``: ``{"id": …, "ood/<group>/<set>": …, "csid/<set>": …}`` in the order of the config, each image
+      once.
 
     Preprocessing is the model's own (``trainer.lightning_module.preprocess``), or ``transform`` where that is set.
     Out-of-distribution images have the label -1: those of their own label space mean nothing to the classifier.
@@ -86,6 +51,12 @@ class OODDataModule(L.LightningDataModule):
         augment: random changes to training images: crop (after padding by an eighth), flip (left to right).
         seed: the order of training images.
         val_ood: name -> validation OOD set, which a search of hyper-parameters may use; disjoint from the test sets.
+        csid: name -> covariate-shifted ID set: the same classes and labels in another look. Counted as ID in the
+            full-spectrum rows of the table, which stand beside the others.
+
+    Attributes:
+        reads_val_ood: whether the fit pass runs over the validation OOD sets; the scoring sets it to what its detectors
+            need.
 
     Raises:
         InputError: if a name is used twice or reserved, or a key is not ``<group>/<name>``.
@@ -94,19 +65,22 @@ class OODDataModule(L.LightningDataModule):
     def __init__(
         self,
         id: IDSets,
-        ood: dict[str, str | Dataset] | None = None,
+        ood: dict[str, Spec] | None = None,
         root: str | None = None,
         batch_size: int = 128,
         num_workers: int = 0,
         bad_images: Literal["error", "skip"] = "error",
         augment: list[Literal["crop", "flip"]] | None = None,
         seed: int = 0,
-        val_ood: dict[str, str | Dataset] | None = None,
+        val_ood: dict[str, Spec] | None = None,
+        csid: dict[str, Spec] | None = None,
     ) -> None:
         super().__init__()
         self.id = id
         self.ood = ood or {}
         self.val_ood = val_ood or {}
+        self.csid = csid or {}
+        self.reads_val_ood = True
         self.root = data_root(root)
         self.batch_size = batch_size
         self.num_workers = num_workers
@@ -120,7 +94,7 @@ class OODDataModule(L.LightningDataModule):
         self.sets: dict[str, TestSet] = {}
         self._known_classes: list[str] | None = None
         self._opened: dict[str, ImageSet] = {}
-        check_names(id.name, self.ood)
+        check_names(id.name, self.ood, self.csid)
         if batch_size < 1 or num_workers < 0:
             raise InputError(f"batch_size is {batch_size}, num_workers {num_workers}; they must be >= 1 and >= 0")
 
@@ -149,6 +123,8 @@ class OODDataModule(L.LightningDataModule):
                 group, name = key.split("/")
                 images = self._open(spec, f"data.ood.{key}").without_labels()
                 self.sets[f"ood/{key}"] = TestSet(name, "ood", group, images)
+            for name, spec in self.csid.items():
+                self.sets[f"csid/{name}"] = TestSet(name, "csid", "csid", self._open(spec, f"data.csid.{name}"))
 
     def fingerprint(self) -> str:
         """Of the images that a fit is made on, validation OOD sets included; after ``setup``."""
@@ -184,11 +160,17 @@ class OODDataModule(L.LightningDataModule):
         if self.trainer is not None and self.trainer.state.fn == TrainerFn.FITTING:
             return {"val": self._exact(self.val_set)} if self.val_set is not None else []
         assert self.train_set is not None
-        return {name: self._exact(images) for name, images in ({"fit": self.train_set} | self.val_ood_sets).items()}
+        others = self.val_ood_sets if self.reads_val_ood else {}
+        return {name: self._exact(images) for name, images in ({"fit": self.train_set} | others).items()}
 
     def test_dataloader(self) -> dict[str, DataLoader]:
         """Every set that is scored: name of the loader (a key of ``sets``) -> loader."""
-        check_same_classes(self._known_classes, self.sets["id"].images, "data.id.test")
+        known = self._known_classes or self.sets["id"].images.classes
+        for entry in self.sets.values():
+            if entry.role != "ood":
+                check_same_classes(
+                    known, entry.images, "data.id.test" if entry.role == "id" else f"data.csid.{entry.name}"
+                )
         return {name: self._exact(entry.images) for name, entry in self.sets.items()}
 
     def state_dict(self) -> dict[str, Any]:
@@ -199,26 +181,31 @@ class OODDataModule(L.LightningDataModule):
         """Remembers the class names of the fit."""
         self._known_classes = state_dict.get("classes")
 
-    def _open(self, spec: str | Dataset, key: str) -> ImageSet:
+    def _open(self, spec: Spec, key: str) -> ImageSet:
         if key not in self._opened:  # fit has two phases; a large folder is walked once
             try:
-                self._opened[key] = open_set(spec, self.root, self._transform(), self.bad_images)
+                self._opened[key] = open_set(spec, self.root, self._transform(spec), self.bad_images)
             except InputError as error:
                 raise InputError(f"{key}: {error}") from error
-        images = self._opened[key].using(self._transform())
+            if self._opened[key].notice:
+                say(f"{key}: {self._opened[key].notice}")
+        images = self._opened[key].using(self._transform(spec))
         if len(images) < 2:
             raise InputError(
                 f"{key}: {images.name} has one image; at least two are needed for a number with an interval"
             )
         return images
 
-    def _transform(self) -> Transform:
+    def _transform(self, spec: Spec | None = None) -> Transform:
         if self.transform is not None:
             return self.transform
         if self.trainer is None:
             raise InputError("no preprocessing: set `datamodule.transform`, or use the datamodule in a Trainer")
         preprocess: Any = self.trainer.lightning_module.preprocess
-        return preprocess.transform()
+        usual = preprocess.transform()
+        if isinstance(spec, ImageList) and spec.keep_size:
+            return KeepSize(usual, preprocess.override(resize=None).transform(), preprocess.size)
+        return usual
 
     def _exact(self, images: ImageSet) -> DataLoader:
         return self._loader(images, ExactSampler(len(images), self._rank, self._world_size))

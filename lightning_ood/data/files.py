@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,26 +13,52 @@ from lightning_ood.errors import InputError
 HOW_ROOT = "set the root by `--data.root` or the environment variable LIGHTNING_OOD_DATA"
 
 
+@dataclass
+class ImageList:
+    """An image list whose paths start from a folder of their own, as those of OpenOOD do.
+
+    Attributes:
+        list: the text file; a line is ``path label``, the label may be missing or -1.
+        folder: where the paths in it start; like ``list`` relative to the root of the data.
+        keep_size: an image that has the size of the network's input goes in as it is, without resize and crop.
+    """
+
+    list: str
+    folder: str = "."
+    keep_size: bool = False
+
+
 class Files(NamedTuple):
     """Image files, their labels (-1 for none) and the names of the classes, where known."""
 
     files: list[Path]
     labels: list[int]
     classes: list[str] | None
+    repeated: str = ""  # what a user should know of images that a list names more than once
 
 
-def find_files(path: Path, root: Path) -> Files:
+def find_files(path: Path, root: Path, start: Path | None = None) -> Files:
     """Lists a folder of class folders, a folder of images, or an image list ``*.txt``.
 
+    Args:
+        path: of the folder or list.
+        root: of the data, for messages.
+        start: where the paths in a list start; the root where None.
+
     Raises:
-        InputError: if there is nothing, no image, an empty class, an unreadable line or a missing file.
+        InputError: if there is nothing, no image, an empty class, an unreadable line, an image with two labels or a
+            missing file.
     """
-    if path.is_dir():
+    if path.is_dir() and start is None:
         return _folder(path)
     if path.is_file():
         if path.suffix.lower() != ".txt":
             raise InputError(f"{path}: a data set is a folder, or an image list that ends in .txt")
-        return _image_list(path, root)
+        if start is None:
+            return _image_list(path, root, f"the root {root}, {HOW_ROOT}")
+        if not start.is_dir():
+            raise InputError(f"{path}: its images start from {start}, and there is no such folder; {HOW_ROOT}")
+        return _image_list(path, start, f"the folder {start}, which `folder` names")
     kind = "image list" if path.suffix.lower() == ".txt" else "folder"
     raise InputError(f"{path}: no such {kind}; relative paths start from the root {root}, {HOW_ROOT}")
 
@@ -80,27 +107,52 @@ def _class_folders(path: Path, classes: list[str]) -> Files:
     return Files(files, labels, classes)
 
 
-def _image_list(path: Path, root: Path) -> Files:
+def _image_list(path: Path, start: Path, where_from: str) -> Files:
     try:
         lines = path.read_text(encoding="utf-8-sig").split("\n")
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: not a text file in UTF-8 ({error.reason})") from error
-    files: list[Path] = []
-    labels: list[int] = []
+    named: list[tuple[int, str, int]] = []  # line, path, label
     for number, line in enumerate(lines, start=1):
         if line.strip():
-            name, label = _parse(line.strip(), f"{path}, line {number}")
-            files.append(root / name)
-            labels.append(label)
-    if not files:
+            named.append((number, *_parse(line.strip(), f"{path}, line {number}")))
+    if not named:
         raise InputError(f"{path}: the image list is empty")
-    missing = [str(file) for file in files if not file.is_file()]
+    repeated = _repeated(named, path)
+    files = [start / name for _, name, _ in named]
+    missing = [i for i, file in enumerate(files) if not file.is_file()]
     if missing:
+        some = _some([str(files[i]) for i in missing])
         raise InputError(
-            f"{path}: {len(missing)} of {len(files)} files are missing: {_some(missing)}; the paths in a list start "
-            f"from the root {root}, {HOW_ROOT}"
+            f"{path}, line {named[missing[0]][0]}: {len(missing)} of {len(files)} files are missing: {some}; the paths "
+            f"in this list start from {where_from}"
         )
-    return Files(files, labels, None)
+    return Files(files, [label for _, _, label in named], None, repeated)
+
+
+def _repeated(named: list[tuple[int, str, int]], path: Path) -> str:
+    """A word on images that stand in a list more than once: each line counts, as in the numbers published on it.
+
+    Raises:
+        InputError: if an image has two labels.
+    """
+    first: dict[str, tuple[int, int]] = {}
+    again: list[tuple[int, str]] = []
+    for number, name, label in named:
+        line, known = first.setdefault(name, (number, label))
+        if known != label:
+            raise InputError(
+                f"{path}, line {number}: {name} has the label {label} here and {known} in line {line}; an image has one"
+            )
+        if line != number:
+            again.append((number, name))
+    if not again:
+        return ""
+    number, name = again[0]
+    return (
+        f"{path} names {len(again)} of its {len(named)} images a second time ({name} in lines {first[name][0]} and "
+        f"{number}); each line counts as an image"
+    )
 
 
 def _parse(line: str, where: str) -> tuple[str, int]:

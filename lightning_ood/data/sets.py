@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset, Subset
 
-from lightning_ood.data.files import find_files, relative
+from lightning_ood.data.files import ImageList, find_files, relative
 from lightning_ood.data.images import ImageError, bad_image, load_image, to_image
 from lightning_ood.errors import InputError
 
@@ -75,6 +75,7 @@ class ImageSet(Dataset[Item]):
         labels: ``[N]`` int64, -1 where an image has none; None if none has one, or if only decoding would tell.
         classes: names of the classes in the order of the labels, or None.
         paths: of each image, relative to the root where it lies below it; None for images that are no files.
+        notice: what a user should know of the set, a sentence; empty where there is nothing.
     """
 
     def __init__(
@@ -87,6 +88,7 @@ class ImageSet(Dataset[Item]):
         self.transform: Transform | None = None
         self.bad_images: BadImages = "error"
         self.labelled = True
+        self.notice = ""
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -128,11 +130,12 @@ class ImageSet(Dataset[Item]):
 class FileSet(ImageSet):
     """Image files, from a folder or a list."""
 
-    def __init__(self, path: Path, root: Path) -> None:
-        found = find_files(path, root)
+    def __init__(self, path: Path, root: Path, start: Path | None = None) -> None:
+        found = find_files(path, root, start)
         labels = torch.tensor(found.labels, dtype=torch.int64)
         super().__init__(relative(path, root), _known(labels), found.classes, [relative(p, root) for p in found.files])
         self.root = root
+        self.notice = found.repeated
         self._labels = labels
 
     def read(self, index: int) -> tuple[Image.Image, int]:
@@ -174,14 +177,17 @@ class WrappedSet(ImageSet):
 
 
 def open_set(
-    spec: str | os.PathLike[str] | Dataset, root: Path, transform: Transform, bad_images: BadImages = "error"
+    spec: str | os.PathLike[str] | ImageList | Dataset,
+    root: Path,
+    transform: Transform,
+    bad_images: BadImages = "error",
 ) -> ImageSet:
     """Opens a data set; decodes nothing yet.
 
     Args:
         spec: a folder of class folders (labels in the order of the sorted names, as torchvision's ``ImageFolder``), a
             folder of images (no labels), an image list ``*.txt`` (a line is ``path label``, the label may be missing or
-            -1), or a map-style Dataset of images or (image, label).
+            -1), such a list and the folder its paths start from, or a map-style Dataset of images or (image, label).
         root: what relative paths start from, those inside a list too.
         transform: the preprocessing, PIL image to ``[3, H, W]``.
         bad_images: what to do with an image that cannot be read: stop, or skip and report it.
@@ -190,9 +196,11 @@ def open_set(
         InputError: if the set is missing, empty, or not of one of these forms.
     """
     images: ImageSet
+    root = root.expanduser().absolute()
     if isinstance(spec, (str, os.PathLike)):
-        root = root.expanduser().absolute()
         images = FileSet(root / Path(spec).expanduser(), root)
+    elif isinstance(spec, ImageList):
+        images = FileSet(root / Path(spec.list).expanduser(), root, root / Path(spec.folder).expanduser())
     elif isinstance(spec, Dataset):
         images = WrappedSet(spec)
     else:

@@ -13,7 +13,14 @@ from lightning_ood.report.loggers import log_run, scalars
 from lightning_ood.report.overfitting import training_auroc
 from lightning_ood.report.page import render_page
 from lightning_ood.report.plots import write_pictures
-from lightning_ood.report.table import accuracy, read_scores, summarise, write_metrics, write_scores
+from lightning_ood.report.table import (
+    accuracy,
+    read_scores,
+    summarise,
+    without_csid,
+    write_metrics,
+    write_scores,
+)
 
 __all__ = [
     "accuracy",
@@ -23,6 +30,7 @@ __all__ = [
     "scalars",
     "summarise",
     "training_auroc",
+    "without_csid",
     "write_metrics",
     "write_report",
     "write_scores",
@@ -54,7 +62,7 @@ def write_report(
         The pictures, then the page.
     """
     folder = Path(run_dir) / "report"
-    pictures = write_pictures(scores, metrics, folder)
+    pictures = write_pictures(without_csid(scores), without_csid(metrics), folder)
     page = folder / "index.html"
     title = f"Out-of-distribution detection: {Path(run_dir).resolve().name}"
     text = render_page(

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from lightning_ood.report.table import MEAN
+from lightning_ood.report.table import FULL_SPECTRUM, MEAN, without_csid
 
 _CELL = 13  # "100.0*/100.0*"
 _GAP = 2
@@ -64,15 +64,21 @@ def print_table(
 
 def caption(metrics: pd.DataFrame, accuracy: float | None) -> str:
     """What the numbers are: the images they come from, and which FPR95."""
-    sets = metrics[metrics["dataset"] != MEAN].drop_duplicates(["group", "dataset"])
-    shown = "unknown (no labels)" if accuracy is None else f"{accuracy:.1f} %"
+    sets = without_csid(metrics[metrics["dataset"] != MEAN]).drop_duplicates(["group", "dataset"])
     counts = ", ".join(f"{row.dataset} {row.n_ood}" for row in sets.itertuples())
+    shifted = metrics.attrs.get("shifted", {})
+    looks = ", ".join(f"{name} {n}, accuracy {_percent(right)}" for name, (n, right) in shifted.items())
+    full = f"Full spectrum ({FULL_SPECTRUM}…) counts covariate-shifted images as ID: {looks}.\n" if shifted else ""
     return (
-        f"In-distribution (ID): {int(metrics['n_id'].iloc[0])} images, accuracy {shown}. "
-        f"Out-of-distribution (OOD): {counts} images.\n"
+        f"In-distribution (ID): {int(metrics['n_id'].iloc[0])} images, accuracy {_percent(accuracy)}. "
+        f"Out-of-distribution (OOD): {counts} images.\n{full}"
         f"Cells: AUROC / FPR95 in percent; {_MARK} = best of the column. FPR95: ID is the positive class, the share of "
         "OOD images that score at or above the threshold that keeps 95 % of the ID images."
     )
+
+
+def _percent(accuracy: float | None) -> str:
+    return "unknown (no labels)" if accuracy is None else f"{accuracy:.1f} %"
 
 
 def _columns(rows: pd.DataFrame) -> list[_Column]:
@@ -81,7 +87,10 @@ def _columns(rows: pd.DataFrame) -> list[_Column]:
     sets = [name for name in datasets if name != MEAN]
     group = rows["group"].iloc[0]
     shown = [*sets, MEAN] if len(sets) > 1 else sets
-    return [_Column(f"{name}\n({group})", _cells(rows[rows["dataset"] == name])) for name in shown]
+    return [
+        _Column(f"{name.removeprefix(FULL_SPECTRUM)}\n({group})", _cells(rows[rows["dataset"] == name]))
+        for name in shown
+    ]
 
 
 def _cost_column(costs: Costs) -> _Column:

@@ -25,6 +25,8 @@ INTERVALS = ("auroc_low", "auroc_high", "fpr95_low", "fpr95_high")
 METRIC_COLUMNS = ("detector", "dataset", "group", "n_id", "n_ood", *METRICS, *INTERVALS)
 MEAN = "mean"  # what stands under `dataset` in the row of a group
 NO_GROUP = "ood"  # the group of OOD sets that were given none
+ROLES = ("id", "csid", "ood")  # csid: covariate-shifted ID
+FULL_SPECTRUM = "fs/"  # before set and group in the rows that count csid images as ID; no name holds a slash
 
 
 def detectors_of(scores: pd.DataFrame) -> list[str]:
@@ -42,9 +44,9 @@ def check_scores(scores: pd.DataFrame) -> pd.DataFrame:
     missing = [name for name in IMAGE_COLUMNS if name not in scores.columns]
     if missing:
         raise InputError(f"the table of scores lacks {', '.join(missing)}; it has {', '.join(map(str, scores))}")
-    roles = set(scores["role"].unique()) - {"id", "ood"}
+    roles = set(scores["role"].unique()) - set(ROLES)
     if roles:
-        raise InputError(f"unknown role {', '.join(map(repr, roles))} in the table of scores: 'id' or 'ood'")
+        raise InputError(f"unknown role {', '.join(map(repr, roles))} in the table of scores: {', '.join(ROLES)}")
     if (scores["dataset"] == MEAN).any():
         raise InputError(f"a set cannot be called {MEAN!r}: that is the row of a group in metrics.csv; rename the set")
     groups = scores[scores["role"] == "ood"].groupby("dataset")["group"].nunique()
@@ -52,7 +54,7 @@ def check_scores(scores: pd.DataFrame) -> pd.DataFrame:
         raise InputError(f"the set {groups.idxmax()!r} stands in several groups; give it one name in each")
     detectors = detectors_of(scores)
     table = scores[[*IMAGE_COLUMNS, *detectors]].astype({**IMAGE_COLUMNS, **dict.fromkeys(detectors, "float32")})
-    return table.assign(group=table["group"].fillna(table["role"].map({"id": "id", "ood": NO_GROUP})))
+    return table.assign(group=table["group"].fillna(table["role"].map({"id": "id", "csid": "csid", "ood": NO_GROUP})))
 
 
 def write_scores(scores: pd.DataFrame, run_dir: Path | str) -> Path:
@@ -80,7 +82,24 @@ def write_metrics(metrics: pd.DataFrame, run_dir: Path | str) -> Path:
 
 def accuracy(scores: pd.DataFrame) -> float | None:
     """Share of the labelled ID images that are classified rightly, in percent; None where no label is known."""
-    images = scores[(scores["role"] == "id") & scores["label"].notna()]
+    return _share_right(scores[scores["role"] == "id"])
+
+
+def shifted(scores: pd.DataFrame) -> dict[str, tuple[int, float | None]]:
+    """Covariate-shifted ID sets -> number of images, and accuracy in percent (None where no label is known)."""
+    sets = scores[scores["role"] == "csid"].groupby("dataset", sort=False)
+    return {str(name): (len(images), _share_right(images)) for name, images in sets}
+
+
+def without_csid(table: pd.DataFrame) -> pd.DataFrame:
+    """The images that are scored in every benchmark, or the rows of metrics.csv that come from them alone."""
+    if "role" in table:
+        return table[table["role"] != "csid"]
+    return table[~table["group"].str.startswith(FULL_SPECTRUM)]
+
+
+def _share_right(images: pd.DataFrame) -> float | None:
+    images = images[images["label"].notna()]
     if images.empty:
         return None
     return 100 * float((images["label"].astype("int64") == images["prediction"].astype("int64")).mean())
@@ -90,7 +109,8 @@ def summarise(scores: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
     """The rows of metrics.csv, in percent.
 
     Per detector a row for each OOD set, then one for each group: the mean over its sets, ``n_ood`` summed, ``n_id``
-    the ID images that all sets share.
+    the ID images that all sets share. Where there are covariate-shifted ID sets, the same rows again with their images
+    counted as ID (full spectrum), set and group marked ``fs/``; ``attrs["shifted"]`` holds what :func:`shifted` says.
 
     Args:
         scores: table of scores.
@@ -100,18 +120,23 @@ def summarise(scores: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
         InputError: if there is no ID or no OOD image, or a score is not finite (detector, set and image are named).
     """
     scores = check_scores(scores)
-    is_id = (scores["role"] == "id").to_numpy(dtype=bool)
-    if is_id.all() or not is_id.any():
+    is_id, is_ood = ((scores["role"] == role).to_numpy(dtype=bool) for role in ("id", "ood"))
+    if not is_ood.any() or not is_id.any():
         raise InputError(f"no {'OOD' if is_id.any() else 'ID'} image in the table of scores")
-    rows_of = {(str(g), str(d)): rows for (g, d), rows in _positions(scores[~is_id], np.flatnonzero(~is_id)).items()}
+    rows_of = {(str(g), str(d)): rows for (g, d), rows in _positions(scores[is_ood], np.flatnonzero(is_ood)).items()}
+    known = {"": is_id} if (is_id | is_ood).all() else {"": is_id, FULL_SPECTRUM: ~is_ood}
     rows = []
     for detector in detectors_of(scores):
         values = scores[detector].to_numpy()
         _check_finite(values, scores, detector)
-        in_distribution = sort_scores(values[is_id])
-        sets = {key: Comparison(in_distribution, sort_scores(values[at])) for key, at in rows_of.items()}
-        rows += _rows(detector, sets, seed)
-    return pd.DataFrame(rows, columns=list(METRIC_COLUMNS))
+        outside = {key: sort_scores(values[at]) for key, at in rows_of.items()}
+        for mark, inside in known.items():
+            in_distribution = sort_scores(values[inside])
+            sets = {(mark + g, mark + d): Comparison(in_distribution, ood) for (g, d), ood in outside.items()}
+            rows += _rows(detector, sets, seed)
+    metrics = pd.DataFrame(rows, columns=list(METRIC_COLUMNS))
+    metrics.attrs["shifted"] = shifted(scores)
+    return metrics
 
 
 def _positions(ood: pd.DataFrame, positions: np.ndarray) -> Mapping[tuple[str, str], np.ndarray]:

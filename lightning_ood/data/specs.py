@@ -1,0 +1,52 @@
+"""How a config names a set of images, and what a set is scored as."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from torch.utils.data import Dataset
+
+from lightning_ood.data.files import ImageList
+from lightning_ood.data.sets import ImageSet
+
+Spec = str | ImageList | Dataset
+
+
+@dataclass
+class IDSets:
+    """The in-distribution set.
+
+    A set is a folder of class folders, a folder of images, an image list ``*.txt`` (or ``{list: …, folder: …}``, where
+    its paths start from a folder of their own) or a map-style Dataset.
+
+    Attributes:
+        train: what detectors are fitted on (and a small network is trained on).
+        test: what is scored.
+        val: checked after each epoch of training; optional.
+        name: what the tables call it.
+    """
+
+    train: Spec
+    test: Spec
+    val: Spec | None = None
+    name: str = "id"
+
+
+@dataclass(frozen=True)
+class TestSet:
+    """A set that is scored.
+
+    Attributes:
+        name: its name in the tables.
+        role: id, csid (covariate-shifted ID) or ood.
+        group: ``id``, ``csid``, or the name of its group (near, far, …).
+        images: the images, their paths and labels.
+    """
+
+    __test__ = False  # no test class, whatever pytest thinks of the name
+
+    name: str
+    role: Literal["id", "csid", "ood"]
+    group: str
+    images: ImageSet
