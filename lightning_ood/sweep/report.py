@@ -1,0 +1,113 @@
+"""What a sweep leaves behind: every number as CSV, a table for people as Markdown, a picture."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from lightning_ood.report.table import MEAN
+from lightning_ood.sweep.picture import draw
+
+EITHER = "any"  # where a detector does not depend on a parameter
+
+
+def long_table(finished: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    """A row per point, detector and set: the parameters, then the columns of metrics.csv.
+
+    A detector that several points share (their parameters are of another one) is there once; the parameters in which
+    those points differ are ``any``.
+    """
+    shared: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    for result in finished:
+        for fit in dict.fromkeys(row["fit"] for row in result["metrics"]):
+            shared.setdefault((result["run"], fit), []).append(result)
+    rows = []
+    for (_, fit), results in shared.items():
+        texts = [{name: label(value) for name, value in result["point"].items()} for result in results]
+        same = {name: len({text[name] for text in texts}) == 1 for name in texts[0]}
+        parameters = {name: text if same[name] else EITHER for name, text in texts[0].items()}
+        for row in results[0]["metrics"]:
+            if row["fit"] == fit:
+                rows.append({**parameters, **{key: value for key, value in row.items() if key != "fit"}})
+    return pd.DataFrame(rows)
+
+
+def write(table: pd.DataFrame, parameters: list[str], out: Path, stem: str, lines: bool) -> str:
+    """Writes ``<stem>.csv``, ``<stem>.md`` and ``<stem>.png``; returns the Markdown."""
+    out.mkdir(parents=True, exist_ok=True)
+    short = short_names(parameters)
+    table.to_csv(out / f"{stem}.csv", index=False, float_format="%.10g")
+    named = table.rename(columns=short)
+    varied = [name for name in short.values() if named[name].nunique() > 1]
+    text = markdown(named, varied)
+    (out / f"{stem}.md").write_text(text)
+    draw(named, varied, out / f"{stem}.png", lines)
+    return text
+
+
+def markdown(table: pd.DataFrame, parameters: list[str]) -> str:
+    """FPR95 / AUROC in percent: a row per point and detector, a column per set and per group of several sets."""
+    columns = sets_of(table)
+    several = table["detector"].nunique() > 1
+    heads = [*parameters, *(["detector"] if several or not parameters else []), *columns]
+    texts = len(heads) - len(columns)
+    lines = [f"| {' | '.join(heads)} |", "| " + " | ".join(["---"] * texts + ["---:"] * len(columns)) + " |"]
+    best = {
+        name: (table.loc[at, "fpr95"].round(1).min(), table.loc[at, "auroc"].round(1).max())
+        for name, at in columns.items()
+    }
+    for key, rows in table.groupby([*parameters, "detector"], sort=False, dropna=False):
+        cells = [str(cell) for cell in key][:texts]
+        for name, at in columns.items():
+            row = rows[at[rows.index]].iloc[0]
+            pair = zip((row["fpr95"], row["auroc"]), best[name], strict=True)
+            cells.append(" / ".join(f"**{v:.1f}**" if round(v, 1) == top else f"{v:.1f}" for v, top in pair))
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def sets_of(table: pd.DataFrame) -> dict[str, pd.Series]:
+    """Name of each set, and of each group of several -> where its rows are."""
+    sets = table[table["dataset"] != MEAN]
+    found = {str(name): table["dataset"] == name for name in sets["dataset"].unique()}
+    for group, names in sets.groupby("group", sort=False)["dataset"].nunique().items():
+        if names > 1:
+            found[f"mean {group}"] = (table["dataset"] == MEAN) & (table["group"] == group)
+    return found
+
+
+def short_names(parameters: Sequence[str]) -> dict[str, str]:
+    """The end of each dotted name, as long as it takes to tell them apart."""
+    parts = {name: [part for part in name.split(".") if part != "init_args"] for name in parameters}
+    length = 1
+    while len({tuple(part[-length:]) for part in parts.values()}) < len(parts):
+        length += 1
+    return {name: ".".join(part[-length:]) for name, part in parts.items()}
+
+
+def describe(point: Mapping[str, Any]) -> str:
+    """A point in a line."""
+    short = short_names(list(point))
+    return ", ".join(f"{short[name]}={label(value)}" for name, value in point.items())
+
+
+def label(value: Any) -> str:
+    """A value for people: of a class its name and arguments, of a file its stem."""
+    if isinstance(value, Mapping) and "class_path" in value:
+        given = ", ".join(f"{name}={label(v)}" for name, v in (value.get("init_args") or {}).items())
+        return str(value["class_path"]).rpartition(".")[2] + (f"({given})" if given else "")
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name}: {label(v)}" if v else str(name) for name, v in value.items())
+    if isinstance(value, (list, tuple)):
+        return " + ".join(map(label, value))
+    if value is None:
+        return "none"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    text = str(value)
+    return Path(text).stem if text.endswith((".yaml", ".yml")) else text.rpartition(":")[2] or text

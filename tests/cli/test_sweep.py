@@ -1,0 +1,201 @@
+"""Sweep files: points in one pass, what is finished is kept, what fails is listed; W&B's agents run the same file."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import yaml
+from torch import Tensor
+
+from lightning_ood.errors import InputError
+from lightning_ood.sweep import space
+from lightning_ood.sweep.choice import Choice
+from lightning_ood.sweep.plan import plan, together
+from lightning_ood.sweep.point import Resolver, argument, main
+from tests.cli.conftest import DETECTORS
+from tests.conftest import ROOT, Run
+from tests.tiny import Net
+
+EPS = "scoring.detectors.nap.init_args.eps"
+TAP = "scoring.detectors.nap.init_args.tap"
+SHIFT = "data.ood.near/pale.init_args.shift"
+
+
+def write_sweep(config: Path, parameters: dict[str, Any], **more: Any) -> Path:
+    detectors = f"{{energy: {DETECTORS / 'energy.yaml'}, nap: {DETECTORS / 'nap.yaml'}}}"
+    command = ["${env}", "${interpreter}", "${program}", "fit_test", "--config", str(config)]
+    content = {
+        "program": str(ROOT / "train.py"),
+        "method": "grid",
+        "command": [*command, f"--scoring.detectors={detectors}", "${args}"],
+        "parameters": parameters,
+        **more,
+    }
+    path = config.parent / "sweep.yaml"
+    path.write_text(yaml.safe_dump(content, sort_keys=False))
+    return path
+
+
+@pytest.fixture
+def seen(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Counter[str]:
+    counter: Counter[str] = Counter()
+    forward = Net.forward
+
+    def counting(self: Net, images: Tensor) -> Tensor:
+        probe = images.abs().max() > 1.0001 or images.abs().max() == 0
+        counter["probe" if probe else "image"] += len(images)
+        return forward(self, images)
+
+    monkeypatch.setattr(Net, "forward", counting)
+    monkeypatch.chdir(tmp_path)
+    return counter
+
+
+def test_grid_resume_and_failure(config: Path, train: Run, tmp_path: Path) -> None:
+    """Two eps, two taps (one of which does not exist), two data sets: two runs, four points finish, four fail."""
+    parameters = {
+        EPS: {"values": [0.1, 1.0]},
+        TAP: {"values": ["last", "nowhere"]},
+        SHIFT: {"values": [40, 60]},
+    }
+    path = write_sweep(config, parameters)
+    swept = train("sweep", path, "--jobs", 2)
+    assert swept.returncode == 1, swept.stdout + swept.stderr
+    folder = tmp_path / "runs" / "sweeps" / f"{tmp_path.name}-sweep"
+    assert "8 points in 2 runs" in swept.stdout and swept.stdout.count("failed: ") == 4
+    assert "'nowhere'" in swept.stdout and "log-1.txt" in swept.stdout
+    table = pd.read_csv(folder / "sweep.csv")
+    nap = table[table["detector"] == "nap"]
+    assert set(nap[TAP]) == {"last"} and len(nap) == 4 * (2 + 2), "two sets and the means of two groups"
+    energy = table[(table["detector"] == "energy") & (table["dataset"] == "pale")]
+    assert energy[EPS].tolist() == ["any", "any"], "what does not depend on a parameter is there once"
+    assert (folder / "sweep.md").read_text().count("\n") == 2 + 6 and (folder / "sweep.png").is_file()
+    alone = train("fit_test", "--config", config, f"--{EPS}=0.1", f"--{SHIFT}=60")
+    assert alone.returncode == 0, alone.stderr
+    expected = pd.read_csv(tmp_path / "runs" / "tiny" / "metrics.csv").query("detector == 'nap'")
+    found = nap[(nap[EPS].astype(float) == 0.1) & (nap[SHIFT] == 60)]
+    for column in ("auroc", "fpr95", "auroc_low"):
+        assert found[column].tolist() == pytest.approx(expected[column].tolist(), rel=1e-9), column
+    # Again: what is finished stays, what failed is tried again; one value more is one run more.
+    finished = {path: path.stat().st_mtime_ns for path in folder.glob("points/*.json")}
+    write_sweep(config, {**parameters, TAP: {"values": ["last"]}, EPS: {"values": [0.1, 1.0, 3.0]}})
+    swept = train("sweep", path, "--results", tmp_path / "out")
+    assert swept.returncode == 0, swept.stdout + swept.stderr
+    assert "2 points in 2 runs; 4 are finished" in swept.stdout
+    assert all(path.stat().st_mtime_ns == time for path, time in finished.items())
+    assert len(pd.read_csv(tmp_path / "out" / "sweep.csv").query("detector == 'nap'")) == 6 * 4
+
+
+def test_points_that_differ_in_detectors_forward_images_once(config: Path, seen: Counter[str]) -> None:
+    """The run of a group, in this process: as many images enter the network as in one point."""
+    sweep = space.read(
+        write_sweep(config, {EPS: {"values": [0.1, 0.3, 1.0, 3.0]}, TAP: {"values": ["last", "block1"]}})
+    )
+    planned, refused = plan(sweep, sweep.grid(), Resolver())
+    (group,) = together(planned)
+    assert len(group) == 8 and not refused
+    detectors = {name: spec for each in group for name, spec in each.detectors.items()}
+    assert len(detectors) == 9, "energy is the same at every point"
+    file = config.parent / "points.yaml"
+    file.write_text(yaml.safe_dump({**group[0].config, "scoring": {"detectors": detectors}}))
+    main(["--config", str(file), "--trainer.logger=false"])
+    assert seen["image"] == 23 + 17 + 2, "neither NAP nor Energy has anything to fit"
+
+
+@pytest.mark.parametrize("method", ["random", "bayes"])
+def test_choice_goes_on(config: Path, method: str) -> None:
+    spread = {
+        "a": {"min": 0.01, "max": 100.0, "distribution": "log_uniform_values"},
+        "b": {"min": 1, "max": 6},
+        "c": {"values": [{"class_path": "X"}, None]},
+    }
+    more = {"method": method, "metric": {"name": "auroc/pale/nap", "goal": "maximize"}}
+    sweep = space.read(write_sweep(config, spread, **more))
+    choice = Choice(sweep, [])
+    first = choice.ask(12)
+    values = [-abs(point["b"] - 4) - (point["c"] is None) for point in first]
+    for point, value in zip(first, values, strict=True):
+        assert 0.01 <= point["a"] <= 100 and point["b"] in range(1, 7) and point["c"] in ({"class_path": "X"}, None)
+        choice.tell(point, value)
+    again = Choice(sweep, list(zip(first, values, strict=True)))
+    later = again.ask(40)
+    assert all(point not in first for point in later)
+    if method == "bayes":
+        assert len(again.study.get_trials()) == 52, "the finished points are known"
+        for point in later:
+            again.tell(point, -abs(point["b"] - 4) - (point["c"] is None))
+        assert sum(p["c"] is not None and p["b"] in (3, 4, 5) for p in again.ask(20)) >= 10
+
+
+def test_bayes_from_the_command_line(config: Path, train: Run, tmp_path: Path) -> None:
+    parameters = {EPS: {"min": 0.01, "max": 10.0, "distribution": "log_uniform_values"}}
+    metric = {"name": "auroc/mean-near/nap", "goal": "maximize"}
+    path = write_sweep(config, parameters, method="bayes", metric=metric, run_cap=4)
+    for count, said in ((2, "Best auroc/mean-near/nap: "), (4, "2 points in 1 runs")):
+        swept = train("sweep", path, "--count", count, "--batch", 2)
+        assert swept.returncode == 0 and said in swept.stdout, swept.stdout + swept.stderr
+    (table,) = tmp_path.glob("runs/sweeps/*/sweep.csv")
+    assert pd.read_csv(table).query("detector == 'nap'")[EPS].nunique() == 4
+
+
+def test_wandb_agent_runs_the_same_file(config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """W&B's own agent, handed a point as its server would, makes the command, and the command makes the run."""
+    agents = pytest.importorskip("wandb.wandb_agent")
+    path = write_sweep(config, {EPS: {"values": [0.1]}})
+    monkeypatch.chdir(tmp_path)
+    environment = {"WANDB_SWEEP_ID": "s1", "WANDB_DIR": str(tmp_path), "WANDB_MODE": "offline", "OMP_NUM_THREADS": "1"}
+    for name, value in {**environment, "PYTHONPATH": str(ROOT), "WANDB_RUN_ID": ""}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("WANDB_SWEEP_PARAM_PATH", "")
+    agent = agents.Agent(api=None, queue=None, sweep_id="s1")
+    content = yaml.safe_load(path.read_text())
+    agent._sweep_command = content["command"]
+    values = {EPS: 0.1, "scoring.detectors.energy": None, "trainer.logger": {"class_path": "CSVLogger"}}
+    values["trainer.logger"] = {"class_path": "lightning.pytorch.loggers.CSVLogger", "init_args": {"save_dir": "logs"}}
+    args = {name: {"value": value} for name, value in values.items()}
+    agent._command_run({"run_id": "p1", "program": content["program"], "args": args})
+    assert agent._run_processes["p1"].wait(timeout=200) == 0
+    folder = tmp_path / "runs" / "tiny" / "p1"
+    assert set(pd.read_csv(folder / "metrics.csv")["detector"]) == {"nap"}
+    assert (
+        yaml.safe_load((folder / "config.test.yaml").read_text())["scoring"]["detectors"]["nap"]["init_args"]["eps"]
+        == 0.1
+    )
+    from wandb.sdk.launch.sweeps.utils import create_sweep_command_args
+
+    assert create_sweep_command_args({"args": args})["args"] == [argument(*item) for item in values.items()]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"method": "gird"}, "grid, random or bayes"),
+        ({"parameter": {}}, "parameters"),
+        ({"command": ["${program}", "fit", "${args}"]}, "fit_test"),
+        ({"parameters": {EPS: 3}}, "{values: [3, …]}"),
+        ({"parameters": {EPS: {"min": 0.1, "max": 1.0}}}, "method: random"),
+        ({"parameters": {EPS: {"distribution": "normal", "min": 0, "max": 1}}}, "log_uniform_values"),
+        ({"method": "bayes"}, "metric"),
+    ],
+)
+def test_what_is_wrong_is_named(config: Path, change: dict[str, Any], said: str) -> None:
+    path = write_sweep(config, {EPS: {"values": [1.0]}})
+    path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), **change}))
+    with pytest.raises(InputError, match=str(path)) as error:
+        space.read(path).grid()
+    assert said in str(error.value)
+
+
+def test_sweep_files_here_are_wandb_sweeps() -> None:
+    """Each file of experiments/ is read, its first and last point are parsed, and W&B's own schema takes it."""
+    files = [p for p in (ROOT / "experiments").rglob("*.yaml") if "method:" in p.read_text()]
+    resolver = Resolver()
+    for path in files:
+        sweep = space.read(path)
+        points = sweep.grid() if sweep.method == "grid" else Choice(sweep, []).ask(2)
+        _, refused = plan(sweep, [points[0], points[-1]], resolver)
+        assert not refused, f"{path}: {refused}"
