@@ -133,8 +133,8 @@ class Detector(Metric):
         views = {view for part in self.family() for view in part.views}
         return {"fit": len(views), "test": len(set(self.perturbations({})))}
 
-    def summary(self, fitted: Fitted) -> dict[str, float | str]:
-        """What a report says of the fit: a threshold that was found, a block that was chosen. Nothing by default."""
+    def summary(self, fitted: Fitted) -> dict[str, Any]:
+        """What a report says of the fit, in plain values: a threshold, a chosen block, a curve. Nothing by default."""
         return {}
 
     @property

@@ -86,5 +86,5 @@ class BlockNorm(Shaping):
 
     def summary(self, fitted: Fitted) -> dict[str, float | str]:
         """What FeatureNorm says, and the scale."""
-        scale: dict[str, float | str] = {"scale": float(fitted["scale"])} if self.match else {}
-        return {**self.norm.summary(unnest("norm", fitted)), **scale}
+        said: dict[str, float | str] = {"scale": float(fitted["scale"])} if self.match else {}
+        return said | {f"norm.{key}": value for key, value in self.norm.summary(unnest("norm", fitted)).items()}

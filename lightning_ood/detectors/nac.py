@@ -2,14 +2,15 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from lightning_ood.detectors.base import Detector, Fitted
-from lightning_ood.detectors.coverage import Scheme, StateCounts, bin_edges, bin_index, layer_score
+from lightning_ood.detectors.coverage import Scheme, StateCounts, bin_edges, bin_index, covered, layer_score
 from lightning_ood.detectors.needs import index_of
+from lightning_ood.detectors.percentile import spread
 from lightning_ood.errors import InputError
 from lightning_ood.features import Features, Setup
 from lightning_ood.hashing import hash_index
@@ -147,10 +148,13 @@ class NAC(Detector):
             scores.append(layer_score(index, counts, layer.samples))
         return torch.stack(scores).mean(dim=0)
 
-    def summary(self, fitted: Fitted) -> dict[str, float | str]:
-        """The number of images that were counted."""
-        name, layer = next(iter(self.layers.items()))
-        return {"images": float(fitted[f"counts.{name}"].reshape(-1, layer.bins - 1)[0].sum())}
+    def summary(self, fitted: Fitted) -> dict[str, Any]:
+        """The number of images that were counted, and each layer's coverage: what a state is worth to its neurons."""
+        counts = {name: fitted[f"counts.{name}"].reshape(-1, layer.bins - 1) for name, layer in self.layers.items()}
+        said: dict[str, Any] = {"images": float(next(iter(counts.values()))[0].sum())}
+        for name, layer in self.layers.items():
+            said[f"coverage.{name}"] = spread(covered(counts[name], layer.samples), self.edges[name])
+        return said
 
     def _counted(self, features: Features) -> Tensor | None:
         if self.images is None:

@@ -28,3 +28,22 @@ def percentile(values: Tensor, q: float) -> Tensor:
         ordered = flat.sort().values
     below, above = ordered[low].double(), ordered[high].double()
     return below + (above - below) * (rank - low)
+
+
+def spread(rows: Tensor, at: Tensor | None = None) -> dict[str, list[float]]:
+    """What a report draws of many curves: their 10th, 50th and 90th percentile at each place.
+
+    Args:
+        rows: ``[R, D]``, a curve each.
+        at: where the values lie, or the D + 1 edges of what they belong to; the ranks 1 to D where None, of which some
+            200 are taken, denser at the start.
+
+    Returns:
+        ``at``, ``low``, ``middle`` and ``high``, plain numbers.
+    """
+    if at is None:
+        last = rows.shape[1]
+        at = torch.logspace(0, math.log10(last), 200, dtype=torch.float64).round().long().clamp(1, last).unique()
+        rows = rows[:, at.to(rows.device) - 1]
+    low, middle, high = np.quantile(rows.detach().double().cpu().numpy(), [0.1, 0.5, 0.9], axis=0).tolist()
+    return {"at": at.double().tolist(), "low": low, "middle": middle, "high": high}

@@ -34,7 +34,7 @@ def test_the_chosen_block_is_lent() -> None:
     train = torch.tensor([[3.0, 4], [6, 8]])
     detector.update(batch(train, a=torch.tensor([1.0, 1]), b=torch.tensor([2.0, 4])))
     fitted = detector.compute()
-    assert detector.summary(fitted) == {"block": "b", "ratio.a": 1.0, "ratio.b": 2.0, "scale": 2.5}
+    assert detector.summary(fitted) == {"norm.block": "b", "norm.ratio.a": 1.0, "norm.ratio.b": 2.0, "scale": 2.5}
     assert detector.extra_forwards == {"fit": 1, "test": 0}
     test = batch(torch.tensor([[0.6, 0.8]]), a=torch.tensor([100.0]), b=torch.tensor([20.0]))
     torch.testing.assert_close(detector.logits(test, fitted), torch.tensor([[30.0, 40]]))

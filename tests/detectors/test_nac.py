@@ -157,7 +157,12 @@ def test_only_the_subset_is_counted() -> None:
     for rows in torch.arange(40).split(7):
         detector.update(features(pooled[rows], index=rows))
     fitted = detector.compute()
-    assert detector.summary(fitted) == {"images": 10}
+    summary = detector.summary(fitted)
+    assert summary["images"] == 10
+    coverage = summary["coverage.pooled"]
+    assert len(coverage["at"]) == 1 + len(coverage["middle"]) == 50
+    expected = np.quantile((fitted["counts.pooled"] / 50).numpy(), 0.9, axis=0)
+    np.testing.assert_allclose(coverage["high"], expected, atol=1e-6)
     chosen, alone = balanced_subset(labels, 10, 0), ready(NAC())
     alone.update(features(pooled[chosen]))
     assert torch.equal(fitted["counts.pooled"], alone.compute()["counts.pooled"])
