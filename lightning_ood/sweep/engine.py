@@ -98,7 +98,7 @@ def _finish(sweep: Sweep, folder: Path, out: Path, planned: list[Planned]) -> No
     finished = [results.read(each) for each in planned if each in results]
     if not finished:
         return
-    say(write(long_table(finished), list(sweep.space), out, sweep.path.stem, lines=sweep.method == "grid"))
+    say(write(long_table(finished), out, sweep.path.stem, lines=sweep.method == "grid"))
     values = [value for value in (_value(sweep, result) for result in finished) if value is not None]
     if values:
         best = values.index(max(values) if sweep.maximise else min(values))

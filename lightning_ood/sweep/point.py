@@ -86,4 +86,4 @@ class Resolver(CLI):
                 config = self.parser.parse_args(inline_files(["fit", *map(written, args)]))
         except SystemExit:
             raise InputError(said.getvalue().rpartition("error: ")[2].strip()) from None
-        return yaml.safe_load(self._parser("fit").dump(config["fit"], skip_validation=True))
+        return yaml.safe_load(self._parser("fit").dump(config["fit"], skip_none=False, skip_validation=True))

@@ -21,9 +21,9 @@ def long_table(finished: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     those points differ are ``any``.
     """
     shared: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
-    for result in finished:
+    for result, point in zip(finished, flat([result["point"] for result in finished]), strict=True):
         for fit in dict.fromkeys(row["fit"] for row in result["metrics"]):
-            shared.setdefault((result["run"], fit), []).append(result)
+            shared.setdefault((result["run"], fit), []).append({**result, "point": point})
     rows = []
     for (_, fit), results in shared.items():
         texts = [{name: label(value) for name, value in result["point"].items()} for result in results]
@@ -35,10 +35,29 @@ def long_table(finished: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def write(table: pd.DataFrame, parameters: list[str], out: Path, stem: str, lines: bool) -> str:
-    """Writes ``<stem>.csv``, ``<stem>.md`` and ``<stem>.png``; returns the Markdown."""
+def flat(points: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Mappings of settings that have the same names at every point are a parameter for each name."""
+    for name in points[0]:
+        values = [point[name] for point in points]
+        keys = {tuple(v) if isinstance(v, Mapping) and "class_path" not in v else () for v in values}
+        if len(keys) == 1 and keys != {()}:
+            below = [{f"{name}.{key}": v for key, v in point[name].items()} for point in points]
+            rest = [{key: v for key, v in point.items() if key != name} for point in points]
+            return flat([{**b, **r} for b, r in zip(below, rest, strict=True)])
+    return [dict(point) for point in points]
+
+
+def write(table: pd.DataFrame, out: Path, stem: str, lines: bool) -> str:
+    """Writes ``<stem>.csv``, ``<stem>.md`` and ``<stem>.png``; returns the Markdown.
+
+    Args:
+        table: what :func:`long_table` gave.
+        out: the folder.
+        stem: name of the files.
+        lines: whether the points are a grid, which the picture draws as lines.
+    """
     out.mkdir(parents=True, exist_ok=True)
-    short = short_names(parameters)
+    short = short_names(list(table.columns[: table.columns.get_loc("detector")]))
     table.to_csv(out / f"{stem}.csv", index=False, float_format="%.10g")
     named = table.rename(columns=short)
     varied = [name for name in short.values() if named[name].nunique() > 1]

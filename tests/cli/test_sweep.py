@@ -11,10 +11,11 @@ import pytest
 import yaml
 from torch import Tensor
 
+from lightning_ood.cli import main as command_line
 from lightning_ood.errors import InputError
 from lightning_ood.sweep import space
 from lightning_ood.sweep.choice import Choice
-from lightning_ood.sweep.plan import plan, together
+from lightning_ood.sweep.plan import plan, resolve, together
 from lightning_ood.sweep.point import Resolver, argument, main
 from tests.cli.conftest import DETECTORS
 from tests.conftest import ROOT, Run
@@ -55,7 +56,20 @@ def seen(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Counter[str]:
     return counter
 
 
-def test_grid_resume_and_failure(config: Path, train: Run, tmp_path: Path) -> None:
+def call(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str]:
+    """The command line in this process, which has imported everything; exit code and what it said."""
+    try:
+        command_line([str(argument) for argument in arguments])
+        code = 0
+    except SystemExit as stop:
+        code = int(stop.code or 0)
+    said = capsys.readouterr()
+    return code, said.out + said.err
+
+
+def test_grid_resume_and_failure(
+    config: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     """Two eps, two taps (one of which does not exist), two data sets: two runs, four points finish, four fail."""
     parameters = {
         EPS: {"values": [0.1, 1.0]},
@@ -63,31 +77,31 @@ def test_grid_resume_and_failure(config: Path, train: Run, tmp_path: Path) -> No
         SHIFT: {"values": [40, 60]},
     }
     path = write_sweep(config, parameters)
-    swept = train("sweep", path, "--jobs", 2)
-    assert swept.returncode == 1, swept.stdout + swept.stderr
+    monkeypatch.chdir(tmp_path)
+    code, said = call(capsys, "sweep", path, "--jobs", 2)
+    assert code == 1, said
     folder = tmp_path / "runs" / "sweeps" / f"{tmp_path.name}-sweep"
-    assert "8 points in 2 runs" in swept.stdout and swept.stdout.count("failed: ") == 4
-    assert "'nowhere'" in swept.stdout and "log-1.txt" in swept.stdout
+    assert "8 points in 2 runs" in said and said.count("failed: ") == 4
+    assert "'nowhere'" in said and "log-1.txt" in said
     table = pd.read_csv(folder / "sweep.csv")
     nap = table[table["detector"] == "nap"]
     assert set(nap[TAP]) == {"last"} and len(nap) == 4 * (2 + 2), "two sets and the means of two groups"
     energy = table[(table["detector"] == "energy") & (table["dataset"] == "pale")]
     assert energy[EPS].tolist() == ["any", "any"], "what does not depend on a parameter is there once"
     assert (folder / "sweep.md").read_text().count("\n") == 2 + 6 and (folder / "sweep.png").is_file()
-    alone = train("fit_test", "--config", config, f"--{EPS}=0.1", f"--{SHIFT}=60")
-    assert alone.returncode == 0, alone.stderr
+    code, said = call(capsys, "fit_test", "--config", config, f"--{EPS}=0.1", f"--{SHIFT}=60")
+    assert code == 0, said
     expected = pd.read_csv(tmp_path / "runs" / "tiny" / "metrics.csv").query("detector == 'nap'")
     found = nap[(nap[EPS].astype(float) == 0.1) & (nap[SHIFT] == 60)]
     for column in ("auroc", "fpr95", "auroc_low"):
         assert found[column].tolist() == pytest.approx(expected[column].tolist(), rel=1e-9), column
     # Again: what is finished stays, what failed is tried again; one value more is one run more.
     finished = {path: path.stat().st_mtime_ns for path in folder.glob("points/*.json")}
-    write_sweep(config, {**parameters, TAP: {"values": ["last"]}, EPS: {"values": [0.1, 1.0, 3.0]}})
-    swept = train("sweep", path, "--results", tmp_path / "out")
-    assert swept.returncode == 0, swept.stdout + swept.stderr
-    assert "2 points in 2 runs; 4 are finished" in swept.stdout
+    write_sweep(config, {SHIFT: {"values": [40]}, TAP: {"values": ["last"]}, EPS: {"values": [0.1, 1.0, 3.0]}})
+    code, said = call(capsys, "sweep", path, "--results", tmp_path / "out")
+    assert code == 0 and "1 points in 1 runs; 2 are finished" in said, said
     assert all(path.stat().st_mtime_ns == time for path, time in finished.items())
-    assert len(pd.read_csv(tmp_path / "out" / "sweep.csv").query("detector == 'nap'")) == 6 * 4
+    assert len(pd.read_csv(tmp_path / "out" / "sweep.csv").query("detector == 'nap'")) == 3 * 4
 
 
 def test_points_that_differ_in_detectors_forward_images_once(config: Path, seen: Counter[str]) -> None:
@@ -100,6 +114,10 @@ def test_points_that_differ_in_detectors_forward_images_once(config: Path, seen:
     assert len(group) == 8 and not refused
     detectors = {name: spec for each in group for name, spec in each.detectors.items()}
     assert len(detectors) == 9, "energy is the same at every point"
+    switched_off = {"scoring.detectors.nap": str(DETECTORS / "line.yaml")}
+    line = resolve(sweep, {**switched_off, "scoring.detectors.nap.init_args.weight_percentile": None}, Resolver())
+    (given,) = (spec["init_args"] for spec in line.detectors.values() if "LINe" in spec["class_path"])
+    assert given["weight_percentile"] is None, "null is a value, not a default"
     file = config.parent / "points.yaml"
     file.write_text(yaml.safe_dump({**group[0].config, "scoring": {"detectors": detectors}}))
     main(["--config", str(file), "--trainer.logger=false"])
@@ -131,13 +149,18 @@ def test_choice_goes_on(config: Path, method: str) -> None:
         assert sum(p["c"] is not None and p["b"] in (3, 4, 5) for p in again.ask(20)) >= 10
 
 
-def test_bayes_from_the_command_line(config: Path, train: Run, tmp_path: Path) -> None:
+def test_bayes_from_the_command_line(
+    config: Path, train: Run, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Two points, then two more; the second call is a user's own."""
     parameters = {EPS: {"min": 0.01, "max": 10.0, "distribution": "log_uniform_values"}}
     metric = {"name": "auroc/mean-near/nap", "goal": "maximize"}
     path = write_sweep(config, parameters, method="bayes", metric=metric, run_cap=4)
-    for count, said in ((2, "Best auroc/mean-near/nap: "), (4, "2 points in 1 runs")):
-        swept = train("sweep", path, "--count", count, "--batch", 2)
-        assert swept.returncode == 0 and said in swept.stdout, swept.stdout + swept.stderr
+    monkeypatch.chdir(tmp_path)
+    code, said = call(capsys, "sweep", path, "--count", 2)
+    assert code == 0 and "Best auroc/mean-near/nap: " in said, said
+    swept = train("sweep", path, "--batch", 2)
+    assert swept.returncode == 0 and "2 points in 1 runs" in swept.stdout, swept.stdout + swept.stderr
     (table,) = tmp_path.glob("runs/sweeps/*/sweep.csv")
     assert pd.read_csv(table).query("detector == 'nap'")[EPS].nunique() == 4
 
