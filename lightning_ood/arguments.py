@@ -34,5 +34,5 @@ def resolve_paths(node: Any, root: Path) -> None:
             for name in PATH_ARGUMENTS:
                 if isinstance(value.get(name), str) and not Path(value[name]).is_absolute():
                     value[name] = str(root / value[name])
-        elif hasattr(value, "items"):
+        if hasattr(value, "items"):
             resolve_paths(value, root)

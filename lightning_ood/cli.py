@@ -1,4 +1,4 @@
-"""The command line: ``python train.py fit|test --config FILE``."""
+"""The command line: ``python train.py check|fit|test --config FILE``."""
 
 from __future__ import annotations
 
@@ -19,10 +19,13 @@ from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_only
+from torch.utils.data import Dataset
 
+from lightning_ood import check as checking
 from lightning_ood import run
 from lightning_ood.arguments import inline_files, resolve_paths
 from lightning_ood.data.datamodule import OODDataModule, data_root
+from lightning_ood.data.downloads import build
 from lightning_ood.errors import InputError
 from lightning_ood.folder import RunFolder
 from lightning_ood.module import OODModule
@@ -49,8 +52,19 @@ class ProgressBar(RichProgressBar):
         return {key: value for key, value in super().get_metrics(trainer, pl_module).items() if key != "v_num"}
 
 
+class Trainer(L.Trainer):
+    """Where LightningCLI finds its subcommands."""
+
+    def check(self) -> None:
+        """Looks for what would stop fit and test or make their numbers wrong; writes nothing."""
+        raise NotImplementedError("the command line checks before it builds a trainer")
+
+
 class CLI(LightningCLI):
-    """``fit`` trains (where there is something to train), fits and saves; ``test`` scores and reports."""
+    """``fit`` trains (where there is something to train), fits and saves; ``test`` scores and reports.
+
+    ``check`` looks first whether both can.
+    """
 
     def __init__(self, args: list[str]) -> None:
         defaults = {
@@ -64,10 +78,11 @@ class CLI(LightningCLI):
             OODModule,
             OODDataModule,
             save_config_callback=None,
+            trainer_class=Trainer,
             seed_everything_default=0,
             trainer_defaults=defaults,
             parser_kwargs={
-                "description": "Out-of-distribution detection. Besides fit and test: `report RUN` draws the "
+                "description": "Out-of-distribution detection. Besides check, fit and test: `report RUN` draws the "
                 "table and the pictures of a run anew from its scores."
             },
             auto_configure_optimizers=False,  # the module has its own
@@ -81,6 +96,7 @@ class CLI(LightningCLI):
         parser.add_argument(
             "--overwrite", action="store_true", help="train and fit again whatever the run's folder holds"
         )
+        checking.add_arguments(parser)
         parser.link_arguments("data.root", "model.root")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
@@ -97,9 +113,9 @@ class CLI(LightningCLI):
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
-        """Fit and test; each with the arguments that the command line does not set."""
+        """Check, fit and test; each with the arguments that the command line does not set."""
         skip = {"model", "train_dataloaders", "val_dataloaders", "dataloaders", "datamodule", "verbose", "weights_only"}
-        return {"fit": skip | {"ckpt_path"}, "test": skip}
+        return {"check": set(), "fit": skip | {"ckpt_path"}, "test": skip}
 
     @property
     def options(self) -> Any:
@@ -117,6 +133,13 @@ class CLI(LightningCLI):
             stems = [Path(str(config)).stem for config in self.options.get("config") or []]
             self.options.trainer.default_root_dir = str(Path("runs") / (stems or ["run"])[0])
         resolve_paths(self.options.data, data_root(self.options.data.root))
+        self.parser.add_instantiator(build, Dataset)
+
+    def instantiate_classes(self) -> None:
+        """``check`` makes each part by itself, so that one that fails does not hide the others."""
+        if self.subcommand == "check":
+            raise SystemExit(checking.main(self.options.as_dict(), self.options.json))
+        super().instantiate_classes()
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         """Adds the default logger (W&B, offline without a key) and the progress bar."""
