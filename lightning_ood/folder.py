@@ -24,12 +24,14 @@ class RunFolder:
     Attributes:
         path: the folder.
         last: ``checkpoints/last.ckpt``, the fitted detectors (and trained weights).
+        training: ``checkpoints/training.ckpt``, the last whole epoch of a training, there until it is over.
         trained: ``checkpoints/trained.ckpt``, weights alone, there as soon as the training is over.
     """
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
         self.last = self.path / "checkpoints" / "last.ckpt"
+        self.training = self.path / "checkpoints" / "training.ckpt"
         self.trained = self.path / "checkpoints" / "trained.ckpt"
         self._note = self.path / "unfinished.json"
 

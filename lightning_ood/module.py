@@ -17,6 +17,7 @@ from lightning_ood.backbone import Backbone
 from lightning_ood.cache import FeatureCache
 from lightning_ood.data.datamodule import data_root
 from lightning_ood.data.sets import Batch
+from lightning_ood.errors import InputError
 from lightning_ood.features import Features
 from lightning_ood.networks.build import build
 from lightning_ood.networks.weights import weights_hash
@@ -116,7 +117,20 @@ class OODModule(L.LightningModule):
         return self.backbone(batch.image, batch.label, batch.index, planned, self.perturbations)
 
     def on_fit_start(self) -> None:
-        """Lightning trains a module in the mode that it finds it in."""
+        """Lightning trains a module in the mode that it finds it in.
+
+        Raises:
+            InputError: if the validation images cannot say which epoch is the best.
+        """
+        images = self.trainer.datamodule.val_set  # type: ignore[attr-defined]
+        if images is None and any(getattr(c, "monitor", None) == "val/accuracy" for c in self.trainer.callbacks):  # type: ignore[attr-defined]
+            raise InputError("choosing by val/accuracy needs validation images: give data.id.val")
+        if images is not None and len(images) < self.trainer.world_size:
+            # Lightning leaves out the validation hooks of a process without images, and the others wait for it
+            raise InputError(
+                f"data.id.val: {images.name} has {len(images)} images, fewer than the {self.trainer.world_size} "
+                "processes; give more images or use fewer processes"
+            )
         self.train()
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
@@ -130,7 +144,8 @@ class OODModule(L.LightningModule):
         if self.trainer.state.fn == TrainerFn.VALIDATING:
             # Views are of training images; a validation OOD set has none.
             return self.features(batch, views=dataloader_idx == 0) if len(batch.index) else None
-        self.accuracy.update(self(batch.image), batch.label)
+        if len(batch.index):
+            self.accuracy.update(self(batch.image), batch.label)
         return None
 
     def on_validation_epoch_end(self) -> None:

@@ -7,8 +7,6 @@ from pathlib import Path
 
 import lightning as L
 import pandas as pd
-import torch
-from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
 
 from lightning_ood.data.datamodule import OODDataModule
@@ -18,8 +16,10 @@ from lightning_ood.module import OODModule
 from lightning_ood.outcome import finish, table_of
 from lightning_ood.processes import naming_the_dead
 from lightning_ood.scoring import ScoringCallback
+from lightning_ood.training import train
 
 STATE = "ScoringCallback"
+LEAVE_OUT = "Look for non-finite features, or leave the detector out; the other detectors' fit is saved in"
 
 
 def fit(
@@ -33,20 +33,17 @@ def fit(
 ) -> Path:
     """Trains the network if it is to be trained, fits every detector in one pass, saves both.
 
-    What the folder holds already is kept: weights trained by the same recipe, and the fit of detectors with the same
-    arguments on the same network and images.
+    What the folder holds is kept: weights of the same recipe, the fit of detectors with the same arguments on the same
+    network and images.
 
     Args:
         trainer: with ``scoring`` among its callbacks.
         module: the network.
         data: its ID training images are fitted on.
         scoring: the detectors.
-        folder: of the run.
+        folder: of the run; its ``last`` is returned.
         recipe: what the training depends on.
         overwrite: train and fit again whatever the folder holds.
-
-    Returns:
-        the checkpoint, ``folder.last``.
 
     Raises:
         InputError: if the trainer cannot make one exact pass, the folder holds weights of another recipe, or a
@@ -55,32 +52,41 @@ def fit(
     _check_exact(trainer)
     with naming_the_dead(trainer), folder.under_way("fit"):
         if module.trains != "nothing":
-            _train(trainer, module, data, folder, recipe, overwrite)
-        trainer.strategy.connect(module)
-        data.trainer = trainer
-        data.setup("validate")
-        scoring.reset()
-        scoring.fingerprint = data.fingerprint()
-        if folder.last.is_file() and not overwrite:
-            _keep(folder.last, module, scoring)
-        say(f"Fitting {', '.join(scoring.to_fit) or 'no detector: none of them needs it'}")
+            train(trainer, module, data, folder, recipe, overwrite)
+        _prepare(trainer, module, data, scoring, None if overwrite else folder.last)
         if scoring.to_fit:
-            trainer.validate(module, datamodule=data, verbose=False)
-            assert data.train_set is not None
-            seen = scoring.finish_fit(trainer.strategy.root_device, len(data.train_set))
-            _say_cached(module)
-            left_out = len(data.train_set) - seen
-            say(f"Fitted on {seen} images" + (f"; {left_out} unreadable ones were left out" if left_out else ""))
+            _fit_detectors(trainer, module, data, scoring)
         broken = scoring.unfit()
-        write = partial(trainer.save_checkpoint, weights_only=False)
-        folder.save(folder.last, write, trainer.is_global_zero)
+        folder.save(folder.last, partial(trainer.save_checkpoint, weights_only=False), trainer.is_global_zero)
         trainer.strategy.barrier()
     if broken:
-        raise InputError(
-            f"the fit of {'; '.join(broken)} is not a number. The other detectors' fit is saved in {folder.last}; look "
-            "for non-finite features, or leave the detector out"
-        )
+        raise InputError(f"the fit of {'; '.join(broken)} is not a number. {LEAVE_OUT} {folder.last}")
     return folder.last
+
+
+def _prepare(
+    trainer: L.Trainer, module: OODModule, data: OODDataModule, scoring: ScoringCallback, before: Path | None
+) -> None:
+    """Brings the parts together; takes over what an earlier fit, if any, need not do again."""
+    trainer.strategy.connect(module)
+    trainer.datamodule = data  # type: ignore[attr-defined]  # the names of its classes are saved in any case
+    data.trainer = trainer
+    data.setup("validate")
+    scoring.reset()
+    scoring.fingerprint = data.fingerprint()
+    if before is not None and before.is_file():
+        _keep(before, module, scoring)
+    say(f"Fitting {', '.join(scoring.to_fit) or 'no detector: none of them needs it'}")
+
+
+def _fit_detectors(trainer: L.Trainer, module: OODModule, data: OODDataModule, scoring: ScoringCallback) -> None:
+    """One exact pass over the training images."""
+    trainer.validate(module, datamodule=data, verbose=False)
+    assert data.train_set is not None
+    images = len(data.train_set)
+    seen = scoring.finish_fit(trainer.strategy.root_device, images)
+    _say_cached(module)
+    say(f"Fitted on {seen} images" + (f"; {images - seen} unreadable ones were left out" if seen < images else ""))
 
 
 def _keep(path: Path, module: OODModule, scoring: ScoringCallback) -> None:
@@ -119,33 +125,8 @@ def _check_exact(trainer: L.Trainer) -> None:
         )
 
 
-def _train(
-    trainer: L.Trainer, module: OODModule, data: OODDataModule, folder: RunFolder, recipe: str, overwrite: bool
-) -> None:
-    path = folder.trained
-    if path.is_file() and not overwrite:
-        saved = read_checkpoint(path)
-        if saved.get("recipe") != recipe:
-            raise InputError(
-                f"{path} was trained with another model, data or optimiser setting. Give --overwrite to train again, "
-                "or another --trainer.default_root_dir to keep it"
-            )
-        module.load_state_dict(saved["state_dict"])
-        say(f"Taking over the weights trained before ({path})")
-        return
-    trainer.fit(module, datamodule=data)
-    best = next((c.best_model_path for c in trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint)), "")
-    if best:
-        module.load_state_dict(read_checkpoint(Path(best))["state_dict"], strict=False)
-        say(f"Taking the best epoch's weights ({best})")
-    if trainer.is_global_zero:
-        weights = {key: value.cpu() for key, value in module.state_dict().items()}
-        folder.save(path, lambda file: torch.save({"state_dict": weights, "recipe": recipe}, file))
-    trainer.strategy.barrier()
-
-
-def load(path: Path, module: OODModule, scoring: ScoringCallback) -> None:
-    """Takes over what ``fit`` saved: trained weights and fitted detectors.
+def load(path: Path, module: OODModule, data: OODDataModule, scoring: ScoringCallback) -> None:
+    """Takes over what ``fit`` saved: trained weights, the names of the classes and fitted detectors.
 
     Raises:
         InputError: if the file was fitted with another backbone, or lacks a detector.
@@ -164,6 +145,7 @@ def load(path: Path, module: OODModule, scoring: ScoringCallback) -> None:
             f"{path} was fitted on {backbone['source']} (weights {backbone['hash'][:12]}), and the network now is "
             f"{module.source} (weights {module.weights_hash()[:12]}): run fit again, or give the weights it was made of"
         )
+    data.load_state_dict(saved.get("OODDataModule", {}))
     scoring.load_state_dict(state)
 
 
@@ -197,13 +179,8 @@ def test(
             are written before).
     """
     _check_exact(trainer)
-    checkpoint = checkpoint or folder.last
     with naming_the_dead(trainer), folder.under_way("test"):
-        if checkpoint.is_file():
-            load(checkpoint, module, scoring)
-        elif scoring.fitting or module.trains != "nothing":
-            what = ", ".join(scoring.fitting) or "the network"
-            raise InputError(f"{what} must be fitted first, and there is no {checkpoint}. Run: {command}")
+        _restore(checkpoint or folder.last, module, data, scoring, command)
         trainer.test(module, datamodule=data, verbose=False)
         _say_cached(module)
         rows, scores = scoring.finish_test(trainer.strategy.root_device)
@@ -211,3 +188,11 @@ def test(
             return None
         table = table_of(rows.numpy(), scores.numpy(), list(scoring.detectors), data)
         return finish(table, scoring, folder.path, config, trainer.loggers)
+
+
+def _restore(path: Path, module: OODModule, data: OODDataModule, scoring: ScoringCallback, command: str) -> None:
+    if path.is_file():
+        load(path, module, data, scoring)
+    elif scoring.fitting or module.trains != "nothing":
+        what = ", ".join(scoring.fitting) or "the network"
+        raise InputError(f"{what} must be fitted first, and there is no {path}. Run: {command}")
