@@ -15,7 +15,7 @@ from tests.conftest import ROOT, Run
 
 CONFIGS = ROOT / "configs"
 WHOLE = sorted(CONFIGS.glob("*.yaml"), key=str)
-PARTIAL = sorted((CONFIGS / "suites").glob("*.yaml"), key=str) + sorted((CONFIGS / "selection").glob("*.yaml"), key=str)
+PARTIAL = sorted(path for folder in ("suites", "selection", "train") for path in (CONFIGS / folder).glob("*.yaml"))
 
 
 @pytest.mark.parametrize("path", sorted((CONFIGS / "detectors").glob("*.yaml"), key=str), ids=lambda path: path.stem)
