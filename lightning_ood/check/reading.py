@@ -1,0 +1,106 @@
+"""Reads every image of a set once: its size, its mode, a hash of its pixels, or why it cannot be read."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from PIL import Image
+from torch.utils.data import DataLoader, Dataset
+
+from lightning_ood.data.images import ImageError
+from lightning_ood.data.sets import FileSet, ImageSet
+
+
+class Read(NamedTuple):
+    """One image: its position, and a hash of its pixels, its size and mode; or why it cannot be read."""
+
+    position: int
+    digest: bytes = b""
+    size: tuple[int, int] = (0, 0)
+    mode: str = ""
+    error: str = ""
+
+
+@dataclass
+class Contents:
+    """What the images of a set are.
+
+    Attributes:
+        digests: position -> hash of the decoded pixels.
+        sizes: ``(width, height)`` -> number of images.
+        modes: PIL's mode of the files -> number of images; empty where images are no files.
+        unreadable: position -> reason.
+    """
+
+    digests: dict[int, bytes] = field(default_factory=dict)
+    sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
+    modes: Counter[str] = field(default_factory=Counter)
+    unreadable: dict[int, str] = field(default_factory=dict)
+
+
+class _Images(Dataset[Read]):
+    def __init__(self, images: ImageSet, positions: Sequence[int]) -> None:
+        self.images, self.positions = images, positions
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    def __getitem__(self, index: int) -> Read:
+        position = self.positions[index]
+        try:
+            image, _ = self.images.read(position)
+        except ImageError as error:
+            return Read(position, error=str(error).partition("; repair it")[0])
+        digest = hashlib.blake2b(repr(image.size).encode() + image.tobytes(), digest_size=16).digest()
+        return Read(position, digest, image.size, self._mode(position))
+
+    def _mode(self, position: int) -> str:
+        """Of the file, before it became RGB."""
+        if not isinstance(self.images, FileSet):
+            return ""
+        with Image.open(self.images.root / str(self.images.paths[position])) as file:
+            return file.mode
+
+
+def read_all(
+    images: ImageSet, limit: int | None = None, workers: int = 0, tick: Callable[[int], Any] = lambda count: None
+) -> Contents:
+    """Decodes the images of a set.
+
+    Two images are the same where their pixels are after decoding to 8-bit RGB, whatever file holds them.
+
+    Args:
+        images: the set.
+        limit: images that are read, spread evenly; all where None.
+        workers: processes that read; 0 reads in this one.
+        tick: is told how many images were read, a batch at a time.
+
+    Raises:
+        InputError: if the data set gives something that is no image or no label.
+    """
+    found = Contents()
+    loader = DataLoader(
+        _Images(images, spread(len(images), limit)), batch_size=64, num_workers=workers, collate_fn=list
+    )
+    for batch in loader:
+        for read in batch:
+            if read.error:
+                found.unreadable[read.position] = read.error
+                continue
+            found.digests[read.position] = read.digest
+            found.sizes[read.size] += 1
+            if read.mode:
+                found.modes[read.mode] += 1
+        tick(len(batch))
+    return found
+
+
+def spread(size: int, count: int | None) -> Sequence[int]:
+    """At most ``count`` positions in a set, evenly spread, so that each class of a sorted set has its share."""
+    if count is None or count >= size:
+        return range(size)
+    return [i * size // count for i in range(count)]
