@@ -55,10 +55,9 @@ def _turn(root: Path) -> AbstractContextManager[Any]:
     """Waits for the other processes; where nobody can write there is nothing to wait for."""
     try:
         root.mkdir(parents=True, exist_ok=True)
-        (root / ".lock").touch()
+        return FileLock(root / ".lock").acquire()
     except OSError:
         return nullcontext()
-    return FileLock(root / ".lock")
 
 
 class FirstOfEachClass(Subset[Any]):

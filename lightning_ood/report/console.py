@@ -67,8 +67,8 @@ def caption(metrics: pd.DataFrame, accuracy: float | None) -> str:
     sets = without_csid(metrics[metrics["dataset"] != MEAN]).drop_duplicates(["group", "dataset"])
     counts = ", ".join(f"{row.dataset} {row.n_ood}" for row in sets.itertuples())
     shifted = metrics.attrs.get("shifted", {})
-    looks = ", ".join(f"{name} {n}, accuracy {_percent(right)}" for name, (n, right) in shifted.items())
-    full = f"Full spectrum ({FULL_SPECTRUM}…) counts covariate-shifted images as ID: {looks}.\n" if shifted else ""
+    looks = ", ".join(f"{name} {n} (accuracy {_percent(right)})" for name, (n, right) in shifted.items())
+    full = f"Full spectrum ({FULL_SPECTRUM}…) counts these images as ID too: {looks}.\n" if shifted else ""
     return (
         f"In-distribution (ID): {int(metrics['n_id'].iloc[0])} images, accuracy {_percent(accuracy)}. "
         f"Out-of-distribution (OOD): {counts} images.\n{full}"

@@ -10,7 +10,8 @@ from PIL import Image
 from torch.utils.data import DistributedSampler
 from torchvision.transforms.functional import to_tensor
 
-from lightning_ood.data import Digits, Patches
+from lightning_ood import preprocess
+from lightning_ood.data import Digits, ImageList, Patches
 from lightning_ood.data.augment import Augment
 from lightning_ood.data.datamodule import IDSets, OODDataModule, data_root
 from lightning_ood.errors import InputError
@@ -151,6 +152,28 @@ def test_a_crop_moves_by_at_most_an_eighth_and_a_flip_mirrors():
     assert flips == {7, 8}
     with pytest.raises(InputError, match="no such change rotate; there are crop, flip"):
         Augment(to_tensor, ("rotate",))
+
+
+def test_images_of_the_networks_size_may_stay_as_they_are(tmp_path):
+    for name, size in (("small", 8), ("right", 10)):
+        Image.linear_gradient("L").resize((size, size)).save(tmp_path / f"{name}.png")
+    (tmp_path / "set.txt").write_text("small.png 0\nright.png 1\n")
+    usual = preprocess.Preprocess.of(size=10, resize=14, mean=[0, 0, 0], std=[1, 1, 1])
+    sets = {}
+    for keep in (False, True):
+        data = OODDataModule(
+            IDSets(Digits(), ImageList("set.txt")),
+            {"far/a": Patches()},
+            str(tmp_path),
+            csid={"c": ImageList("set.txt", keep_size=keep)},
+        )
+        data.trainer = fake_trainer(TrainerFn.TESTING)
+        data.trainer.lightning_module.preprocess = usual
+        data.setup("test")
+        sets[keep] = data.sets["csid/c"].images
+    whole = to_tensor(Image.open(tmp_path / "right.png").convert("RGB"))
+    assert torch.equal(sets[True][1].image, whole) and not torch.allclose(sets[False][1].image, whole)
+    assert torch.equal(sets[True][0].image, sets[False][0].image)
 
 
 def test_the_root_is_the_argument_the_environment_or_data(tmp_path, monkeypatch):

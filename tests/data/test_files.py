@@ -2,7 +2,7 @@ import pytest
 from PIL import Image
 from torchvision.transforms.functional import to_tensor
 
-from lightning_ood.data import open_set
+from lightning_ood.data import ImageList, open_set
 from lightning_ood.errors import InputError
 
 
@@ -26,6 +26,35 @@ def test_an_image_list_with_blanks_and_labels_of_all_kinds(tmp_path):
     assert images.paths == ["one.png", "my photo 7.png", "no label 2.png", "tab.png", "ood.png", "noending"]
     assert images.labels.tolist() == [3, 0, -1, 12, -1, 4]
     assert [images[i].label for i in range(6)] == [3, 0, -1, 12, -1, 4]
+
+
+def test_a_list_may_name_the_folder_that_its_paths_start_from(tmp_path):
+    save(tmp_path / "images" / "a b" / "0.png")
+    (tmp_path / "lists").mkdir()
+    (tmp_path / "lists" / "set.txt").write_text("a b/0.png 3\n")
+    for folder in ("images", str(tmp_path / "images"), "images/"):
+        images = open_(ImageList("lists/set.txt", folder), tmp_path)
+        assert images.paths == ["images/a b/0.png"] and images[0].label == 3
+    with pytest.raises(InputError, match=r"start from .*pictures, and there is no such folder; set the root by"):
+        open_(ImageList("lists/set.txt", "pictures"), tmp_path)
+    with pytest.raises(InputError, match=r"ends in \.txt"):
+        open_(ImageList("images/a b/0.png", "images"), tmp_path)
+    with pytest.raises(InputError, match="images: no such"):
+        open_(ImageList("images", "images"), tmp_path)
+
+
+def test_an_image_named_twice_counts_twice_and_is_told(tmp_path):
+    save(tmp_path / "a.png")
+    save(tmp_path / "b.png")
+    (tmp_path / "set.txt").write_text("a.png 1\nb.png 0\n\na.png 1\nb.png 0\n")
+    images = open_("set.txt", tmp_path)
+    assert images.labels.tolist() == [1, 0, 1, 0]
+    assert images.notice.endswith(
+        "names 2 of its 4 images a second time (a.png in lines 1 and 4); each line counts as an image"
+    )
+    (tmp_path / "set.txt").write_text("a.png 1\nb.png 0\na.png -1\n")
+    with pytest.raises(InputError, match=r"set\.txt, line 3: a\.png has the label -1 here and 1 in line 1"):
+        open_("set.txt", tmp_path)
 
 
 def test_a_list_without_any_label_has_none(tmp_path):
