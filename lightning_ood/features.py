@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+S = TypeVar("S")
 
 
 @dataclass(frozen=True)
@@ -93,6 +95,17 @@ class Features:
         """``[B, D]`` penultimate feature of unit L2 length; a zero feature stays zero."""
         return F.normalize(self.pooled, dim=1)
 
+    def similarity(self, bank: Tensor) -> Tensor:
+        """``[B, R]`` inner products of the direction with the rows of a bank ``[R, D]``, once for each bank."""
+        key = (bank.data_ptr(), bank.shape, bank.stride())
+        if key not in self._similarities:
+            self._similarities[key] = (bank, self.direction @ bank.T)  # the bank too: its address stays its own
+        return self._similarities[key][1]
+
+    @cached_property
+    def _similarities(self) -> dict[Hashable, tuple[Tensor, Tensor]]:
+        return {}
+
     @cached_property
     def products(self) -> Tensor:
         """``[D, D]`` float64 sum over the images of ``z z^T`` of the penultimate feature, computed once."""
@@ -140,6 +153,7 @@ class Setup:
         labels: ``[N]`` int64 labels of the fit set (all of it, on every process), or None where unknown.
         mean: what the preprocessing subtracts per channel from an image in [0, 1].
         std: what it divides by then.
+        sketches: those that several detectors hold, by what they sum up; None where each detector has its own.
     """
 
     width: int
@@ -151,3 +165,28 @@ class Setup:
     labels: Tensor | None = None
     mean: tuple[float, ...] = (0.0, 0.0, 0.0)
     std: tuple[float, ...] = (1.0, 1.0, 1.0)
+    sketches: dict[Hashable, Any] | None = None
+
+    def sharing(self) -> Setup:
+        """The same for detectors that see the same images: they hold one sketch of what they sum up alike.
+
+        Such detectors are updated, computed and reset together: all of them before the next batch or step. A detector
+        that shows its parts other images than it sees gives them a scope of their own, by this.
+        """
+        return replace(self, sketches={})
+
+    def sketch(self, what: str, make: Callable[..., S], *arguments: Hashable) -> S:
+        """A sketch, ``make(*arguments)``; where detectors share, the one of the first that asked for the same.
+
+        Args:
+            what: what it sums up.
+            make: its class.
+            arguments: the class's.
+        """
+        if self.sketches is None:
+            return make(*arguments)
+        key = (what, make, arguments)
+        if key not in self.sketches:
+            self.sketches[key] = make(*arguments)
+            self.sketches[key].share()
+        return self.sketches[key]

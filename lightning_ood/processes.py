@@ -8,22 +8,25 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
-import lightning as L
 import torch
 from torch import Tensor
 from torchmetrics.utilities.distributed import gather_all_tensors
 
 from lightning_ood.errors import InputError
 
+if TYPE_CHECKING:
+    import lightning as L
+
 PATIENCE = 10.0  # seconds in which a process that an exchange missed is seen to have died
 
 
 def gather(part: Tensor) -> Tensor:
-    """What all processes hold, ``[n, ...]`` each, n of its own: one after the other, on the CPU."""
+    """What all processes hold, ``[n, ...]`` each, n of its own: one after the other, on the device of ``part``."""
     if torch.distributed.is_available() and torch.distributed.is_initialized():
-        part = torch.cat(gather_all_tensors(part))
-    return part.cpu()
+        return torch.cat(gather_all_tensors(part))
+    return part
 
 
 def stop_with_parent() -> None:

@@ -16,6 +16,7 @@ from lightning_ood.data.sets import Batch
 from lightning_ood.detectors.base import Detector
 from lightning_ood.errors import InputError, about
 from lightning_ood.features import Features
+from lightning_ood.fits import Fits, check, moved, not_numbers, taken
 from lightning_ood.perturbation import Perturbation
 from lightning_ood.processes import gather
 
@@ -43,7 +44,7 @@ class ScoringCallback(L.Callback):
                 raise InputError(f"scoring.detectors: {name!r} is a column of scores.parquet; choose another name")
         if not self.detectors:
             raise InputError("scoring.detectors: name at least one detector")
-        self.fitted: dict[str, dict[str, Tensor]] = {}
+        self.fitted: Fits = {}
         self.fingerprint = ""  # of the images that were fitted on
         self.seen = SumMetric().set_dtype(torch.float64)
         self._rows: list[Tensor] = []  # per batch [B, 4]: loader, index, label, prediction
@@ -71,6 +72,7 @@ class ScoringCallback(L.Callback):
                 "that is trained here model.options.num_classes"
             )
         self.prepare(module, data.labels, fit=stage != "test")
+        data.reads_val_ood = any(part.val_ood for detector in self.to_fit.values() for part in detector.family())
 
     def prepare(self, module: OODModule, labels: Tensor | None, fit: bool) -> None:
         """Sets every detector up and plans the pass.
@@ -78,7 +80,7 @@ class ScoringCallback(L.Callback):
         Raises:
             InputError: naming the detector that the network or the fit set cannot serve, and why.
         """
-        setup = module.backbone.setup(labels)
+        setup = module.backbone.setup(labels).sharing()
         for name, detector in self.detectors.items():
             with about(f"detector {name!r}"):
                 detector.setup(setup)
@@ -143,19 +145,14 @@ class ScoringCallback(L.Callback):
             raise RuntimeError(f"{seen} images were fitted on, of a set of {expected}: an image was seen twice")
         for name, detector in self.to_fit.items():
             with about(f"fitting detector {name!r}"):
-                fitted = {key: value.detach().cpu() for key, value in detector.compute().items()}
-            self.fitted[name] = fitted
+                self.fitted[name] = taken(self.fitted, detector.compute())
+        for detector in self.detectors.values():  # only now: a sketch may be held by several
             detector.reset()
         return seen
 
     def unfit(self) -> list[str]:
         """Removes fitted tensors that are not finite; says which, for an error once the rest is on disk."""
-        broken = [
-            f"{name}: {key}"
-            for name, fitted in self.fitted.items()
-            for key, value in fitted.items()
-            if value.is_floating_point() and value.isnan().any()
-        ]
+        broken = not_numbers(self.fitted)
         for entry in broken:
             self.fitted.pop(entry.split(": ")[0], None)
         return broken
@@ -164,8 +161,7 @@ class ScoringCallback(L.Callback):
 
     def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Brings the fitted tensors to the network's device, and plans the perturbations that follow from them."""
-        for name, fitted in self.fitted.items():
-            self.fitted[name] = {key: value.to(pl_module.device) for key, value in fitted.items()}
+        self.fitted = moved(self.fitted, pl_module.device)
         module: OODModule = pl_module  # type: ignore[assignment]
         module.perturb(self.perturbations())
 
@@ -211,7 +207,7 @@ class ScoringCallback(L.Callback):
         """
         none = torch.empty(0, 4, dtype=torch.int64), torch.empty(0, len(self.detectors))
         rows, scores = (
-            gather(torch.cat([part.to(device) for part in (empty, *parts)]))
+            gather(torch.cat([part.to(device) for part in (empty, *parts)])).cpu()
             for empty, parts in zip(none, (self._rows, self._scores), strict=True)
         )
         self._rows, self._scores = [], []
@@ -239,9 +235,8 @@ class ScoringCallback(L.Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """Fitted tensors and, in plain values, what they were fitted with."""
-        cpu = {name: {key: v.detach().cpu() for key, v in fitted.items()} for name, fitted in self.fitted.items()}
-        spec = {name: self.detectors[name].spec() for name in cpu}
-        return {"fitted": cpu, "spec": spec, "images": self.fingerprint}
+        spec = {name: self.detectors[name].spec() for name in self.fitted}
+        return {"fitted": {**self.fitted}, "spec": spec, "images": self.fingerprint}
 
     def keep(self, state: Mapping[str, Any]) -> list[str]:
         """Takes over, of an earlier fit on the same images, the detectors whose arguments have not changed."""
@@ -256,21 +251,5 @@ class ScoringCallback(L.Callback):
         Raises:
             InputError: if a detector that needs a fit has none there, or was fitted with other arguments.
         """
-        self.check(state_dict)
+        check(state_dict, self.fitting)
         self.fitted = {name: dict(state_dict["fitted"][name]) for name in self.fitting}
-
-    def check(self, state: Mapping[str, Any]) -> None:
-        """Whether a saved fit serves the present detectors."""
-        missing = [name for name in self.fitting if name not in state["fitted"]]
-        if missing:
-            raise InputError(
-                f"not fitted: {', '.join(missing)} (fitted are: {', '.join(state['fitted']) or 'none'}). "
-                "Run `python train.py fit` with the same --config first"
-            )
-        for name, detector in self.fitting.items():
-            was, now = state["spec"].get(name), detector.spec()
-            if was != now:
-                raise InputError(
-                    f"detector {name!r} was fitted as {was} and is now {now}. Run `python train.py fit` again, or give "
-                    "it the arguments it was fitted with"
-                )

@@ -1,14 +1,19 @@
 """Bounded summaries of a stream that merge: what a detector keeps where a sum is not enough."""
 
+from typing import Any
+from weakref import ref
+
 import torch
 from torch import Tensor
 from torchmetrics import Metric
 
 from lightning_ood.hashing import hash_index
+from lightning_ood.processes import gather
 
 _MANTISSA_BITS = 11  # of float32's 23: a bin is 2**-11 = 0.05 % wide
 _SHIFT = 23 - _MANTISSA_BITS
 _BINS = 2 ** (31 - _SHIFT)  # for one sign
+_NONE = torch.iinfo(torch.int64).max  # the key of a row that is not there
 
 
 def _join(stacked: Tensor) -> Tensor:
@@ -21,9 +26,41 @@ class Sketch(Metric):
 
     full_state_update = False
     update_called = True  # a process without images is no mistake: torchmetrics need not warn of it
+    shared = False
 
-    def __init__(self) -> None:
-        super().__init__(compute_with_cache=False)  # merging would not clear the cache
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(compute_with_cache=False, **kwargs)  # merging would not clear the cache
+        self._taken: ref | None = None
+
+    def share(self) -> None:
+        """From now on several detectors hold it: a batch is added once, and what it amounts to is computed once."""
+        self.shared = self.compute_with_cache = True
+
+    def takes(self, batch: object) -> bool:
+        """Whether the one who asks should add this batch: always where one detector holds it, else the first."""
+        if not self.shared:
+            return True
+        first = self._taken is None or self._taken() is not batch
+        self._taken = ref(batch)
+        return first
+
+    def reset(self) -> None:
+        """Back to nothing."""
+        super().reset()
+        self._taken = None
+
+    def merge_state(self, incoming_state: dict[str, Any] | Metric) -> None:
+        """Takes in the sums of another one: once, where several detectors hold both."""
+        if self.takes(incoming_state):
+            super().merge_state(incoming_state)
+            self._computed = None
+
+
+def own(state: Tensor) -> Tensor:
+    """A state as memory that may be written to: a copy of a view, or of what inference mode made outside of it."""
+    if not state.is_contiguous() or (state.is_inference() and not torch.is_inference_mode_enabled()):
+        return state.clone(memory_format=torch.contiguous_format)
+    return state
 
 
 class QuantileSketch(Sketch):
@@ -46,11 +83,16 @@ class QuantileSketch(Sketch):
         magnitude = (bits >> _SHIFT).to(torch.int64)
         negative = values.flatten() < 0
         bin_index = torch.where(negative, _BINS - 1 - magnitude, _BINS + magnitude)
-        self.counts = self.counts + torch.bincount(bin_index, minlength=2 * _BINS)
+        self.counts = count(own(self.counts), bin_index)
 
     def compute(self) -> Tensor:
         """The counts over all processes, for :func:`quantile`."""
         return self.counts
+
+
+def count(counts: Tensor, bins: Tensor) -> Tensor:
+    """Adds 1 to the entries ``bins`` of ``counts``, both flat int64, in place; the device is not waited for."""
+    return counts.scatter_add_(0, bins, counts.new_ones(1).expand_as(bins))
 
 
 def quantile(counts: Tensor, q: float | Tensor) -> Tensor:
@@ -93,7 +135,8 @@ class Sample(Sketch):
     """A bounded, uniform sample of the rows of a stream: the ``size`` rows whose images hash lowest.
 
     The sample depends on the seed and the image indices alone, so it is the same for any order, batching and
-    number of processes. State: ``size * (width + 1)`` numbers.
+    number of processes. State: ``size * (width + 1)`` numbers, on each process; bringing the processes together takes
+    as much again, whatever their number: first the keys are compared, then each gives the rows that won.
 
     Args:
         size: how many rows are kept at most.
@@ -106,13 +149,14 @@ class Sample(Sketch):
     rows: Tensor
 
     def __init__(self, size: int, width: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> None:
-        super().__init__()
+        super().__init__(sync_on_compute=False)  # `compute` exchanges what is needed
         self.size, self.seed = size, seed
-        self.add_state("keys", torch.full((size,), torch.iinfo(torch.int64).max), _join)
+        self.add_state("keys", torch.full((size,), _NONE), _join)
         self.add_state("rows", torch.zeros(0, width, dtype=dtype), _join)
         # torchmetrics keeps a second copy of each state to reset to: here one zero, spread over the shape.
         self._defaults["rows"] = torch.zeros(1, 1, dtype=dtype).expand(size, width)
         self.rows = torch.zeros(size, width, dtype=dtype)
+        self._drawn: Tensor | None = None
 
     def update(self, rows: Tensor, index: Tensor) -> None:
         """Offers ``rows`` ``[B, width]`` of the images ``index`` ``[B]``."""
@@ -124,24 +168,38 @@ class Sample(Sketch):
         worst, slots = self.keys.topk(min(len(keys), self.size), largest=True)
         keys, best = keys.sort()
         enters = keys < worst
-        self._own_rows()
+        self.rows, self._drawn = own(self.rows), None
         self.keys = self.keys.index_copy(0, slots, torch.where(enters, keys, worst))
         entering = torch.where(enters[:, None], rows[best].to(self.rows.dtype), self.rows[slots])
         self.rows.index_copy_(0, slots, entering)
-
-    def _own_rows(self) -> None:
-        """Makes ``rows`` memory that may be written to."""
-        if not self.rows.is_contiguous() or (self.rows.is_inference() and not torch.is_inference_mode_enabled()):
-            self.rows = self.rows.clone(memory_format=torch.contiguous_format)
 
     def merge_state(self, incoming_state: dict | Metric) -> None:
         """Takes in another sample of the same size and seed."""
         super().merge_state(incoming_state)
         self.keys, best = self.keys.topk(self.size, largest=False)
-        self.rows = self.rows[best]
+        self.rows, self._drawn = self.rows[best], None
+
+    def reset(self) -> None:
+        """Back to no rows."""
+        super().reset()
+        self._drawn = None
 
     def compute(self) -> Tensor:
-        """The sampled rows over all processes, ``[min(size, seen), width]``, in the order of their keys."""
-        keys, best = self.keys.topk(self.size, largest=False)
-        best = best[keys != torch.iinfo(torch.int64).max]
-        return self.rows[best]
+        """A copy of what :meth:`draw` gives."""
+        return self.draw()
+
+    def draw(self) -> Tensor:
+        """The sampled rows over all processes, ``[min(size, seen), width]``, in the order of their keys; to be read."""
+        if self._drawn is None:
+            self._drawn = self._rows_of_all()
+        return self._drawn
+
+    def _rows_of_all(self) -> Tensor:
+        self.keys, order = self.keys.sort()
+        self.rows = self.rows[order]
+        everyones = gather(self.keys)
+        won = everyones.sort().values[: self.size][-1:]
+        mine = int(((self.keys <= won) & (self.keys != _NONE)).sum())
+        if len(everyones) == len(self.keys):
+            return self.rows[:mine]
+        return gather(self.rows[:mine])[gather(self.keys[:mine]).argsort()]

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from lightning_ood.backbone import Backbone
 from lightning_ood.detectors.base import Detector
+from lightning_ood.fits import taken
 from lightning_ood.perturbation import Perturbation
 
 Clock = Callable[[], float]
@@ -102,7 +103,8 @@ class Passes:
                     detector.update(features)
         for name, detector in used.items():
             with self._share("compute", name):
-                self.fitted[name] = {key: value.detach() for key, value in detector.compute().items()}
+                self.fitted[name] = taken(self.fitted, detector.compute())
+        for detector in used.values():
             detector.reset()
 
     @torch.inference_mode()
@@ -121,7 +123,7 @@ class Passes:
         return torch.cat(scores)
 
     def _setup(self, images: Images) -> None:
-        setup = self.backbone.setup(images.labels)
+        setup = self.backbone.setup(images.labels).sharing()
         for detector in self.detectors.values():
             detector.setup(setup)
             detector.to(images.labels.device)

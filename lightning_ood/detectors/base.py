@@ -35,6 +35,7 @@ class Detector(Metric):
         gradients: the taps for which it also reads the gradient of KL(uniform || softmax).
         attention: whether it reads the class token's attention.
         views: other views of the training images that ``update`` reads.
+        val_ood: whether its fit reads validation OOD images, for a search (``update_ood``).
         linear_head: whether it needs the weights of a linear classifier.
         score_only: arguments that ``score`` alone reads, so that a search fits once for all their values.
         positive: whether its score has a positive form, whose logarithm ``log_score`` gives.
@@ -49,10 +50,14 @@ class Detector(Metric):
     gradients: tuple[str, ...] = ()
     attention: bool = False
     views: tuple[View, ...] = ()
+    val_ood: bool = False
     linear_head: bool = False
     score_only: tuple[str, ...] = ()
 
     head: Head | None = None
+
+    def __init__(self) -> None:
+        super().__init__(compute_with_cache=False)  # what was fitted can be large, and belongs to who asked for it
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -161,7 +166,6 @@ class Detector(Metric):
         if not isinstance(incoming_state, Detector):
             raise TypeError(f"merge_state takes a {type(self).__name__}, not {type(incoming_state).__name__}")
         super().merge_state(incoming_state)
-        self._computed = None  # what was computed before is of fewer images
         for child, incoming in zip(self._parts(), incoming_state._parts(), strict=True):
             child.merge_state(incoming)
 

@@ -62,7 +62,7 @@ class FeatureSample(nn.Module):
         """The sampled images over all processes."""
         values: dict[tuple[str, str], Tensor] = {}
         for (key, shape), sample in zip(self.shapes.items(), self.samples, strict=True):
-            values[key] = sample.compute().reshape(-1, *shape)  # type: ignore[operator]
+            values[key] = sample.draw().reshape(-1, *shape)  # type: ignore[operator]
         logits = values["logits", ""]
         return Features(
             logits=logits,
@@ -120,7 +120,7 @@ class Calibration(nn.Module):
         Returns:
             ``[n, detectors]`` float64.
         """
-        held = self.scores.compute().reshape(-1, len(self.ready)) if self.scores is not None else None
+        held = self.scores.draw() if self.scores is not None else None
         kept = self.features.compute(self.network) if self.features is not None else None
         first = held if held is not None else kept.logits if kept is not None else torch.empty(0)
         out = torch.empty(len(first), len(self.detectors), dtype=torch.float64, device=first.device)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from lightning_ood.errors import InputError
-from lightning_ood.sketches import Sketch
+from lightning_ood.sketches import Sketch, count
 
 Scheme = Literal["log", "uniform"]
 
@@ -68,7 +68,7 @@ def count_bins(index: Tensor, bins: int, counted: Tensor | None = None) -> Tenso
     if counted is not None:  # into the column that is dropped
         index = torch.where(counted[:, None], index, bins)
     cell = index + torch.arange(neurons, device=index.device) * (bins + 1)
-    seen = torch.bincount(cell.flatten(), minlength=neurons * (bins + 1))
+    seen = count(cell.new_zeros(neurons * (bins + 1)), cell.flatten())
     return seen.view(neurons, bins + 1)[:, :bins]
 
 

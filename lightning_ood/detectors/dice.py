@@ -1,10 +1,10 @@
 """DICE: Leveraging Sparsification for OOD Detection. Sun, Li. ECCV 2022. https://arxiv.org/abs/2111.09805."""
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from lightning_ood.detectors.base import Fitted, LogitScore
+from lightning_ood.detectors.moments import Mean
 from lightning_ood.detectors.percentile import percentile
 from lightning_ood.detectors.shaping import Shaping
 from lightning_ood.features import Features, Setup
@@ -25,30 +25,28 @@ class DICE(Shaping):
         base: the score of the new logits; Energy where None.
     """
 
-    sums: Tensor
-    images: Tensor
+    mean: Mean
 
     def __init__(self, percentile: float = 90.0, base: LogitScore | None = None) -> None:
         super().__init__(base)
         self.percentile = percentile
 
     def setup(self, setup: Setup) -> None:
-        """Declares the sum of the features and the number of images."""
+        """Declares the mean."""
         super().setup(setup)
-        self.add_state("sums", torch.zeros(setup.width, dtype=torch.float64), "sum")
-        self.add_state("images", torch.zeros((), dtype=torch.int64), "sum")
+        self.mean = setup.sketch("mean", Mean, setup.width)
 
     def update(self, features: Features) -> None:
-        """Sums the penultimate features."""
-        self.sums = self.sums + features.pooled.double().sum(dim=0)
-        self.images = self.images + len(features)
+        """Adds a batch to the mean."""
+        self.mean.add(features)
 
     def compute(self) -> dict[str, Tensor]:
         """``weight`` ``[K, D]``, zero where it is dropped, and ``threshold`` of the contributions."""
-        self._require_images(self.images)
+        sums, images = self.mean.compute()
+        self._require_images(images)
         assert self.head is not None
-        weight = self.head.weight.to(self.sums.device)
-        contribution = weight * (self.sums / self.images)
+        weight = self.head.weight.to(sums.device)
+        contribution = weight * (sums / images)
         threshold = percentile(contribution, self.percentile)
         return {"weight": weight * (contribution > threshold), "threshold": threshold}
 

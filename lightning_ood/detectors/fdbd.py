@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from lightning_ood.detectors.base import Detector, Fitted
+from lightning_ood.detectors.moments import Mean
 from lightning_ood.features import Features, Setup
 
 
@@ -23,32 +24,30 @@ class FDBD(Detector):
     """
 
     linear_head = True
-    sums: Tensor
-    count: Tensor
+    mean: Mean
 
     def __init__(self, mean_over_classes: bool = True) -> None:
         super().__init__()
         self.mean_over_classes = mean_over_classes
 
     def setup(self, setup: Setup) -> None:
-        """Declares the sums."""
+        """Declares the mean."""
         super().setup(setup)
-        self.add_state("sums", torch.zeros(setup.width, dtype=torch.float64), "sum")
-        self.add_state("count", torch.zeros((), dtype=torch.float64), "sum")
+        self.mean = setup.sketch("mean", Mean, setup.width)
 
     def update(self, features: Features) -> None:
         """Adds a batch to the mean."""
-        self.sums = self.sums + features.pooled.double().sum(0)
-        self.count = self.count + len(features)
+        self.mean.add(features)
 
     def compute(self) -> dict[str, Tensor]:
         """``mean`` [D] and ``inverse_distance`` [K, K] between the classes' weights, 0 on the diagonal."""
-        self._require_images(self.count)
+        sums, images = self.mean.compute()
+        self._require_images(images)
         assert self.head is not None  # setup refuses a network without a linear head
-        weight = self.head.weight.to(self.sums.device)
+        weight = self.head.weight.to(sums.device)
         distance = torch.cdist(weight, weight, compute_mode="donot_use_mm_for_euclid_dist")
         inverse = torch.where(distance > 0, 1 / distance, 0)
-        return {"mean": (self.sums / self.count).float(), "inverse_distance": inverse}
+        return {"mean": (sums / images).float(), "inverse_distance": inverse}
 
     def score(self, features: Features, fitted: Fitted) -> Tensor:
         """``[B]``, at least 0."""

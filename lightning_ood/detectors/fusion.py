@@ -136,7 +136,7 @@ class Fusion(Detector):
 
     def setup(self, setup: Setup) -> None:
         """Sets the members up and makes room for the sample."""
-        super().setup(setup)
+        super().setup(setup.sharing() if self.held_out else setup)
         check_steps("Fusion", list(self._of.values()))
         self.calibration = Calibration(list(self._of.values()), self.images, setup, self.seed)
 

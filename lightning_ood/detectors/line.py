@@ -1,12 +1,14 @@
 """LINe: OOD Detection by Leveraging Important Neurons. Ahn, Park, Kim. CVPR 2023. https://arxiv.org/abs/2303.13995."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from lightning_ood.detectors.base import Fitted, LogitScore
 from lightning_ood.detectors.needs import labels_of
-from lightning_ood.detectors.percentile import percentile
+from lightning_ood.detectors.percentile import percentile, spread
 from lightning_ood.detectors.shaping import Shaping
 from lightning_ood.features import Features, Setup
 from lightning_ood.sketches import QuantileSketch, quantile
@@ -62,14 +64,14 @@ class LINe(Shaping):
         self.add_state("sums", torch.zeros(setup.classes, setup.width, dtype=torch.float64), "sum")
         self.add_state("images", torch.zeros(setup.classes, dtype=torch.int64), "sum")
         if self.clip_percentile is not None:
-            self.entries = QuantileSketch()
+            self.entries = setup.sketch("entries", QuantileSketch)
 
     def update(self, features: Features) -> None:
         """Sums the penultimate features per class."""
         labels = labels_of(features)
         self.sums = self.sums.index_add(0, labels, features.pooled.double())
         self.images = self.images.index_add(0, labels, torch.ones_like(labels))
-        if self.clip_percentile is not None:
+        if self.clip_percentile is not None and self.entries.takes(features):
             self.entries.update(features.pooled)
 
     def compute(self) -> dict[str, Tensor]:
@@ -108,9 +110,11 @@ class LINe(Shaping):
             out[rows] = F.linear(pruned[rows], kept, bias)
         return out
 
-    def summary(self, fitted: Fitted) -> dict[str, float | str]:
-        """The clipping threshold."""
-        return {"clip": float(fitted["clip"])}
+    def summary(self, fitted: Fitted) -> dict[str, Any]:
+        """The clipping threshold, and the contributions of a class's units, sorted: their spread over the classes."""
+        assert self.head is not None
+        contributions = fitted["contributions"].reshape(self.head.weight.shape).sort(dim=1, descending=True).values
+        return {"clip": float(fitted["clip"]), "contributions": spread(contributions)}
 
     def _clip(self) -> Tensor:
         if self.clip_percentile is not None:

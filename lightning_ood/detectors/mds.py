@@ -26,11 +26,11 @@ class MDS(Detector):
     def setup(self, setup: Setup) -> None:
         """Declares the sums."""
         super().setup(setup)
-        self.moments = Moments(setup.classes, setup.width)
+        self.moments = setup.sketch("moments", Moments, setup.classes, setup.width)
 
     def update(self, features: Features) -> None:
         """Adds a batch to the class sums and second moments."""
-        self.moments.update(features.pooled, labels_of(features), features.products)
+        self.moments.add(features, labels_of(features))
 
     def compute(self) -> dict[str, Tensor]:
         """``center`` [D], ``whitening`` [D, D], ``means`` [classes seen, D] centred and whitened; float64."""

@@ -3,7 +3,38 @@
 import torch
 from torch import Tensor
 
+from lightning_ood.features import Features
 from lightning_ood.sketches import Sketch
+
+
+class Mean(Sketch):
+    """The sum of the penultimate features and their number. State: D + 1 float64.
+
+    Args:
+        width: D.
+    """
+
+    sums: Tensor
+    images: Tensor
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.add_state("sums", torch.zeros(width, dtype=torch.float64), "sum")
+        self.add_state("images", torch.zeros((), dtype=torch.float64), "sum")
+
+    def add(self, features: Features) -> None:
+        """Adds a batch."""
+        if self.takes(features):
+            self.update(features.pooled)
+
+    def update(self, rows: Tensor) -> None:
+        """Adds rows ``[B, D]``."""
+        self.sums = self.sums + rows.sum(0, dtype=torch.float64)
+        self.images = self.images + len(rows)
+
+    def compute(self) -> tuple[Tensor, Tensor]:
+        """The sum ``[D]`` and the number of images, over all processes; float64."""
+        return self.sums.reshape(-1), self.images
 
 
 class Moments(Sketch):
@@ -26,6 +57,11 @@ class Moments(Sketch):
         self.add_state("count", torch.zeros(groups, dtype=torch.float64), "sum")
         self.add_state("sums", torch.zeros(groups, width, dtype=torch.float64), "sum")
         self.add_state("products", torch.zeros(width, width, dtype=torch.float64), "sum")
+
+    def add(self, features: Features, labels: Tensor | None = None) -> None:
+        """Adds the penultimate features of a batch, by their labels ``[B]`` where those are given."""
+        if self.takes(features):
+            self.update(features.pooled, labels, features.products)
 
     def update(self, rows: Tensor, groups: Tensor | None = None, products: Tensor | None = None) -> None:
         """Adds a batch.

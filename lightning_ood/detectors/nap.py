@@ -85,6 +85,7 @@ class NAP(Detector):
         self.searches = weight == "search"
         self.images, self.held_out, self.seed = images, held_out, seed
         self.views = tuple([Jigsaw()] if against is None else against) if self.searches else ()
+        self.val_ood = self.searches and not self.views
 
     @property
     def fits(self) -> bool:
@@ -106,7 +107,7 @@ class NAP(Detector):
             )
         self.attention = self.form == "attention" or (self.form == "auto" and setup.attention is not None)
         self.taps = () if self.attention else (self.tap,)
-        super().setup(setup)
+        super().setup(setup.sharing() if self.searches else setup)
         if self.searches:
             alone = NAP(None, 0.5, self.form, self.tap, self.eps, self.power, self.head_reduction, self.self_entry)
             alone.setup(setup)

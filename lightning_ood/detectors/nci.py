@@ -1,10 +1,10 @@
 """Detecting OOD through the Lens of Neural Collapse. Liu, Qin. CVPR 2025. https://arxiv.org/abs/2311.01479."""
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from lightning_ood.detectors.base import Detector, Fitted
+from lightning_ood.detectors.moments import Mean
 from lightning_ood.features import Features, Setup
 
 
@@ -23,28 +23,26 @@ class NCI(Detector):
     """
 
     linear_head = True
-    sums: Tensor
-    count: Tensor
+    mean: Mean
 
     def __init__(self, alpha: float = 1e-4) -> None:
         super().__init__()
         self.alpha = alpha
 
     def setup(self, setup: Setup) -> None:
-        """Declares the sums."""
+        """Declares the mean."""
         super().setup(setup)
-        self.add_state("sums", torch.zeros(setup.width, dtype=torch.float64), "sum")
-        self.add_state("count", torch.zeros((), dtype=torch.float64), "sum")
+        self.mean = setup.sketch("mean", Mean, setup.width)
 
     def update(self, features: Features) -> None:
         """Adds a batch to the mean."""
-        self.sums = self.sums + features.pooled.double().sum(0)
-        self.count = self.count + len(features)
+        self.mean.add(features)
 
     def compute(self) -> dict[str, Tensor]:
         """``mean`` [D]."""
-        self._require_images(self.count)
-        return {"mean": (self.sums / self.count).float()}
+        sums, images = self.mean.compute()
+        self._require_images(images)
+        return {"mean": (sums / images).float()}
 
     def score(self, features: Features, fitted: Fitted) -> Tensor:
         """``[B]``, any sign."""

@@ -3,10 +3,8 @@
 from torch import Tensor
 
 from lightning_ood.detectors.base import Detector, Fitted
-from lightning_ood.detectors.knn import check_k, draw_bank
-from lightning_ood.detectors.needs import index_of
+from lightning_ood.detectors.knn import Bank, check_k, draw_bank
 from lightning_ood.features import Features, Setup
-from lightning_ood.sketches import Sample
 
 
 class NNGuide(Detector):
@@ -18,7 +16,8 @@ class NNGuide(Detector):
     Fits on a uniform sample of ``bank_size`` training images, all of them where there are fewer. State and cost:
     those of KNN. The authors take k = 10 and all training images; OpenOOD k = 100 and the first 1 % of the loader.
 
-    Deviations: no ReAct in front, which the authors add on ResNet-50.
+    Deviations: no ReAct in front, which the authors add on ResNet-50. A training image with a zero feature, whose row
+    would be zero, is left out.
 
     Args:
         k: neighbours in the mean.
@@ -29,7 +28,7 @@ class NNGuide(Detector):
         InputError: if the bank holds fewer than ``k`` features.
     """
 
-    bank: Sample
+    bank: Bank
 
     def __init__(self, k: int = 10, bank_size: int = 50_000, seed: int = 0) -> None:
         super().__init__()
@@ -41,19 +40,19 @@ class NNGuide(Detector):
         self.bank = draw_bank(setup, self.bank_size, self.seed)
 
     def update(self, features: Features) -> None:
-        """Offers the directions of a batch, scaled by their energies, to the bank."""
-        self.bank.update(features.direction * features.logits.logsumexp(1, keepdim=True), index_of(features))
+        """Offers the directions and energies of a batch to the bank."""
+        self.bank.add(features)
 
     def compute(self) -> dict[str, Tensor]:
-        """``bank`` [N, D], rows ``g_i``."""
-        bank = self.bank.compute().reshape(-1, self.bank.rows.shape[1])
+        """``bank`` [N, D], unit rows, and ``energy`` [N]: ``g_i`` is their product."""
+        bank = self.bank.draw()
         check_k(self.k, len(bank))
-        return {"bank": bank}
+        return {"bank": bank[:, :-1], "energy": bank[:, -1]}
 
     def score(self, features: Features, fitted: Fitted) -> Tensor:
         """``[B]``, any sign."""
-        query = features.direction
-        bank = fitted["bank"].reshape(-1, query.shape[1])
+        bank, energy = fitted["bank"].reshape(-1, features.pooled.shape[1]), fitted["energy"].reshape(-1)
         check_k(self.k, len(bank))
-        guidance = (query @ bank.T).topk(self.k, dim=1, sorted=False).values.mean(1)
+        guided = features.similarity(bank) * energy
+        guidance = guided.topk(self.k, dim=1, sorted=False).values.mean(1)
         return guidance * features.logits.logsumexp(1)

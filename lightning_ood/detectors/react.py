@@ -41,11 +41,11 @@ class ReAct(Shaping):
         """Starts the histogram where a percentile is asked for."""
         super().setup(setup)
         if self.fits:
-            self.entries = QuantileSketch()
+            self.entries = setup.sketch("entries", QuantileSketch)
 
     def update(self, features: Features) -> None:
         """Counts all entries of the penultimate features."""
-        if self.fits:
+        if self.fits and self.entries.takes(features):
             self.entries.update(features.pooled)
 
     def compute(self) -> dict[str, Tensor]:

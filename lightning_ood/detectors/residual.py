@@ -51,11 +51,11 @@ class Residual(Detector):
                 f"dim={self.dim} leaves {type(self).__name__} no residual space in a feature of {width} units; "
                 f"write a dim from 0 to {width - 1}, or null for the authors' rule (here {default_dim(width)})"
             )
-        self.moments = Moments(1, width)
+        self.moments = setup.sketch("moments", Moments, 1, width)
 
     def update(self, features: Features) -> None:
         """Adds a batch to the second moments."""
-        self.moments.update(features.pooled, products=features.products)
+        self.moments.add(features)
 
     def compute(self) -> dict[str, Tensor]:
         """``origin`` u [D] and ``residual`` R [D, D - dim], float32."""

@@ -75,6 +75,7 @@ class Search(Detector):
         self.leader = [groups.index(group) for group in groups]
         self.leaders = nn.ModuleList(self.candidates[i] for i in dict.fromkeys(self.leader))
         self.views = tuple([Jigsaw()] if against is None else against)
+        self.val_ood = not self.views
         self.images, self.held_out, self.seed = images, held_out, seed
 
     @property
@@ -84,6 +85,7 @@ class Search(Detector):
 
     def setup(self, setup: Setup) -> None:
         """Sets every candidate up and makes room for the samples."""
+        setup = setup.sharing() if self.held_out else setup
         super().setup(setup)
         for i, candidate in enumerate(self.candidates):
             if self.leader[i] != i:

@@ -43,19 +43,20 @@ class ViM(Residual):
         super().setup(setup)
         self.add_state("max_logit", torch.zeros((), dtype=torch.float64), "sum")
         self.add_state("seen", torch.zeros((), dtype=torch.float64), "sum")
-        self.sample = Sample(self.rows, setup.width, self.seed)
+        self.sample = setup.sketch("pooled", Sample, self.rows, setup.width, self.seed)
 
     def update(self, features: Features) -> None:
         """Adds a batch to the second moments and the mean largest logit, and offers it to the sample."""
         super().update(features)
         self.max_logit = self.max_logit + features.logits.amax(1).double().sum()
         self.seen = self.seen + len(features)
-        self.sample.update(features.pooled, index_of(features))
+        if self.sample.takes(features):
+            self.sample.update(features.pooled, index_of(features))
 
     def compute(self) -> dict[str, Tensor]:
         """``origin`` [D], ``residual`` [D, D - dim], ``alpha`` []."""
         fitted = super().compute()
-        rows = self.sample.compute().reshape(-1, len(fitted["residual"]))
+        rows = self.sample.draw()
         rounding = torch.finfo(rows.dtype).eps * (rows - fitted["origin"]).norm(dim=1).mean()
         mean_norm = residual_norm(rows, fitted).mean().clamp(min=rounding)
         return {**fitted, "alpha": (self.max_logit / self.seen).float() / mean_norm}

@@ -72,18 +72,18 @@ class VRA(Shaping):
     def setup(self, setup: Setup) -> None:
         """Declares the sample."""
         super().setup(setup)
-        self.sample = Sample(self.rows, setup.width, self.seed)
+        self.sample = setup.sketch("pooled", Sample, self.rows, setup.width, self.seed)
 
     def update(self, features: Features) -> None:
         """Offers a batch to the sample."""
-        if self.fits:
+        if self.fits and self.sample.takes(features):
             self.sample.update(features.pooled, index_of(features))
 
     def compute(self) -> dict[str, Tensor]:
         """``low`` and ``high`` [D], those of them that are percentiles."""
         if not self.fits:
             return {}
-        rows = self.sample.compute().reshape(-1, self.sample.rows.shape[1]).sort(dim=0).values
+        rows = self.sample.draw().sort(dim=0).values
         self._require_images(torch.tensor(len(rows)))
         fitted = {}
         if self.low is None:
