@@ -95,7 +95,7 @@ def _value(sweep: Sweep, result: dict[str, Any]) -> float | None:
 def _finish(sweep: Sweep, folder: Path, out: Path, planned: list[Planned]) -> None:
     """Table, picture, and the best point where the file names a metric."""
     results = Results(folder)
-    finished = [results.read(each) for each in planned if each in results]
+    finished = [{**results.read(each), "point": each.point} for each in planned if each in results]
     if not finished:
         return
     say(write(long_table(finished), out, sweep.path.stem, lines=sweep.method == "grid"))

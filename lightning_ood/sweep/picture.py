@@ -154,7 +154,9 @@ def _line(
     at = np.asarray(_positions(rows[x], (rows if whole is None else whole)[x]), dtype=float)
     order = at.argsort(kind="stable")
     values = rows[measure].to_numpy()[order]
-    axes.plot(at[order], values, marker=_MARKERS[style % 7], color=_COLOURS[style % 7], ms=4, lw=1.3, label=name)
+    colour = _COLOURS[style % 7]
+    width = 1.3 if _numeric(rows[x]) else 0.5  # between names there is nothing: the line only leads the eye
+    axes.plot(at[order], values, marker=_MARKERS[style % 7], color=colour, ms=4, lw=width, label=name)
 
 
 def _label(axes: Axes, swept: pd.DataFrame, x: str, y: str, of: str | None = None) -> None:
@@ -164,7 +166,7 @@ def _label(axes: Axes, swept: pd.DataFrame, x: str, y: str, of: str | None = Non
         if numbers.min() > 0 and numbers.max() / numbers.min() >= _WIDE:
             axes.set_xscale("log")
         if len(values) <= 12:
-            axes.set_xticks(numbers, values, rotation=45 if len(values) > 6 else 0, fontsize=8)
+            axes.set_xticks(numbers, values, rotation=90 if len(values) > 6 else 0, fontsize=8)
             axes.minorticks_off()
     else:
         long = max(map(len, values)) * len(values) > 24

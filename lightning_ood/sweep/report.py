@@ -119,7 +119,9 @@ def label(value: Any) -> str:
         given = ", ".join(f"{name}={label(v)}" for name, v in (value.get("init_args") or {}).items())
         return str(value["class_path"]).rpartition(".")[2] + (f"({given})" if given else "")
     if isinstance(value, Mapping):
-        return ", ".join(f"{name}: {label(v)}" if v else str(name) for name, v in value.items())
+        return ", ".join(
+            f"{name}({label(v)})" if isinstance(v, Mapping) else f"{name}={label(v)}" for name, v in value.items()
+        )
     if isinstance(value, (list, tuple)):
         return " + ".join(map(label, value))
     if value is None:
