@@ -5,19 +5,15 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import logging
 import os
 import sys
-import warnings
 from contextlib import redirect_stderr
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import lightning as L
-from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_only
 from torch.utils.data import Dataset
 
@@ -31,25 +27,18 @@ from lightning_ood.folder import RunFolder
 from lightning_ood.module import OODModule
 from lightning_ood.processes import stop_with_parent
 from lightning_ood.scoring import ScoringCallback
+from lightning_ood.terminal import ProgressBar, print_taps, quiet
 from lightning_ood.tracking import code_version, wandb_logger
 
 
-class ProgressBar(RichProgressBar):
-    """Calls the passes by what they do."""
+class Parser(LightningArgumentParser):
+    """Takes the name of a data set as it is."""
 
-    @property
-    def validation_description(self) -> str:
-        """The validate loop fits detectors, except while a network is trained."""
-        return "Fitting" if self.trainer.state.fn == TrainerFn.VALIDATING else "Validation"
-
-    @property
-    def test_description(self) -> str:
-        """The test loop scores."""
-        return "Scoring"
-
-    def get_metrics(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:
-        """Without the logger's version number."""
-        return {key: value for key, value in super().get_metrics(trainer, pl_module).items() if key != "v_num"}
+    def add_class_arguments(self, theclass: type, *args: Any, **kwargs: Any) -> list[str]:
+        """An image list that lies where the command is called is no part of the config, to be read in its place."""
+        return super().add_class_arguments(
+            theclass, *args, **{**kwargs, "sub_configs": kwargs.get("sub_configs") and theclass is not OODDataModule}
+        )
 
 
 class Trainer(L.Trainer):
@@ -79,6 +68,7 @@ class CLI(LightningCLI):
             OODDataModule,
             save_config_callback=None,
             trainer_class=Trainer,
+            parser_class=Parser,
             seed_everything_default=0,
             trainer_defaults=defaults,
             parser_kwargs={
@@ -194,42 +184,10 @@ class CLI(LightningCLI):
         return hashlib.sha256(json.dumps(parts, default=str, sort_keys=True).encode()).hexdigest()
 
 
-def print_taps(module: OODModule) -> None:
-    """Lists every tap with the shape of its map and whether it is a block."""
-    from rich.console import Console
-    from rich.table import Table
-
-    setup = module.backbone.setup()
-    table = Table("tap", "map of one image", "block", title=f"Taps of {module.source}")
-    for name, shape in setup.maps.items():
-        table.add_row(name, " x ".join(map(str, shape)), "yes" if name in setup.blocks else "")
-    table.add_row("pooled", str(setup.width), "", style="dim")
-    console = Console(width=None if sys.stdout.isatty() else 120)
-    console.print(table)
-    heads = "none" if setup.attention is None else f"{setup.attention[0]} heads x {setup.attention[1]} tokens"
-    console.print(f"{setup.classes} logits; class-token attention: {heads}")
-
-
 @rank_zero_only
 def _write(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text)
-
-
-def quiet() -> None:
-    """Silences what the libraries say on every run and no user can act on."""
-    for message in (
-        ".*LeafSpec.*",
-        ".*does not have many workers.*",
-        ".*method of metric .* was called before the ``update``.*",
-        ".*Total length of `list` across ranks is zero.*",
-        ".*is smaller than the logging interval.*",
-        ".*module\\(s\\) in eval mode.*",
-    ):
-        warnings.filterwarnings("ignore", message)
-    tips = ("litlogger", "available:", "`weights_only` was not set", "Loading `train_dataloader`", "anonymous setting")
-    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero", "wandb"):
-        logging.getLogger(name).addFilter(lambda record: not any(tip in record.getMessage() for tip in tips))
 
 
 COMMANDS = {  # those that LightningCLI does not parse: name -> "module:function", imported when it is called
