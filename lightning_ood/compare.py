@@ -10,7 +10,7 @@ from lightning_ood.errors import InputError
 from lightning_ood.report.differences import Entry, Scores, difference_table, differences, measure
 from lightning_ood.report.matching import match_images
 from lightning_ood.report.paper import FORMATS, paper_table
-from lightning_ood.report.table import MEAN, read_scores
+from lightning_ood.report.table import MEAN, read_scores, without_csid
 
 _HELP = """\
 Compares runs, or the detectors of one run, on the images that all of them scored.
@@ -24,8 +24,10 @@ AUROC: DeLong's paired test. FPR95, and with --bootstrap AUROC too: paired boots
 two-sided and not corrected for the number of comparisons."""
 
 
-def open_runs(arguments: Sequence[str], sets: Sequence[str] = ()) -> Scores:
+def open_runs(arguments: Sequence[str], sets: Sequence[str] = (), full_spectrum: bool = False) -> Scores:
     """Reads the scores of each ``RUN`` or ``NAME=RUNS`` (a pattern, or the name given again: repetitions of one).
+
+    Covariate-shifted ID images are left out, or with ``full_spectrum`` counted as ID.
 
     Raises:
         InputError: if there is no such run, one is given twice, or they did not score the same images.
@@ -46,7 +48,10 @@ def open_runs(arguments: Sequence[str], sets: Sequence[str] = ()) -> Scores:
     twice = {str(path) for path in paths if paths.count(path) > 1}
     if twice:
         raise InputError(f"{', '.join(sorted(twice))}: the same run is given twice")
-    matched = match_images({str(path): read_scores(path) for path in paths}, sets)
+    tables = {str(path): read_scores(path) for path in paths}
+    if full_spectrum:
+        tables = {path: table.assign(role=table["role"].replace("csid", "id")) for path, table in tables.items()}
+    matched = match_images({path: without_csid(table) for path, table in tables.items()}, sets)
     return Scores({name: [matched[str(path)] for path in found] for name, found in folders.items()})
 
 
@@ -98,6 +103,7 @@ def main(args: list[str]) -> None:
     parser.add_argument("--baseline", default="", help="a run, a detector, or RUN/DETECTOR; the first by default")
     parser.add_argument("--detectors", nargs="+", default=[], help="those to compare; all by default")
     parser.add_argument("--sets", nargs="+", default=[], help="OOD sets to compare on; all by default")
+    parser.add_argument("--full_spectrum", action="store_true", help="count covariate-shifted ID images as ID")
     parser.add_argument("--bootstrap", action="store_true", help="AUROC by the paired bootstrap too, not DeLong's test")
     parser.add_argument("--draws", type=int, default=2000, help="resamples of the bootstrap (default: 2000)")
     parser.add_argument("--seed", type=int, default=0, help="of the resamples (default: 0)")
@@ -105,7 +111,7 @@ def main(args: list[str]) -> None:
     options = parser.parse_args(args)
     if options.draws < 100:
         raise InputError(f"--draws {options.draws}: at least 100 for an interval; 2000 is the default")
-    scores = open_runs(options.runs, options.sets)
+    scores = open_runs(options.runs, options.sets, options.full_spectrum)
     entries = choose(scores.entries, options.detectors)
     compared = pair(entries, options.baseline)
     values = measure(scores, entries)

@@ -8,15 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import yaml
 
-from lightning_ood.data.datamodule import OODDataModule
+from lightning_ood.data.datamodule import OODDataModule, data_root
 from lightning_ood.errors import InputError
 from lightning_ood.folder import say
 from lightning_ood.report import (
+    Read,
     accuracy,
     log_run,
     print_table,
     read_scores,
+    reader,
     summarise,
     training_auroc,
     without_csid,
@@ -52,9 +55,14 @@ def table_of(rows: Any, scores: Any, detectors: list[str], data: OODDataModule) 
 
 
 def finish(
-    table: pd.DataFrame, scoring: ScoringCallback, folder: Path, config: str = "", loggers: Iterable[Any] = ()
+    table: pd.DataFrame,
+    scoring: ScoringCallback,
+    folder: Path,
+    config: str = "",
+    loggers: Iterable[Any] = (),
+    data: OODDataModule | None = None,
 ) -> pd.DataFrame:
-    """Writes, prints and logs the table of scores and all that follows from it.
+    """Writes, prints and logs the table of scores and all that follows from it; thumbnails are read from ``data``.
 
     Raises:
         InputError: naming detector, set and image where scores are not finite; the others' numbers are on disk then.
@@ -65,7 +73,8 @@ def finish(
     if len(broken) == len(scoring.detectors):
         raise InputError("; ".join(broken.values()))
     costs = {name: detector.extra_forwards for name, detector in scoring.detectors.items()}
-    metrics = publish(table, folder, _summaries(table, scoring), config, loggers, costs)
+    read = reader(data.root, {entry.name: entry.images for entry in data.sets.values()}) if data else None
+    metrics = publish(table, folder, _summaries(table, scoring), config, loggers, costs, read)
     if broken:
         raise InputError("; ".join(broken.values()) + f". The other detectors' scores and table are in {folder}")
     return metrics
@@ -78,13 +87,16 @@ def publish(
     config: str = "",
     loggers: Iterable[Any] = (),
     costs: Mapping[str, Mapping[str, int]] | None = None,
+    read: Read | None = None,
 ) -> pd.DataFrame:
     """metrics.csv, the table on the screen, the pictures and the page, the logger's run."""
     metrics = summarise(table)
     write_metrics(metrics, folder)
     correct = accuracy(table)
     print_table(metrics, correct, costs=costs)
-    pictures = write_report(folder, table, metrics, accuracy=correct, summaries=summaries, config=config, costs=costs)
+    pictures = write_report(
+        folder, table, metrics, accuracy=correct, summaries=summaries, config=config, costs=costs, read=read
+    )
     runs = []
     for logger in loggers:
         log_run(logger, metrics, without_csid(table), accuracy=correct, pictures=pictures)
@@ -111,7 +123,9 @@ def again(run: Path, detectors: Iterable[str] = ()) -> pd.DataFrame:
         raise InputError(f"{run} has no scores of {', '.join(unknown)}; it has {', '.join(detectors_of(table))}")
     hidden = [name for name in detectors_of(table) if name not in wanted]
     saved = run / "config.test.yaml"
-    return publish(table.drop(columns=hidden), run, config=saved.read_text() if saved.is_file() else "")
+    config = saved.read_text() if saved.is_file() else ""
+    root = ((yaml.safe_load(config) or {}).get("data") or {}).get("root") if config else None
+    return publish(table.drop(columns=hidden), run, config=config, read=reader(data_root(root)))
 
 
 def main(args: list[str]) -> None:

@@ -187,7 +187,7 @@ def test(
         if not trainer.is_global_zero:
             return None
         table = table_of(rows.numpy(), scores.numpy(), list(scoring.detectors), data)
-        return finish(table, scoring, folder.path, config, trainer.loggers)
+        return finish(table, scoring, folder.path, config, trainer.loggers, data)
 
 
 def _restore(path: Path, module: OODModule, data: OODDataModule, scoring: ScoringCallback, command: str) -> None:

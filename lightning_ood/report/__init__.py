@@ -9,7 +9,10 @@ from typing import Any
 import pandas as pd
 
 from lightning_ood.report.console import Costs, print_table
+from lightning_ood.report.environment import environment
+from lightning_ood.report.fits import read_fits, write_fits
 from lightning_ood.report.loggers import log_run, scalars
+from lightning_ood.report.mistakes import Read, reader, write_mistakes
 from lightning_ood.report.overfitting import training_auroc
 from lightning_ood.report.page import render_page
 from lightning_ood.report.plots import write_pictures
@@ -23,10 +26,12 @@ from lightning_ood.report.table import (
 )
 
 __all__ = [
+    "Read",
     "accuracy",
     "log_run",
     "print_table",
     "read_scores",
+    "reader",
     "scalars",
     "summarise",
     "training_auroc",
@@ -46,8 +51,11 @@ def write_report(
     summaries: Mapping[str, Mapping[str, Any]] | None = None,
     config: str = "",
     costs: Costs | None = None,
+    read: Read | None = None,
 ) -> list[Path]:
     """Writes ``report/*.png`` and ``report/index.html``, one page that holds it all.
+
+    What the detectors say of their fit is kept in ``report/fits.json``, and taken from there where it is not given.
 
     Args:
         run_dir: folder of the run.
@@ -57,16 +65,30 @@ def write_report(
         summaries: detector -> what it says of its fit.
         config: of the run, YAML.
         costs: detector -> forward passes per image beyond the shared one.
+        read: how an image of the table is read, for thumbnails.
 
     Returns:
         The pictures, then the page.
     """
     folder = Path(run_dir) / "report"
-    pictures = write_pictures(without_csid(scores), without_csid(metrics), folder)
+    if summaries is not None:
+        write_fits(folder, summaries=summaries, costs=costs, environment=environment())
+    fits = read_fits(folder)
+    said = {name: summary for name, summary in fits.get("summaries", {}).items() if name in scores}
+    shown = without_csid(scores)
+    pictures = write_pictures(shown, without_csid(metrics), folder, said)
+    mistakes, note = write_mistakes(shown, folder, read)
     page = folder / "index.html"
-    title = f"Out-of-distribution detection: {Path(run_dir).resolve().name}"
     text = render_page(
-        metrics, pictures, accuracy=accuracy, summaries=summaries, config=config, title=title, costs=costs
+        metrics,
+        [*pictures, *mistakes],
+        accuracy=accuracy,
+        summaries=said,
+        config=config,
+        title=f"Out-of-distribution detection: {Path(run_dir).resolve().name}",
+        costs=fits.get("costs"),
+        note=note,
+        found=fits.get("environment"),
     )
     page.write_text(text, encoding="utf-8")
-    return [*pictures, page]
+    return [*pictures, *mistakes, page]

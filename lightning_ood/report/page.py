@@ -1,28 +1,34 @@
-"""One self-contained page of a run: table, pictures, what the detectors found, configuration, versions."""
+"""One self-contained page of a run: table, pictures, what the detectors found, configuration, machine, citations."""
 
 from __future__ import annotations
 
 import base64
-import platform
+import io
 from collections.abc import Iterable, Mapping
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import jinja2
 import pandas as pd
+from PIL import Image
 
-import lightning_ood
+from lightning_ood.metrics import METRICS
 from lightning_ood.report.console import Costs, caption
-from lightning_ood.report.table import INTERVALS, METRIC_COLUMNS
+from lightning_ood.report.environment import bibtex, environment, papers
+from lightning_ood.report.mistakes import PREFIX
 
-_PACKAGES = ("torch", "torchvision", "timm", "lightning", "torchmetrics", "numpy", "scipy", "scikit-learn")
-_COSTS = {"extra forwards: fit": "fit", "test": "test"}  # column -> key of Detector.extra_forwards
+_TEXTS, _COUNTS = ("detector", "dataset", "group"), ("n_id", "n_ood")
+_COSTS = {"extra forwards: fit": "fit", "extra forwards: test": "test"}  # column -> key of Detector.extra_forwards
 _CAPTIONS = {
     "auroc": "AUROC of each detector on each set",
     "fpr95": "FPR95 (ID positive) of each detector on each set",
     "histograms": "Scores: the dashed line is the threshold that keeps 95 % of the ID images",
     "roc": "ROC curves: a dot where 95 % of the ID images are kept",
+    "taken_for": "What the network takes the images of each set for",
+    "classes": "Mistakes by class, at the threshold that keeps 95 % of the ID images",
+    "blocks": "FeatureNorm: NormRatio of each block, beside the AUROC of the blocks that were scored",
+    "coverage": "NAC: what a neuron's state is worth, from the training images that had it",
+    "contributions": "LINe: what the units contribute to a class, the largest first",
 }
 
 
@@ -35,6 +41,8 @@ def render_page(
     config: str = "",
     title: str = "Out-of-distribution detection",
     costs: Costs | None = None,
+    note: str = "",
+    found: Mapping[str, str] | None = None,
 ) -> str:
     """The page as HTML; it needs no network and no other file.
 
@@ -47,24 +55,44 @@ def render_page(
         config: of the run, YAML.
         title: of the page.
         costs: detector -> forward passes per image beyond the shared one, in the fit and in the test: two columns.
+        note: why some images of the mistakes could not be read.
+        found: the environment of the test; the present one where None.
     """
-    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    template = environment.from_string(Path(__file__).with_name("page.html").read_text(encoding="utf-8"))
+    engine = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    template = engine.from_string(Path(__file__).with_name("page.html").read_text(encoding="utf-8"))
     pngs = [path for path in pictures if path.suffix == ".png"]
+    found = found or environment()
     return template.render(
         title=title,
-        caption=caption(metrics, accuracy),
-        columns=[*(name for name in METRIC_COLUMNS if name not in INTERVALS), *(_COSTS if costs else ())],
+        caption="\n".join(line for line in caption(metrics, accuracy).splitlines() if not line.startswith("Cells:")),
+        columns=[*_TEXTS, *METRICS, *_COUNTS, *(_COSTS if costs else ())],
         rows=[
             {**row, **{column: (costs or {}).get(row["detector"], {}).get(key, 0) for column, key in _COSTS.items()}}
             for row in metrics.to_dict("records")
         ],
-        counts=("n_id", "n_ood", *_COSTS),
-        pictures=[(_CAPTIONS.get(path.stem, path.stem), base64.b64encode(path.read_bytes()).decode()) for path in pngs],
+        texts=_TEXTS,
+        counts=(*_COUNTS, *_COSTS),
+        groups=list(metrics["group"].drop_duplicates()),
+        pictures=[(_CAPTIONS.get(p.stem, p.stem), _embedded(p)) for p in pngs if not p.stem.startswith(PREFIX)],
+        mistakes=[(p.stem.removeprefix(PREFIX), _photograph(p)) for p in pngs if p.stem.startswith(PREFIX)],
+        note=note,
         fits=[(name, *split_summary(summary)) for name, summary in (summaries or {}).items() if summary],
         config=config,
-        versions=versions(),
+        environment=found,
+        bibtex=bibtex(found),
+        papers=papers(config, metrics["detector"].drop_duplicates()),
     )
+
+
+def _embedded(path: Path) -> str:
+    return f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}"
+
+
+def _photograph(path: Path) -> str:
+    """As JPEG, a quarter of the size: there is one for each detector."""
+    file = io.BytesIO()
+    Image.open(path).convert("RGB").save(file, "JPEG", quality=88)
+    return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
 def split_summary(
@@ -87,7 +115,11 @@ def split_summary(
         low, high = min(values.values()), max(values.values())
         scale = 100 / (high - low) if high > low else 0.0
         charts[name] = [(item, value, (value - low) * scale, item in named) for item, value in values.items()]
-    facts = [(key, _text(value)) for key, value in summary.items() if _chart(key)[0] not in charts]
+    facts = [
+        (key, _text(value))
+        for key, value in summary.items()
+        if _chart(key)[0] not in charts and not isinstance(value, Mapping)  # a curve has a picture
+    ]
     return facts, charts
 
 
@@ -102,14 +134,3 @@ def _chart(key: str) -> tuple[str, str]:
 
 def _text(value: Any) -> str:
     return f"{value:.6g}" if isinstance(value, float) else str(value)
-
-
-def versions() -> dict[str, str]:
-    """Versions of Python, this package and what computes the numbers."""
-    found = {"lightning_ood": lightning_ood.__version__, "python": platform.python_version()}
-    for name in _PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:  # e.g. torch built into the system under another name
-            continue
-    return found

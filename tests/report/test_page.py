@@ -10,7 +10,7 @@ from PIL import Image
 from lightning_ood.report import accuracy, summarise, write_report
 from lightning_ood.report.page import render_page, split_summary
 
-VOID = {"meta", "input", "img"}
+VOID = {"meta", "input", "img", "link"}
 
 
 class Page(HTMLParser):
@@ -27,9 +27,10 @@ class Page(HTMLParser):
         attributes = dict(attributes)
         if tag not in VOID:
             self.open.append(tag)
-        if tag == "img":
+        if "src" in attributes:
             self.pictures.append(attributes["src"])
-        self.links += [attributes[name] for name in ("href", "src") if name in attributes]
+        if tag == "a":
+            self.links.append(attributes["href"])
 
     def handle_endtag(self, tag):
         assert self.open.pop() == tag
@@ -52,7 +53,8 @@ def test_report(scores, tmp_path):
     paths = write_report(
         tmp_path, scores, metrics, accuracy=accuracy(scores), summaries=summaries, config="a: '<script>'"
     )
-    assert [path.name for path in paths] == ["histograms.png", "roc.png", "auroc.png", "fpr95.png", "index.html"]
+    names = ["auroc", "fpr95", "histograms", "roc", "taken_for", "classes", "blocks"]
+    assert [path.name for path in paths] == [*(f"{name}.png" for name in names), "index.html"]
     assert {path.parent for path in paths} == {tmp_path / "report"}
     page = Page(paths[-1].read_text())
     assert page.tags.count("script") == 1
@@ -71,7 +73,8 @@ def test_report(scores, tmp_path):
     assert page.tags.count("tr") >= 1 + len(metrics) + 2
     for path, source in zip(paths[:-1], page.pictures, strict=True):
         assert check_picture(path) == check_picture(io.BytesIO(base64.b64decode(source.split(",")[1])))
-    assert all(link.startswith("data:image/png;base64,") for link in page.links)  # nothing from elsewhere
+    assert "default-src 'none'" in paths[-1].read_text()  # a browser loads nothing from elsewhere
+    assert all(link.startswith("#") for link in page.links)
 
 
 @pytest.mark.slow
@@ -88,7 +91,7 @@ def test_constant_and_huge_scores_can_be_drawn(scores, value, tmp_path):
     scores = scores.assign(msp=np.where(scores.index % 2, value, value * 2), energy=value)
     metrics = summarise(scores)
     assert (metrics.loc[metrics["detector"] == "energy", "auroc"] == 50).all()
-    assert len(write_report(tmp_path, scores, metrics)) == 5
+    assert len(write_report(tmp_path, scores, metrics)) == 7
 
 
 def test_a_summary_in_facts_and_charts():
@@ -114,9 +117,9 @@ def test_a_summary_in_facts_and_charts():
 
 
 def test_no_empty_panel_is_left(scores):
-    from lightning_ood.report.plots import _grid
+    from lightning_ood.report.drawing import panels_of
 
-    figure, panels = _grid([f"d{i}" for i in range(7)], "score")
+    figure, panels = panels_of([f"d{i}" for i in range(7)], "score")
     assert len(figure.axes) == len(list(panels)) == 7
 
 

@@ -1,0 +1,108 @@
+"""What the pictures share: colours, sizes, panels and legends."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from lightning_ood.report.table import MEAN
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Okabe and Ito's colours, told apart by colour-blind readers; the line style changes when they start again.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+ID_COLOUR = "#8C8C8C"
+DPI = 110
+_STYLES = ("-", "--", ":", "-.")
+_PANEL = (3.1, 2.4)  # inches
+
+
+def rows_of(scores: pd.DataFrame) -> dict[str, NDArray[np.int64]]:
+    """Name of an OOD set -> its rows; the ID images stand first, under the empty name."""
+    is_id = (scores["role"] == "id").to_numpy(dtype=bool)
+    names = scores["dataset"].to_numpy()
+    sets = scores["dataset"][~is_id].drop_duplicates()
+    return {"": np.flatnonzero(is_id), **{str(name): np.flatnonzero((names == name) & ~is_id) for name in sets}}
+
+
+def styles_of(metrics: pd.DataFrame) -> dict[str, Mapping[str, Any]]:
+    """Colour and line style of each OOD set, the same in every picture."""
+    sets = metrics["dataset"][metrics["dataset"] != MEAN].drop_duplicates()
+    n = len(COLOURS)
+    return {str(s): {"color": COLOURS[i % n], "linestyle": _STYLES[i // n % 4]} for i, s in enumerate(sets)}
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """An empty one, in inches."""
+    # Without pyplot: no global state, no window, nothing to close.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def panels_of(detectors: list[str], label: str) -> tuple[Figure, Iterator[tuple[str, Axes]]]:
+    """A titled panel for each detector."""
+    columns = min(len(detectors), 5)
+    rows = math.ceil(len(detectors) / columns)
+    figure = new_figure(max(columns, 2) * _PANEL[0], rows * _PANEL[1] + 0.9)
+    panels = list(figure.subplots(rows, columns, squeeze=False).flat)
+    figure.supxlabel(label, fontsize=9)
+    for axes in panels[len(detectors) :]:
+        axes.remove()
+    used = list(zip(detectors, panels, strict=False))
+    for detector, axes in used:
+        axes.set_title(detector, fontsize=9)
+        axes.tick_params(labelsize=7)
+        axes.locator_params(axis="x", nbins=4)
+    return figure, iter(used)
+
+
+def legend(figure: Figure, styles: Mapping[str, Mapping[str, Any]], with_id: bool) -> None:
+    """One for the whole picture, above its panels."""
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
+
+    handles: list[Any] = [Patch(color=ID_COLOUR, alpha=0.6, label="ID")] if with_id else []
+    handles += [Line2D([], [], label=name, **style) for name, style in styles.items()]
+    columns = max(2, int(figure.get_figwidth() / 2.3))
+    figure.legend(handles=handles, loc="outside upper center", ncols=columns, frameon=False, fontsize=8)
+
+
+def write_cells(
+    axes: Axes,
+    values: NDArray[np.float64],
+    dark: NDArray[np.bool_],
+    bold: NDArray[np.bool_],
+    digits: int = 1,
+    below: tuple[NDArray[np.float64], NDArray[np.float64]] | None = None,
+) -> None:
+    """The numbers of a heat map, in its cells.
+
+    Args:
+        axes: of the heat map.
+        values: nothing is written where there is no number.
+        dark: cells that are written on in white.
+        bold: cells in bold.
+        digits: after the point.
+        below: ends of intervals, written small under the values.
+    """
+    for (row, column), value in np.ndenumerate(values):
+        if not np.isfinite(value):
+            continue
+        style: dict[str, Any] = {"color": "white" if dark[row, column] else "black", "ha": "center"}
+        weight = "bold" if bold[row, column] else "normal"
+        place = row - 0.16 if below else row
+        axes.text(column, place, f"{value:.{digits}f}", va="center", fontsize=7.5, fontweight=weight, **style)
+        if below:
+            ends = "\N{EN DASH}".join(f"{end[row, column]:.1f}" for end in below)
+            axes.text(column, row + 0.24, ends, va="center", fontsize=5.8, **style)

@@ -1,0 +1,84 @@
+"""What a run ran on, and what is to be cited for it."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import os
+import platform
+import re
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from datetime import datetime, timezone
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import torch
+import yaml
+
+_PACKAGES = ("torch", "torchvision", "timm", "lightning", "torchmetrics", "numpy", "scipy", "scikit-learn")
+
+
+def environment() -> dict[str, str]:
+    """Code, machine, and versions of Python and what computes the numbers."""
+    from lightning_ood.tracking import code_version  # Lightning's loggers come with it
+
+    code = code_version()
+    found = {"lightning_ood": code["lightning_ood"]}
+    if "commit" in code:
+        found["commit"] = code["commit"]
+    found["time"] = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    found["machine"] = f"{platform.platform()}, {_processor()}, {os.cpu_count()} cores"
+    if torch.cuda.is_available():
+        found["gpu"] = f"{torch.cuda.device_count()} x {torch.cuda.get_device_name()}, CUDA {torch.version.cuda}"
+    found["python"] = platform.python_version()
+    for name in _PACKAGES:
+        with suppress(PackageNotFoundError):  # e.g. torch built into the system under another name
+            found[name] = version(name)
+    return found
+
+
+def papers(config: str, detectors: Iterable[str]) -> list[tuple[str, str]]:
+    """Title, authors and venue, and the link, of what the detectors come from: the first lines of their files.
+
+    Args:
+        config: of the run, YAML.
+        detectors: names in it.
+    """
+    known = ((yaml.safe_load(config) or {}).get("scoring") or {}).get("detectors") or {}
+    text = yaml.safe_dump([known[name] for name in detectors if name in known])
+    found: dict[str, str] = {}
+    for module in dict.fromkeys(re.findall(r"class_path: ([\w.]+)\.\w+", text)):
+        with suppress(ImportError, ValueError, OSError, SyntaxError):  # a file of the user's that is not here
+            title, link = _cited(module)
+            found.setdefault(link, title)
+    return [(title, link) for link, title in found.items() if link]
+
+
+def _cited(module: str) -> tuple[str, str]:
+    spec = importlib.util.find_spec(module)
+    source = Path(spec.origin).read_text(encoding="utf-8") if spec and spec.origin else ""
+    text = " ".join((ast.get_docstring(ast.parse(source)) or "").split())
+    cited = re.match(r"(.{,300}?)[ .]*(https?://\S+?)[.,;)]*(\s|$)", text)
+    return (f"{cited[1]}.", cited[2]) if cited else ("", "")
+
+
+def bibtex(found: Mapping[str, str]) -> str:
+    """Of the software.
+
+    Args:
+        found: what ``environment`` gave.
+    """
+    commit = f",\n  note = {{commit {found['commit'].rstrip('+')}}}" if "commit" in found else ""
+    return (
+        "@software{lightning_ood,\n  title = {lightning\\_ood: post-hoc out-of-distribution detection},\n"
+        "  author = {{lightning\\_ood contributors}},\n"
+        f"  version = {{{found.get('lightning_ood', '')}}},\n  year = {{{found.get('time', '')[:4]}}}{commit}\n}}"
+    )
+
+
+def _processor() -> str:
+    with suppress(OSError, StopIteration):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line for line in lines if line.startswith("model name")).partition(":")[2].strip()
+    return platform.processor() or platform.machine()

@@ -1,0 +1,107 @@
+"""Where a run fails, by class: what OOD images are taken for, and which classes let them in."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from lightning_ood.metrics import count_95
+from lightning_ood.report.drawing import new_figure, rows_of, write_cells
+from lightning_ood.report.table import detectors_of
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+MOST = 20  # classes that one picture shows
+
+
+def class_names(scores: pd.DataFrame) -> dict[int, str]:
+    """Label -> name: that of the folder in which all ID images of the class lie, or the number."""
+    known = scores[(scores["role"] == "id") & scores["label"].notna()]
+    predicted = scores["prediction"].unique()
+    names = {int(label): str(label) for label in {*known["label"].unique(), *predicted}}
+    folders = known["path"].str.replace("\\", "/").str.split("/").str[-2].groupby(known["label"])
+    if len(known) and known["path"].notna().all() and (folders.nunique() == 1).all():
+        found = {int(label): str(name) for label, name in folders.first().items()}
+        if len(set(found.values())) == len(found):  # else all classes lie in one folder
+            names |= found
+    return names
+
+
+def taken_for(scores: pd.DataFrame) -> Figure:
+    """Share of each set's images that the network takes for each ID class."""
+    rows = rows_of(scores)
+    names = class_names(scores)
+    predicted = scores["prediction"].to_numpy()
+    shares = np.array([[100 * np.mean(predicted[at] == label) for label in names] for at in rows.values()])
+    columns = _most(shares[1:].max(axis=0))
+    labels = [name or "ID" for name in rows]
+    figure = new_figure(2.6 + 0.45 * len(columns), 1.9 + 0.26 * len(rows))
+    axes = figure.subplots()
+    _heat_map(axes, shares[:, columns], [list(names.values())[i] for i in columns], labels)
+    axes.set_title(f"Taken for, % of the set's images{_of(columns, names)}", fontsize=9, loc="left")
+    return figure
+
+
+def class_failures(scores: pd.DataFrame) -> Figure:
+    """Detectors by classes, at the threshold that keeps 95 % of all ID images.
+
+    On the left the share of the OOD images taken for a class that is accepted; on the right the share of the ID images
+    of a class (as predicted, where there are no labels) that is rejected: 5 on average.
+    """
+    names, detectors = class_names(scores), detectors_of(scores)
+    is_id = (scores["role"] == "id").to_numpy(dtype=bool)
+    predicted = scores["prediction"].to_numpy()
+    true = scores["label"].fillna(scores["prediction"]).to_numpy(dtype=np.int64)
+    passed = np.array([_accepted(scores[detector].to_numpy(), is_id) for detector in detectors])
+    false = np.array([_share(passed[:, ~is_id & (predicted == label)]) for label in names]).T
+    lost = np.array([_share(~passed[:, is_id & (true == label)]) for label in names]).T
+    columns = _most(np.array([np.sum(~is_id & (predicted == label)) for label in names]))
+    chosen = [list(names.values())[i] for i in columns]
+    figure = new_figure(3.0 + 0.76 * len(columns), 2.2 + 0.24 * len(detectors))
+    left, right = figure.subplots(1, 2, sharey=True)
+    _heat_map(left, false[:, columns], chosen, detectors)
+    _heat_map(right, lost[:, columns], chosen, detectors)
+    left.set_title("Accepted, % of the OOD images\ntaken for the class" + _of(columns, names), fontsize=9, loc="left")
+    right.set_title("Rejected, % of the ID images\nof the class (5 on average)", fontsize=9, loc="left")
+    return figure
+
+
+def _accepted(values: NDArray[np.floating], is_id: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    known = np.sort(values[is_id])
+    return values >= known[len(known) - count_95(len(known))]
+
+
+def _share(passed: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """``[D, images] -> [D]`` in percent, NaN of no image."""
+    return 100 * passed.mean(axis=1) if passed.shape[1] else np.full(len(passed), np.nan)
+
+
+def _most(weight: NDArray[np.number]) -> list[int]:
+    """The positions with the most, in their own order."""
+    return sorted(np.argsort(-weight, kind="stable")[:MOST].tolist())
+
+
+def _of(columns: list[int], names: dict[int, str]) -> str:
+    return (
+        f" (the {len(columns)} classes that most are taken for, of {len(names)})" if len(columns) < len(names) else ""
+    )
+
+
+def _heat_map(axes: Axes, values: NDArray[np.float64], columns: list[str], rows: list[str]) -> None:
+    most = max(25.0, float(np.nanmax(values)))
+    axes.imshow(values, aspect="auto", cmap="cividis_r", vmin=0, vmax=most)
+    write_cells(axes, values, values > 0.55 * most, np.zeros(values.shape, dtype=bool), digits=0)
+    turned: dict[str, Any] = {"rotation": 45, "ha": "right"} if max(map(len, columns)) > 3 else {}
+    axes.set_xticks(range(len(columns)), [_short(name) for name in columns], **turned)
+    axes.set_yticks(range(len(rows)), rows)
+    axes.tick_params(labelsize=8, length=0)
+    axes.set_facecolor("#EEEEEE")  # cells without an image
+
+
+def _short(name: str, most: int = 18) -> str:
+    return name if len(name) <= most else name[: most - 1] + "…"

@@ -1,0 +1,125 @@
+"""Pictures of what the detectors found in their fit: FeatureNorm's blocks, NAC's coverage, LINe's contributions."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from lightning_ood.report.drawing import COLOURS, ID_COLOUR, legend, new_figure, panels_of, styles_of
+from lightning_ood.report.table import MEAN
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Summaries = Mapping[str, Mapping[str, Any]]  # detector -> what it says of its fit
+_BAND = "line: median, band: 10th to 90th percentile"
+
+
+def write_fits(folder: Path, **held: Any) -> None:
+    """Keeps in ``fits.json`` what the scores do not say, for a report without the network."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "fits.json").write_text(json.dumps(held, default=float), encoding="utf-8")
+
+
+def read_fits(folder: Path) -> dict[str, Any]:
+    """What ``write_fits`` kept; nothing where it did not."""
+    path = folder / "fits.json"
+    held: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return held
+
+
+def blocks(summaries: Summaries, metrics: pd.DataFrame) -> Figure | None:
+    """NormRatio of each block beside the AUROC of the blocks that were scored, for each detector that chose a block."""
+    ratios = {name: _under("ratio.", said) for name, said in summaries.items()}
+    ratios = {name: values for name, values in ratios.items() if len(values) > 1}
+    if not ratios:
+        return None
+    styles = styles_of(metrics)
+    alone = {said["block"]: name for name, said in summaries.items() if "block" in said and name not in ratios}
+    most = max(map(len, ratios.values()))
+    figure = new_figure(8.5, 1.2 + len(ratios) * (0.7 + 0.27 * most))
+    panels = figure.subplots(len(ratios), 2, squeeze=False, sharey="row")
+    for (left, right), (name, values) in zip(panels, ratios.items(), strict=True):
+        chosen = str(summaries[name]["block"])
+        _ratios(left, name, values, chosen)
+        for block, detector in {**alone, chosen: name}.items():
+            if block in values:
+                _sets(right, list(values).index(block), metrics[metrics["detector"] == detector], styles)
+        right.set_xlim(None, 101)
+        right.set_title("AUROC, %, of the blocks that were scored", fontsize=9, loc="left")
+    legend(figure, {name: {**style, "marker": "o", "linestyle": ""} for name, style in styles.items()}, with_id=False)
+    return figure
+
+
+def _ratios(axes: Axes, name: str, values: Mapping[str, float], chosen: str) -> None:
+    places = np.arange(len(values))
+    colours = [COLOURS[1] if block == chosen else COLOURS[0] for block in values]
+    axes.hlines(places, 1, list(values.values()), color=colours, linewidth=1.5)
+    axes.scatter(list(values.values()), places, color=colours, s=26, zorder=3)
+    axes.axvline(1, color=ID_COLOUR, linewidth=0.8)
+    labels = [f"{block} (chosen)" if block == chosen else block for block in values]
+    axes.set_yticks(places, labels)
+    axes.tick_params(labelsize=8)
+    axes.grid(axis="y", linewidth=0.4)
+    axes.invert_yaxis()
+    axes.set_title(f"{name}: NormRatio", fontsize=9, loc="left")
+
+
+def _sets(axes: Axes, place: int, metrics: pd.DataFrame, styles: Mapping[str, Mapping[str, Any]]) -> None:
+    for row in metrics[metrics["dataset"] != MEAN].itertuples():
+        axes.plot(row.auroc, place, "o", markersize=5, alpha=0.85, color=styles[str(row.dataset)]["color"])
+    axes.grid(axis="y", linewidth=0.4)
+    axes.tick_params(labelsize=8)
+
+
+def coverage(summaries: Summaries) -> Figure | None:
+    """What each state is worth to the neurons of each layer of NAC."""
+    curves = _curves(summaries, "coverage.")
+    if not curves:
+        return None
+    figure, panels = panels_of(list(curves), f"State of a neuron; up: coverage ({_BAND} over neurons)")
+    for name, axes in panels:
+        curve = curves[name]
+        edges = np.clip(curve["at"], 0, 1)
+        axes.stairs(curve["high"], edges, baseline=curve["low"], fill=True, color=COLOURS[5], alpha=0.5)
+        axes.stairs(curve["middle"], edges, color=COLOURS[0], linewidth=1.2)
+        axes.set(xlim=(0, 1), ylim=(-0.02, 1.05), xticks=[0, 0.5, 1], yticks=[0, 0.5, 1])
+        axes.spines[["right", "top"]].set_visible(False)
+    return figure
+
+
+def contributions(summaries: Summaries) -> Figure | None:
+    """Contributions of units to a class, from the largest to the least, as LINe prunes them."""
+    curves = _curves(summaries, "contributions")
+    if not curves:
+        return None
+    figure, panels = panels_of(list(curves), f"Rank of the unit; up: its contribution ({_BAND} over classes)")
+    for name, axes in panels:
+        curve = curves[name]
+        axes.fill_between(curve["at"], curve["low"], curve["high"], color=COLOURS[5], alpha=0.5, linewidth=0)
+        axes.plot(curve["at"], curve["middle"], color=COLOURS[0], linewidth=1.2)
+        axes.axhline(0, color=ID_COLOUR, linewidth=0.6)
+        axes.set_xscale("log")
+        axes.spines[["right", "top"]].set_visible(False)
+    return figure
+
+
+def _under(prefix: str, said: Mapping[str, Any]) -> dict[str, float]:
+    return {key.removeprefix(prefix): float(value) for key, value in said.items() if key.startswith(prefix)}
+
+
+def _curves(summaries: Summaries, what: str) -> dict[str, dict[str, list[float]]]:
+    """Title -> curve, of every entry called ``what``, those of a detector inside another too."""
+    found = {}
+    for name, said in summaries.items():
+        for key, value in said.items():
+            before, is_there, after = key.rpartition(what) if key.endswith(what) else key.partition(what)
+            if is_there and isinstance(value, dict) and (not before or before.endswith(".")):
+                found[", ".join(part for part in (name, f"{before}{after}") if part)] = value
+    return found

@@ -1,0 +1,152 @@
+"""The worst mistakes of each detector as images: the most confident OOD, the least confident ID."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import pandas as pd
+from PIL import Image, ImageDraw, ImageFont, ImageOps
+
+from lightning_ood.data.images import load_image
+from lightning_ood.errors import InputError
+from lightning_ood.report.failures import class_names
+from lightning_ood.report.table import detectors_of
+
+COUNT = 10  # images in a row
+_SIDE, _GAP, _LINE = 96, 10, 14  # pixels
+_GREY = "#555555"
+PREFIX = "mistakes-"
+_NOT_IN_FILES = re.compile(r"[^-.=+\w]")
+
+Read = Callable[[str, int, str | None], Image.Image]  # set, index, path -> image
+
+
+class _Images(Protocol):
+    def read(self, index: int) -> tuple[Image.Image, int]: ...
+
+
+def reader(root: Path, sets: Mapping[str, _Images] | None = None) -> Read:
+    """How images are read again: from their set where it is open, else by their path.
+
+    Args:
+        root: where relative paths start.
+        sets: name -> set.
+    """
+
+    def read(name: str, index: int, path: str | None) -> Image.Image:
+        if sets and name in sets:
+            return sets[name].read(index)[0]
+        if path is None:
+            raise InputError(f"{name}: its images are no files, and `test` alone has them")
+        return load_image(root / path)
+
+    return read
+
+
+def write_mistakes(scores: pd.DataFrame, folder: Path, read: Read | None) -> tuple[list[Path], str]:
+    """Draws ``mistakes-<detector>.png``; keeps those of an earlier report where images cannot be read.
+
+    Args:
+        scores: table of scores.
+        folder: where the files go.
+        read: how an image is read; None where no image can be.
+
+    Returns:
+        The pictures, and what kept any from being drawn ("" for nothing).
+    """
+    worst = {name: _worst(scores, name) for name in detectors_of(scores)}
+    paths = {name: folder / f"{PREFIX}{_NOT_IN_FILES.sub('_', name)}.png" for name in worst}
+    thumbnails, problem = _thumbnails(pd.concat([part for pair in worst.values() for part in pair.values()]), read)
+    for old in folder.glob(f"{PREFIX}*.png"):
+        if thumbnails or old not in paths.values():
+            old.unlink()
+    if thumbnails:
+        names = class_names(scores)
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, rows in worst.items():
+            _strip(name, rows, thumbnails, names).save(paths[name])
+    return [path for path in paths.values() if path.is_file()], problem
+
+
+def _worst(scores: pd.DataFrame, detector: str) -> dict[str, pd.DataFrame]:
+    """Title -> rows: ten OOD images with the highest scores, ten ID images with the lowest."""
+    ordered = scores.sort_values(detector, kind="stable")
+    ood, known = (ordered[ordered["role"] == role] for role in ("ood", "id"))
+    return {
+        "most confident OOD: set, class it is taken for": ood.tail(COUNT).iloc[::-1],
+        "least confident ID: class, class it is taken for where that is another": known.head(COUNT),
+    }
+
+
+def _thumbnails(rows: pd.DataFrame, read: Read | None) -> tuple[dict[Any, Image.Image], str]:
+    """Row of the table -> image, each read once; and why some could not be."""
+    found: dict[Any, Image.Image] = {}
+    if read is None:
+        return found, "the images are not at hand"
+    problem = ""
+    images = rows[~rows.index.duplicated()]
+    for at, name, index, path in zip(images.index, images["dataset"], images["index"], images["path"], strict=True):
+        try:
+            image = read(str(name), int(index), None if pd.isna(path) else str(path))
+        except (InputError, IndexError) as error:
+            problem = problem or str(error)
+            continue
+        small = max(image.size) < _SIDE
+        found[at] = ImageOps.contain(
+            image, (_SIDE, _SIDE), Image.Resampling.NEAREST if small else Image.Resampling.LANCZOS
+        )
+    return found, problem
+
+
+def _strip(
+    detector: str, rows: Mapping[str, pd.DataFrame], thumbnails: Mapping[Any, Image.Image], names: Mapping[int, str]
+) -> Image.Image:
+    plain, bold = _font("DejaVuSans.ttf"), _font("DejaVuSans-Bold.ttf")
+    step, height = _SIDE + _GAP, _LINE + 6 + _SIDE + 2 * _LINE + _GAP
+    canvas = Image.new("RGB", (COUNT * step + _GAP, len(rows) * height + 2 * _LINE), "white")
+    draw = ImageDraw.Draw(canvas)
+    draw.text((_GAP, 4), detector, "black", bold)
+    for number, (title, images) in enumerate(rows.items()):
+        top = 2 * _LINE + number * height
+        draw.text((_GAP, top), title, _GREY, plain)
+        for column, (at, row) in enumerate(images.iterrows()):
+            left, upper = _GAP + column * step, top + _LINE + 6
+            image = thumbnails.get(at)
+            if image is None:
+                draw.rectangle((left, upper, left + _SIDE - 1, upper + _SIDE - 1), "#EEEEEE")
+                draw.text((left + 8, upper + _SIDE // 2 - 7), "not readable", _GREY, plain)
+            else:
+                canvas.paste(image, (left + (_SIDE - image.width) // 2, upper + (_SIDE - image.height) // 2))
+            for line, text in enumerate(_told(row, names)):
+                draw.text(
+                    (left, upper + _SIDE + 1 + line * _LINE), _fitted(text, plain, _SIDE + _GAP - 4), "black", plain
+                )
+    return canvas
+
+
+def _told(row: pd.Series, names: Mapping[int, str]) -> tuple[str, str]:
+    taken = f"→ {names.get(int(row['prediction']), row['prediction'])}"
+    if row["role"] == "ood":
+        return str(row["dataset"]), taken
+    if pd.isna(row["label"]):
+        return "", taken
+    true = int(row["label"])
+    return names.get(true, str(true)), "" if true == int(row["prediction"]) else taken
+
+
+def _font(name: str) -> ImageFont.FreeTypeFont:
+    import matplotlib
+
+    return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / name), 11)
+
+
+def _fitted(text: str, font: ImageFont.FreeTypeFont, width: float) -> str:
+    """Cut to a width in pixels."""
+    if font.getlength(text) <= width:
+        return text
+    while text and font.getlength(text + "…") > width:
+        text = text[:-1]
+    return text + "…"
