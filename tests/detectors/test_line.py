@@ -87,9 +87,13 @@ def test_contributions_are_the_class_means_of_the_gradient() -> None:
     head(z).gather(1, labels[:, None]).sum().backward()
     assert z.grad is not None
     taylor = (z * z.grad).detach()
-    fitted = fit(LINe(), train, labels, head)
+    detector = LINe()
+    fitted = fit(detector, train, labels, head)
     for c in range(5):
         torch.testing.assert_close(fitted["contributions"][c], taylor[labels == c].mean(0), atol=1e-6, rtol=1e-5)
+    ordered = np.sort(fitted["contributions"].numpy(), axis=1)[:, ::-1]
+    spectrum = detector.summary(fitted)["contributions"]
+    np.testing.assert_allclose(spectrum["middle"], np.median(ordered, axis=0), atol=1e-6)
 
 
 def test_found_clip() -> None:
