@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +84,8 @@ class EachEpoch(Checkpoint):
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """After the validation and what other callbacks keep of it."""
-        self.folder.save(self.folder.training, trainer.save_checkpoint, trainer.is_global_zero)
+        write = partial(trainer.save_checkpoint, weights_only=False)
+        self.folder.save(self.folder.training, write, trainer.is_global_zero)
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         """Says whose training this is; detectors, of which none is fitted yet, stay out."""
