@@ -21,8 +21,8 @@ def check_duplicates(found: Findings, sets: Mapping[str, ImageSet], contents: Ma
     that are learned from: its image counts twice.
     """
     for (a, b), places in _pairs(contents).items():
-        where = f"{_name(sets, places[0][0])} = {_name(sets, places[0][1])}"
-        more = f"{where}{', …' if len(places) > 1 else ''}"
+        names = dict.fromkeys(_name(sets, place) for place in places[0])  # two lists may name one file
+        more = " = ".join(names) + (", …" if len(places) > 1 else "")
         if a == b:
             found.add("warning", "duplicates", a, f"{len(places)} images are there a second time ({more})")
             continue
