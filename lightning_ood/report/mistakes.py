@@ -68,7 +68,8 @@ def write_mistakes(scores: pd.DataFrame, folder: Path, read: Read | None) -> tup
         folder.mkdir(parents=True, exist_ok=True)
         for name, rows in worst.items():
             _strip(name, rows, thumbnails, names).save(paths[name])
-    return [path for path in paths.values() if path.is_file()], problem
+    drawn = [path for path in paths.values() if path.is_file()]
+    return drawn, problem if thumbnails or len(drawn) < len(paths) else ""  # what is kept shows the same images
 
 
 def _worst(scores: pd.DataFrame, detector: str) -> dict[str, pd.DataFrame]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -124,11 +125,10 @@ def split_summary(
 
 
 def _chart(key: str) -> tuple[str, str]:
-    """``ratio.layer1.0`` -> ``(ratio, layer1.0)``; what comes from the base of a detector keeps its ``base.``."""
-    prefix = ""
-    while key.startswith("base."):
-        prefix, key = f"{prefix}base.", key[len("base.") :]
-    name, _, item = key.partition(".")
+    """``ratio.layer1.0`` -> ``(ratio, layer1.0)``; what comes from a detector inside another keeps its ``base.``."""
+    inside = re.match(r"(?:(?:base|norm|of)\.)*", key)
+    prefix = inside[0] if inside else ""
+    name, _, item = key.removeprefix(prefix).partition(".")
     return prefix + name, item
 
 

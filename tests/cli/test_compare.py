@@ -122,3 +122,17 @@ def test_what_cannot_be_compared_is_named(runs, capsys):
         with pytest.raises(SystemExit):
             main(["compare", *arguments])
         assert said in capsys.readouterr().err
+
+
+def test_full_spectrum_counts_shifted_images_as_id(runs, capsys):
+    for name in ("a", "b0"):
+        scores = pd.read_parquet(f"runs/{name}/scores.parquet")
+        shifted = scores[scores["role"] == "id"].assign(role="csid", group="csid", dataset="digits_c", path=None)
+        shifted = shifted.assign(energy=shifted["energy"] - 2)
+        write_scores(pd.concat([scores, shifted], ignore_index=True), f"runs/{name}")
+    main(["compare", "runs/a", "runs/b0", "--detectors", "energy", "--out", "usual"])
+    main(["compare", "runs/a", "runs/b0", "--detectors", "energy", "--out", "full", "--full_spectrum"])
+    metrics = summarise(pd.read_parquet("runs/b0/scores.parquet")).set_index(["detector", "dataset"])["auroc"]
+    usual, full = (pd.read_csv(f"{out}/table.csv").set_index(["run", "dataset"])["auroc"] for out in ("usual", "full"))
+    assert usual["b0", "photos"] == pytest.approx(metrics["energy", "photos"])
+    assert full["b0", "photos"] == pytest.approx(metrics["energy", "fs/photos"])

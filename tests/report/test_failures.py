@@ -97,6 +97,6 @@ def test_images_that_cannot_be_read(named, tmp_path):
     assert "cannot read this image" in note or "no files" in note
     before = {path: path.read_bytes() for path in paths}
     again, note = write_mistakes(named.drop(columns="msp"), tmp_path / "report", by_path)
-    assert "no files" in note or "cannot read" in note
+    assert note == ""
     assert {path: path.read_bytes() for path in again} == {path: before[path] for path in paths[1:]}  # kept
     assert write_mistakes(named, tmp_path / "other", None) == ([], "the images are not at hand")

@@ -114,6 +114,8 @@ def test_a_summary_in_facts_and_charts():
         ("last", False),
     ]
     assert [place for _, _, place, _ in items] == pytest.approx([0, 100, 50])
+    _, charts = split_summary({"norm.block": "b", "norm.ratio.a": 1.0, "norm.ratio.b": 2.0, "curve.a": {"at": [1.0]}})
+    assert charts == {"norm.ratio": [("a", 1.0, 0.0, False), ("b", 2.0, 100.0, True)]}
 
 
 def test_no_empty_panel_is_left(scores):
