@@ -68,7 +68,7 @@ def needs_labels(detector: Detector, features: Features, setup: Setup) -> bool:
     labels = features.prediction if features.labels is None else features.labels
     index = torch.arange(len(features), device=labels.device)
     known = replace(features, labels=labels, index=index)
-    if not _fits(detector, known, replace(setup, labels=labels)):
+    if not _fits(detector, known, replace(setup, labels=labels.cpu())):
         return False
     return not _fits(detector, replace(known, labels=None), replace(setup, labels=None))
 

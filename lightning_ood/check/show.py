@@ -33,7 +33,8 @@ def show(found: Findings) -> None:
         console.print(_detectors(found))
     errors, warnings = found.count("error"), found.count("warning")
     style = "bold red" if errors else "yellow" if warnings else "green"
-    console.print(Text(f"{errors} errors, {warnings} warnings", style=style))
+    said = ", ".join(f"{n} {word}{'' if n == 1 else 's'}" for n, word in ((errors, "error"), (warnings, "warning")))
+    console.print(Text(said, style=style))
 
 
 def _detectors(found: Findings) -> Table:

@@ -91,7 +91,7 @@ class Trial:
         batches = list(self._batches(train))
         self._find_needs(detectors, batches[0][1], train.labels is not None)
         scoring = callback(detectors)
-        labels = torch.cat([batch.label for _, batch in batches]) if train.labels is not None else None
+        labels = torch.cat([batch.label for _, batch in batches]).cpu() if train.labels is not None else None
         scoring.prepare(self.module, labels, fit=True)
         fitting = scoring.to_fit
         for detector in fitting.values():
