@@ -12,6 +12,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 from torchmetrics import SumMetric
 
+from lightning_ood.data.checks import check_logits
 from lightning_ood.data.sets import Batch
 from lightning_ood.detectors.base import Detector
 from lightning_ood.errors import InputError, about
@@ -64,13 +65,7 @@ class ScoringCallback(L.Callback):
         """Matches the detectors with the network and the fit set, and plans what each forward reads."""
         data: OODDataModule = trainer.datamodule  # type: ignore[attr-defined]
         module: OODModule = pl_module  # type: ignore[assignment]
-        classes, logits = data.classes, module.backbone.probe.classes
-        if classes is not None and len(classes) != logits:
-            raise InputError(
-                f"the network has {logits} logits and the ID set {len(classes)} classes ({', '.join(classes[:10])}"
-                f"{', …' if len(classes) > 10 else ''}): give the network these classes were learned by, or for one "
-                "that is trained here model.options.num_classes"
-            )
+        check_logits(module.backbone.probe.classes, data.classes, data.known_labels)
         self.prepare(module, data.labels, fit=stage != "test")
         data.reads_val_ood = any(part.val_ood for detector in self.to_fit.values() for part in detector.family())
 

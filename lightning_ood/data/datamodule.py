@@ -137,6 +137,11 @@ class OODDataModule(L.LightningDataModule):
         return self.train_set.labels if self.train_set else None
 
     @property
+    def known_labels(self) -> Tensor | None:
+        """``[N]`` int64 labels of the ID images that a stage reads, of training or of test; None where unknown."""
+        return self.sets["id"].images.labels if self.train_set is None and self.sets else self.labels
+
+    @property
     def classes(self) -> list[str] | None:
         """Names of the ID classes in the order of the labels, or None where unknown; after ``setup``."""
         if self.train_set is not None:

