@@ -130,17 +130,19 @@ def _at_hand(table: Table, each: Plan) -> str:
 
 def _publish(plans: dict[Table, Plan], failed: dict[tuple[str, ...], str], folder: Path) -> None:
     """Prints and writes the comparison: what was computed, then in a line each the tables that could not be."""
-    cells, pages, gone = [], [], []
+    cells, pages = [], []
+    gone: dict[str, list[str]] = {}  # why -> tables
     for table, each in plans.items():
         reason = each.refused or failed[each.files]
         metrics = None if reason else pd.read_csv(folder / name_of(each.files) / "metrics.csv")
         found = compare(table, metrics, each.missing, reason)
         cells.append(found)
         if reason:
-            gone.append(f"- {table.about['title']} (`{table.name}`): {reason}")
+            gone.setdefault(reason, []).append(f"`{table.name}`")
         else:
             pages.append(markdown(table, found, each.files, each.differs))
-    pages += ["\n".join(["## Not here", "", *gone])] if gone else []
+    if gone:
+        pages.append("\n".join(["## Not here", "", *(f"- {', '.join(names)}: {why}" for why, names in gone.items())]))
     text = "\n\n".join(pages)
     print(text)
     folder.mkdir(parents=True, exist_ok=True)

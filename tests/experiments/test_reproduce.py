@@ -145,6 +145,6 @@ def test_the_command_computes_what_is_here(tmp_path: Path) -> None:
     for row, detector in (("Energy", "energy"), ("Energy, hot", "odin_temperature_10_0")):
         assert mine.loc[(row, "fpr95"), "ours"] == pytest.approx(run.loc[(detector, "pale"), "fpr95"], rel=1e-5)
     assert "White of Energy: no/such/folder: no such folder" in done.stdout
-    assert "- Another (`mine`): train: id_data/ILSVRC-2012/train: no such folder" in done.stdout
+    assert "- `mine`: train: id_data/ILSVRC-2012/train: no such folder" in done.stdout
     wrong = call("dice_cifar11")
     assert wrong.returncode == 2 and "no table dice_cifar11; there are ash_cifar10" in wrong.stderr
