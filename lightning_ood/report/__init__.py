@@ -55,12 +55,12 @@ def write_report(
 ) -> list[Path]:
     """Writes ``report/*.png`` and ``report/index.html``, one page that holds it all.
 
-    What the detectors say of their fit is kept in ``report/fits.json``, and taken from there where it is not given.
+    What the detectors say of their fit stays in ``report/fits.json``, and comes from there where it is not given.
 
     Args:
         run_dir: folder of the run.
         scores: table of scores.
-        metrics: what ``summarise`` made of it.
+        metrics: of ``summarise``.
         accuracy: of the ID images, percent.
         summaries: detector -> what it says of its fit.
         config: of the run, YAML.
@@ -76,19 +76,14 @@ def write_report(
     fits = read_fits(folder)
     said = {name: summary for name, summary in fits.get("summaries", {}).items() if name in scores}
     shown = without_csid(scores)
-    pictures = write_pictures(shown, without_csid(metrics), folder, said)
     mistakes, note = write_mistakes(shown, folder, read)
-    page = folder / "index.html"
-    text = render_page(
-        metrics,
-        [*pictures, *mistakes],
-        accuracy=accuracy,
-        summaries=said,
-        config=config,
-        title=f"Out-of-distribution detection: {Path(run_dir).resolve().name}",
-        costs=fits.get("costs"),
-        note=note,
-        found=fits.get("environment"),
-    )
-    page.write_text(text, encoding="utf-8")
-    return [*pictures, *mistakes, page]
+    pictures = write_pictures(shown, without_csid(metrics), folder, said) + mistakes
+    about = _about(Path(run_dir), fits) | {"note": note, "config": config}
+    text = render_page(metrics, pictures, accuracy=accuracy, summaries=said, **about)
+    (folder / "index.html").write_text(text, encoding="utf-8")
+    return [*pictures, folder / "index.html"]
+
+
+def _about(run: Path, fits: Mapping[str, Any]) -> dict[str, Any]:
+    title = f"Out-of-distribution detection: {run.resolve().name}"
+    return {"title": title, "costs": fits.get("costs"), "found": fits.get("environment")}

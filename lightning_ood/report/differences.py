@@ -104,25 +104,24 @@ def differences(
         auroc_drawn: whether AUROC too takes the bootstrap; else DeLong's test.
     """
     entries = list(dict.fromkeys(entry for pair in pairs for entry in pair))
-    drawn = f"paired bootstrap, {draws} draws"
-    judges = {"fpr95": (drawn, _bootstrap(scores, entries, draws, seed, "fpr95"))}
-    if auroc_drawn:
-        judges["auroc"] = drawn, _bootstrap(scores, entries, draws, seed, "auroc")
-    else:
-        judges["auroc"] = "DeLong", _delong(scores, entries)
+    judges = {"fpr95": _bootstrap(scores, entries, draws, seed, "fpr95")}
+    judges["auroc"] = _bootstrap(scores, entries, draws, seed, "auroc") if auroc_drawn else _delong(scores, entries)
+    tests = {metric: f"paired bootstrap, {draws} draws" for metric in judges} | (
+        {} if auroc_drawn else {"auroc": "DeLong"}
+    )
     held = values.set_index(_WHERE)
     rows = []
     for first, second in pairs:
         names = {"run": second[0], "detector": second[1], "baseline_run": first[0], "baseline": first[1]}
         for (dataset, group), members in scores.means.items():
-            for metric, (test, judge) in judges.items():
+            for metric, judge in judges.items():
                 a, b = (float(held.loc[(*entry, dataset, group), metric]) for entry in (first, second))
                 found = judge(first, second, members, (b - a) / 100)
                 better = (b > a) == (metric == "auroc")
                 rows.append(
                     {**names, "dataset": dataset, "group": group, "metric": metric, "baseline_value": a, "value": b}
                     | {"difference": b - a, "low": 100 * found.low, "high": 100 * found.high}
-                    | {"p_value": found.p_value, "test": test}
+                    | {"p_value": found.p_value, "test": tests[metric]}
                     | {"verdict": ("better" if better else "worse") if found.p_value < ALPHA else "undecided"}
                 )
     return pd.DataFrame(rows)

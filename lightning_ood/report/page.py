@@ -51,31 +51,21 @@ def render_page(
         metrics: what ``summarise`` gave.
         pictures: PNG files, put into the page.
         accuracy: of the ID images, percent.
-        summaries: detector -> what it says of its fit. Numbers under keys ``<name>.<item>`` (a ratio per block, say)
-            are drawn together, the item marked that another entry names.
+        summaries: detector -> what it says of its fit; numbers ``<name>.<item>`` are drawn together.
         config: of the run, YAML.
         title: of the page.
-        costs: detector -> forward passes per image beyond the shared one, in the fit and in the test: two columns.
+        costs: detector -> extra forward passes per image in each job.
         note: why some images of the mistakes could not be read.
         found: the environment of the test; the present one where None.
     """
     engine = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     template = engine.from_string(Path(__file__).with_name("page.html").read_text(encoding="utf-8"))
-    pngs = [path for path in pictures if path.suffix == ".png"]
     found = found or environment()
     return template.render(
         title=title,
         caption="\n".join(line for line in caption(metrics, accuracy).splitlines() if not line.startswith("Cells:")),
-        columns=[*_TEXTS, *METRICS, *_COUNTS, *(_COSTS if costs else ())],
-        rows=[
-            {**row, **{column: (costs or {}).get(row["detector"], {}).get(key, 0) for column, key in _COSTS.items()}}
-            for row in metrics.to_dict("records")
-        ],
-        texts=_TEXTS,
-        counts=(*_COUNTS, *_COSTS),
-        groups=list(metrics["group"].drop_duplicates()),
-        pictures=[(_CAPTIONS.get(p.stem, p.stem), _embedded(p)) for p in pngs if not p.stem.startswith(PREFIX)],
-        mistakes=[(p.stem.removeprefix(PREFIX), _photograph(p)) for p in pngs if p.stem.startswith(PREFIX)],
+        **_table(metrics, costs or {}),
+        **_galleries([path for path in pictures if path.suffix == ".png"]),
         note=note,
         fits=[(name, *split_summary(summary)) for name, summary in (summaries or {}).items() if summary],
         config=config,
@@ -83,6 +73,31 @@ def render_page(
         bibtex=bibtex(found),
         papers=papers(config, metrics["detector"].drop_duplicates()),
     )
+
+
+def _table(metrics: pd.DataFrame, costs: Costs) -> dict[str, Any]:
+    rows = [
+        {**row, **{column: costs.get(row["detector"], {}).get(key, 0) for column, key in _COSTS.items()}}
+        for row in metrics.to_dict("records")
+    ]
+    return {
+        "columns": [*_TEXTS, *METRICS, *_COUNTS, *(_COSTS if costs else ())],
+        "rows": rows,
+        "texts": _TEXTS,
+        "counts": (*_COUNTS, *_COSTS),
+        "groups": list(metrics["group"].drop_duplicates()),
+    }
+
+
+def _galleries(paths: Iterable[Path]) -> dict[str, list[tuple[str, str]]]:
+    """Caption and image of each picture; those of mistakes apart."""
+    shown: dict[str, list[tuple[str, str]]] = {"pictures": [], "mistakes": []}
+    for path in paths:
+        if path.stem.startswith(PREFIX):
+            shown["mistakes"].append((path.stem.removeprefix(PREFIX), _photograph(path)))
+        else:
+            shown["pictures"].append((_CAPTIONS.get(path.stem, path.stem), _embedded(path)))
+    return shown
 
 
 def _embedded(path: Path) -> str:
