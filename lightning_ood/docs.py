@@ -24,6 +24,7 @@ from lightning_ood.detectors.shaping import Shaping
 from lightning_ood.docs_backbones import backbones
 from lightning_ood.errors import InputError
 from lightning_ood.features import Head, Setup
+from lightning_ood.sketches import state_bytes
 from lightning_ood.toy import Reads, Toy
 
 METHODS = Path(__file__).parent.parent / "docs" / "methods.md"
@@ -85,10 +86,7 @@ def state_size(kind: type[Detector], width: int, classes: int) -> int:
         detector = kind()
         map_ = torch.Size((width, 7, 7))
         detector.setup(Setup(width, classes, head, {"last": map_, "block": map_}, ("block",)))
-    parts = [part for part in detector.modules() if isinstance(part, Metric)]
-    return sum(
-        value.nbytes for part in parts for value in part.metric_state.values() if isinstance(value, torch.Tensor)
-    )
+    return sum(state_bytes(part) for part in detector.modules() if isinstance(part, Metric))
 
 
 def _reads(detector: Detector) -> str:

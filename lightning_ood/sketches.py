@@ -152,10 +152,7 @@ class Sample(Sketch):
         super().__init__(sync_on_compute=False)  # `compute` exchanges what is needed
         self.size, self.seed = size, seed
         self.add_state("keys", torch.full((size,), _NONE), _join)
-        self.add_state("rows", torch.zeros(0, width, dtype=dtype), _join)
-        # torchmetrics keeps a second copy of each state to reset to: here one zero, spread over the shape.
-        self._defaults["rows"] = torch.zeros(1, 1, dtype=dtype).expand(size, width)
-        self.rows = torch.zeros(size, width, dtype=dtype)
+        self.add_state("rows", torch.zeros(0, width, dtype=dtype), _join)  # room is made for the first image
         self._drawn: Tensor | None = None
 
     def update(self, rows: Tensor, index: Tensor) -> None:
@@ -168,16 +165,25 @@ class Sample(Sketch):
         worst, slots = self.keys.topk(min(len(keys), self.size), largest=True)
         keys, best = keys.sort()
         enters = keys < worst
-        self.rows, self._drawn = own(self.rows), None
+        self._make_room()
+        self.rows = own(self.rows) if self._drawn is None else self.rows.clone()  # what was drawn is another's now
+        self._drawn = None
         self.keys = self.keys.index_copy(0, slots, torch.where(enters, keys, worst))
         entering = torch.where(enters[:, None], rows[best].to(self.rows.dtype), self.rows[slots])
         self.rows.index_copy_(0, slots, entering)
 
     def merge_state(self, incoming_state: dict | Metric) -> None:
         """Takes in another sample of the same size and seed."""
+        self._make_room()
+        if isinstance(incoming_state, Sample):
+            incoming_state._make_room()
         super().merge_state(incoming_state)
         self.keys, best = self.keys.topk(self.size, largest=False)
         self.rows, self._drawn = self.rows[best], None
+
+    def _make_room(self) -> None:
+        if len(self.rows) < len(self.keys):
+            self.rows = self.rows.new_zeros(self.size, self.rows.shape[1])
 
     def reset(self) -> None:
         """Back to no rows."""
@@ -195,6 +201,7 @@ class Sample(Sketch):
         return self._drawn
 
     def _rows_of_all(self) -> Tensor:
+        self._make_room()
         self.keys, order = self.keys.sort()
         self.rows = self.rows[order]
         everyones = gather(self.keys)
@@ -203,3 +210,10 @@ class Sample(Sketch):
         if len(everyones) == len(self.keys):
             return self.rows[:mine]
         return gather(self.rows[:mine])[gather(self.keys[:mine]).argsort()]
+
+
+def state_bytes(metric: Metric) -> int:
+    """Bytes that a metric alone sums into, its parts not counted; those of a sample when it is full."""
+    if isinstance(metric, Sample):
+        return metric.keys.nbytes + metric.size * metric.rows.shape[1] * metric.rows.element_size()
+    return sum(value.nbytes for value in metric.metric_state.values() if isinstance(value, Tensor))

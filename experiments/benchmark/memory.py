@@ -26,6 +26,7 @@ from lightning_ood.detectors.base import Detector
 from lightning_ood.detectors.feature_norm import FeatureNorm
 from lightning_ood.features import Features, Head, Setup
 from lightning_ood.fits import Fits, taken
+from lightning_ood.sketches import state_bytes
 
 CLASSES, WIDTH, IMAGES = 1000, 2048, 1_281_167
 BATCH = 256
@@ -70,14 +71,14 @@ def fit_images(count: int) -> dict[str, float]:
     return {"images": count, "peak_mb": peak(), "cpu_seconds": time.process_time() - start, "detectors": len(suite)}
 
 
-def state_bytes(detectors: dict[str, Detector]) -> dict[str, int]:
+def states(detectors: dict[str, Detector]) -> dict[str, int]:
     """What each detector and its parts sum into; a sketch that several hold counts for the first."""
     counted: set[int] = set()
     found: dict[str, int] = {}
     for name, detector in detectors.items():
         own = [m for m in detector.modules() if isinstance(m, Metric) and id(m) not in counted]
         counted |= {id(metric) for metric in own}
-        found[name] = sum(getattr(metric, state).nbytes for metric in own for state in metric._defaults)
+        found[name] = sum(state_bytes(metric) for metric in own)
     return found
 
 
@@ -102,7 +103,7 @@ def imagenet(rows: int, bank: int) -> dict[str, Any]:
                 start = time.process_time()
                 detector.update(features)
                 seconds[name] += time.process_time() - start
-    state = {name: size / 1e6 for name, size in state_bytes(suite).items()}
+    state = {name: size / 1e6 for name, size in states(suite).items()}
     with torch.inference_mode():
         start = time.process_time()
         fits: Fits = {}

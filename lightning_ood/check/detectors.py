@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
-from torch import Tensor
 from torchmetrics import Metric
 
 from lightning_ood.check.findings import Findings
 from lightning_ood.detectors.base import Detector
 from lightning_ood.errors import InputError
 from lightning_ood.features import Features, Setup
+from lightning_ood.sketches import state_bytes
 
 
 def serve(found: Findings, detectors: Mapping[str, Detector], setup: Setup) -> dict[str, Detector]:
@@ -22,13 +22,14 @@ def serve(found: Findings, detectors: Mapping[str, Detector], setup: Setup) -> d
         those that can.
     """
     served: dict[str, Detector] = {}
-    states: dict[int, Tensor] = {}
+    states: dict[int, int] = {}
     setup = setup.sharing()
     for name, detector in detectors.items():
         with found.catching("detectors", name):
             detector.setup(setup)
             served[name] = detector
-            parts, own = list(detector.family()), {id(value): value for value in _states(detector)}
+            metrics = [metric for metric in detector.modules() if isinstance(metric, Metric)]
+            parts, own = list(detector.family()), {id(metric): state_bytes(metric) for metric in metrics}
             states |= own  # detectors share what they sum up alike
             found.detectors[name] = {
                 "fit": detector.fits,
@@ -38,23 +39,10 @@ def serve(found: Findings, detectors: Mapping[str, Detector], setup: Setup) -> d
                 "attention": any(part.attention for part in parts),
                 "views": sorted({str(view) for part in parts for view in part.views}),
                 "linear_head": any(part.linear_head for part in parts),
-                "state_bytes": _bytes(own.values()),
+                "state_bytes": sum(own.values()),
             }
-    found.estimate["memory"] = {"state_bytes": _bytes(states.values())}
+    found.estimate["memory"] = {"state_bytes": sum(states.values())}
     return served
-
-
-def _states(detector: Detector) -> Iterator[Tensor]:
-    """The sums that a detector holds while it is fitted, its parts' included."""
-    for metric in detector.modules():
-        if isinstance(metric, Metric):
-            for name in metric._defaults:
-                value = getattr(metric, name)
-                yield from value if isinstance(value, list) else [value]
-
-
-def _bytes(tensors: Iterable[Tensor]) -> int:
-    return sum(value.numel() * value.element_size() for value in tensors)
 
 
 def needs_labels(detector: Detector, features: Features, setup: Setup) -> bool:
