@@ -93,7 +93,7 @@ def _many(swept: pd.DataFrame, fixed: pd.DataFrame, order: Sequence[str]) -> Any
         for k, value in enumerate(swept[colour].unique()):
             _line(axes, here[here[colour] == value], x, "auroc", k, str(value), swept)
         for _, row in fixed[fixed["dataset"] == name].iterrows():
-            axes.axhline(row["auroc"], color="0.5", lw=0.9, ls=":", label=f"{row['detector']} alone")
+            axes.axhline(row["auroc"], color="0.5", lw=0.9, ls=":", label=row["detector"])
         title = "\n".join(f"{key}: {value}" for key, value in zip(others, facet, strict=True))
         axes.set_title(f"{name}\n{title}" if others else name, fontsize=9)
         _label(axes, swept, x, "AUROC, %" if axes in panels[:, 0] else "")

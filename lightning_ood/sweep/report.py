@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -131,4 +132,6 @@ def label(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.4g}"
     text = str(value)
-    return Path(text).stem if text.endswith((".yaml", ".yml")) else text.rpartition(":")[2] or text
+    if text.endswith((".yaml", ".yml")):
+        return Path(text).stem
+    return text.rpartition(".")[2] if re.fullmatch(r"(\w+\.)+[A-Z]\w*", text) else text
