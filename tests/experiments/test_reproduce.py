@@ -15,6 +15,8 @@ import yaml
 
 from experiments.reproduce.compare import compare, markdown
 from experiments.reproduce.published import Table, merged, read
+from experiments.reproduce.run import name_of
+from lightning_ood.cli import main
 from lightning_ood.detectors.base import Detector
 from lightning_ood.errors import InputError
 from tests.cli.conftest import images
@@ -46,6 +48,20 @@ def test_a_file_holds_what_it_says(path: Path) -> None:
         assert row.detector or row.differs, f"{row.name} says why there is no detector for it"
         if row.detector:
             parser.instantiate_classes(parser.parse_object({"detector": row.spec}))
+
+
+@pytest.mark.parametrize("files", sorted({files for path in FILES for files, _ in read(path).configs}), ids=name_of)
+def test_a_run_is_parsed(files: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """With the detectors of every row of every table that it serves."""
+    tables = [table for table in map(read, FILES) if files in [each for each, _ in table.configs]]
+    rows = {row.detector: row.spec for table in tables for row in table.rows if row.detector}
+    (tmp_path / "rows.yaml").write_text(yaml.safe_dump({"scoring": {"detectors": rows}}))
+    paths = [*(ROOT / file for file in files), tmp_path / "rows.yaml"]
+    with pytest.raises(SystemExit) as stop:
+        main(["fit", *(part for path in paths for part in ("--config", str(path))), "--print_config"])
+    said = capsys.readouterr()
+    assert stop.value.code == 0, said.err
+    assert set(yaml.safe_load(said.out)["scoring"]["detectors"]) == set(rows)
 
 
 def table_file(folder: Path, config: Path, **changes: object) -> Path:
