@@ -36,6 +36,8 @@ class Backbone(nn.Module):
         head: name of the classifier's module, where it cannot be found.
         mean: what the preprocessing subtracts per channel, for detectors that look at pixels.
         std: what it divides by.
+        channels_last: keep images and weights with the channel innermost, which tensor cores want of convolutions.
+        compile: backend of ``torch.compile`` (``inductor``) for the passes that take no gradient; eager where None.
     """
 
     def __init__(
@@ -45,9 +47,13 @@ class Backbone(nn.Module):
         head: str | None = None,
         mean: tuple[float, ...] = (0.0, 0.0, 0.0),
         std: tuple[float, ...] = (1.0, 1.0, 1.0),
+        channels_last: bool = False,
+        compile: str | None = None,
     ) -> None:
         super().__init__()
-        self.network = network
+        self.layout = torch.channels_last if channels_last else torch.preserve_format
+        self.compiler = compile
+        self.network = network.to(memory_format=self.layout)
         self.input_size = input_size
         self.mean, self.std = mean, std
         self._head_name = head
@@ -55,6 +61,7 @@ class Backbone(nn.Module):
         self._gradients: tuple[str, ...] = ()
         self._handles: list[RemovableHandle] = []
         self._attends = False
+        self._call: Callable[[Tensor], Tensor] = self.network.__call__
         self.cache: FeatureCache | None = None
         self._weights = ""  # hash of the network's weights, where there is a cache
         self._seen: dict[str, Tensor] | None = None  # what the hooks of the forward pass in progress have read
@@ -62,7 +69,8 @@ class Backbone(nn.Module):
     @cached_property
     def probe(self) -> Probe:
         """The network's structure."""
-        with torch.inference_mode(False), evaluating(self.network):
+        device = self._blank(0).device.type
+        with torch.inference_mode(False), torch.autocast(device, enabled=False), evaluating(self.network):
             return probe(self.network, self.example(2), self._head_name)
 
     def example(self, count: int) -> Tensor:
@@ -122,6 +130,9 @@ class Backbone(nn.Module):
             if layer is None:
                 raise InputError(f"a {type(self.network).__name__} has no class token, so no class-token attention")
             self._handles += record_attention(layer, lambda row: self._store("attention", row))
+        if self.compiler is not None:
+            torch.compiler.reset()  # a compiled network does not notice that its hooks have changed
+            self._call = torch.compile(self.network, backend=self.compiler)
 
     def forward(
         self,
@@ -172,7 +183,8 @@ class Backbone(nn.Module):
         with torch.inference_mode(False) if differentiate else nullcontext(), torch.set_grad_enabled(differentiate):
             if differentiate:  # what inference mode made can be part of no graph
                 images = images.detach().clone().requires_grad_(bool(perturbations))
-            logits = self.network(images).float()
+            images = images.contiguous(memory_format=self.layout)
+            logits = (self.network if differentiate else self._call)(images).float()
             self._seen = None
             gradients = self._differentiate(logits, seen, keep=bool(perturbations)) if self._gradients else {}
             features = Features(

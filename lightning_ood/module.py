@@ -15,7 +15,7 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from lightning_ood.backbone import Backbone
 from lightning_ood.cache import FeatureCache
-from lightning_ood.data.datamodule import data_root
+from lightning_ood.data.datamodule import OODDataModule, data_root
 from lightning_ood.data.sets import Batch
 from lightning_ood.errors import InputError
 from lightning_ood.features import Features
@@ -42,6 +42,8 @@ class OODModule(L.LightningModule):
         root: folder that relative weight paths start from; the data's root where None.
         cache: folder of a feature cache; none where None.
         cache_gb: what it may hold, in GB.
+        channels_last: keep images and weights with the channel innermost: faster convolutions on a GPU's tensor cores.
+        compile: backend of ``torch.compile``, such as ``inductor``, for passes that take no gradient; eager where None.
     """
 
     def __init__(
@@ -59,13 +61,21 @@ class OODModule(L.LightningModule):
         root: str | None = None,
         cache: str | None = None,
         cache_gb: float = 20.0,
+        channels_last: bool = False,
+        compile: str | None = None,
     ) -> None:
         super().__init__()
         built = build(name, network, weights, options, preprocess, data_root(root))
         self.preprocess = built.preprocess
         self.source = built.source
         self.backbone = Backbone(
-            built.network, built.preprocess.size, head, built.preprocess.mean, built.preprocess.std
+            built.network,
+            built.preprocess.size,
+            head,
+            built.preprocess.mean,
+            built.preprocess.std,
+            channels_last,
+            compile,
         )
         if cache is not None:
             self.backbone.cache = FeatureCache(cache, int(cache_gb * 1e9))
@@ -122,8 +132,10 @@ class OODModule(L.LightningModule):
         Raises:
             InputError: if the validation images cannot say which epoch is the best.
         """
-        images = self.trainer.datamodule.val_set  # type: ignore[attr-defined]
-        if images is None and any(getattr(c, "monitor", None) == "val/accuracy" for c in self.trainer.callbacks):  # type: ignore[attr-defined]
+        data: OODDataModule | None = self.trainer.datamodule  # type: ignore[attr-defined]
+        images = data.val_set if data is not None else None
+        chooses = any(getattr(c, "monitor", None) == "val/accuracy" for c in self.trainer.callbacks)  # type: ignore[attr-defined]
+        if data is not None and images is None and chooses:
             raise InputError("choosing by val/accuracy needs validation images: give data.id.val")
         if images is not None and len(images) < self.trainer.world_size:
             # Lightning leaves out the validation hooks of a process without images, and the others wait for it

@@ -1,5 +1,8 @@
 """One forward of any classifier yields what the network itself computes."""
 
+import copy
+from typing import Any
+
 import pytest
 import timm
 import torch
@@ -176,3 +179,28 @@ def test_a_head_that_is_not_linear_has_no_weights() -> None:
     network = nn.Sequential(body, Cosine()).eval()
     setup = Backbone(network, (32, 32), head="1").setup()
     assert setup.head is None and setup.width == 8 and setup.classes == 5
+
+
+@pytest.mark.parametrize("options", [{"channels_last": True}, {"compile": "eager"}], ids=str)
+def test_faster_ways_to_run_it_read_the_same(options: dict[str, Any]) -> None:
+    torch.manual_seed(0)
+    network, images = ResNet20(7).eval().requires_grad_(False), torch.randn(3, 3, 32, 32)
+    plain, fast = Backbone(copy.deepcopy(network), (32, 32)), Backbone(network, (32, 32), **options)
+    for taps, gradients in ((["last"], []), (["layer1", "last"], []), (["layer2"], ["layer2"])):  # planned anew
+        found = []
+        for backbone in (plain, fast):
+            backbone.configure(taps, gradients)
+            with torch.inference_mode():
+                found.append(backbone(images))
+        assert found[1].maps.keys() == set(taps) and found[1].gradients.keys() == set(gradients)
+        for kind in ("logits", "pooled", "maps", "gradients"):
+            torch.testing.assert_close(getattr(found[1], kind), getattr(found[0], kind), rtol=1e-4, atol=1e-5)
+    if "channels_last" in options:
+        assert found[1].maps["layer2"].is_contiguous(memory_format=torch.channels_last)
+
+
+def test_a_network_is_probed_in_full_precision_under_autocast() -> None:
+    backbone = Backbone(ResNet20(7).eval(), (32, 32))
+    with torch.autocast("cpu", torch.bfloat16), torch.inference_mode():
+        features = backbone(torch.randn(2, 3, 32, 32))
+    assert backbone.probe.linear and features.logits.dtype == features.pooled.dtype == torch.float32

@@ -56,15 +56,23 @@ class Detector(Metric):
 
     head: Head | None = None
 
-    def __init__(self) -> None:
-        super().__init__(compute_with_cache=False)  # what was fitted can be large, and belongs to who asked for it
-
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         if "__init__" in vars(cls):
             cls.__init__ = remembering(cls.__init__)  # type: ignore[method-assign]
         for name in {"score", "log_score"} & vars(cls).keys():
             setattr(cls, name, _after_fit(vars(cls)[name]))
+
+    def _wrap_compute(self, compute: Callable[[], dict[str, Tensor]]) -> Callable[[], dict[str, Tensor]]:
+        """Brings the processes together around ``compute``: torchmetrics' own also keeps and copies what was fitted."""
+
+        @functools.wraps(compute)
+        def together() -> dict[str, Tensor]:
+            sync, unsync = self._to_sync, self._should_unsync
+            with self.sync_context(dist_sync_fn=self.dist_sync_fn, should_sync=sync, should_unsync=unsync):
+                return compute()
+
+        return together
 
     @property
     def positive(self) -> bool:
