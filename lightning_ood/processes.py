@@ -6,18 +6,15 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from subprocess import Popen
 
 import torch
 from torch import Tensor
 from torchmetrics.utilities.distributed import gather_all_tensors
 
 from lightning_ood.errors import InputError
-
-if TYPE_CHECKING:
-    import lightning as L
 
 PATIENCE = 10.0  # seconds in which a process that an exchange missed is seen to have died
 
@@ -43,8 +40,12 @@ def stop_with_parent() -> None:
 
 
 @contextmanager
-def naming_the_dead(trainer: L.Trainer) -> Iterator[None]:
+def naming_the_dead(children: Sequence[Popen], processes: int) -> Iterator[None]:
     """Says which process died where an exchange with it failed: gloo and NCCL name a port or nothing.
+
+    Args:
+        children: processes 1, 2, … where this one started them, also while the list still grows.
+        processes: how many take part.
 
     Raises:
         InputError: in the process that started the others, naming the one that ended first. The others end with it.
@@ -52,8 +53,7 @@ def naming_the_dead(trainer: L.Trainer) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        children = getattr(trainer.strategy.launcher, "procs", [])
-        limit = time.monotonic() + (PATIENCE if trainer.world_size > 1 else 0)
+        limit = time.monotonic() + (PATIENCE if processes > 1 else 0)
         while time.monotonic() < limit:  # a process that was started by another one is ended here by `stop_with_parent`
             for rank, child in enumerate(children, start=1):
                 if child.poll():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 
@@ -50,7 +51,7 @@ def fit(
             detector's fit is not a number (the others' are saved before).
     """
     _check_exact(trainer)
-    with naming_the_dead(trainer), folder.under_way("fit"):
+    with _together(trainer), folder.under_way("fit"):
         if module.trains != "nothing":
             train(trainer, module, data, folder, recipe, overwrite)
         _prepare(trainer, module, data, scoring, None if overwrite else folder.last)
@@ -108,6 +109,10 @@ def _say_cached(module: OODModule) -> None:
         say(
             f"Feature cache {cache.folder}: {cache.hits} batches taken from it, {cache.misses} sent through the network"
         )
+
+
+def _together(trainer: L.Trainer) -> AbstractContextManager[None]:
+    return naming_the_dead(getattr(trainer.strategy.launcher, "procs", []), trainer.world_size)
 
 
 def _check_exact(trainer: L.Trainer) -> None:
@@ -179,7 +184,7 @@ def test(
             are written before).
     """
     _check_exact(trainer)
-    with naming_the_dead(trainer), folder.under_way("test"):
+    with _together(trainer), folder.under_way("test"):
         _restore(checkpoint or folder.last, module, data, scoring, command)
         trainer.test(module, datamodule=data, verbose=False)
         _say_cached(module)

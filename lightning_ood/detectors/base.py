@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 from torchmetrics import Metric
 
+from lightning_ood.detectors.nesting import unnest
 from lightning_ood.detectors.spec import plain, remembering
 from lightning_ood.errors import InputError
 from lightning_ood.features import Features, Head, Setup
@@ -249,13 +250,3 @@ class LogitScore(Detector):
     def log_score(self, features: Features, fitted: Fitted) -> Tensor:
         """Of the network's own logits."""
         return self.log_of_logits(self.sees(self, features).logits)
-
-
-def nest(prefix: str, fitted: Fitted) -> dict[str, Tensor]:
-    """Puts a part's fitted tensors under ``prefix.``."""
-    return {f"{prefix}.{key}": value for key, value in fitted.items()}
-
-
-def unnest(prefix: str, fitted: Fitted) -> dict[str, Tensor]:
-    """The part of ``fitted`` that :func:`nest` put under ``prefix.``."""
-    return {key[len(prefix) + 1 :]: value for key, value in fitted.items() if key.startswith(f"{prefix}.")}

@@ -4,8 +4,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lightning_ood.detectors.base import Fitted, LogitScore, nest, unnest
+from lightning_ood.detectors.base import Fitted, LogitScore
 from lightning_ood.detectors.feature_norm import FeatureNorm, feature_norm
+from lightning_ood.detectors.nesting import nest, unnest
 from lightning_ood.detectors.shaping import Shaping
 from lightning_ood.features import Features, Setup
 

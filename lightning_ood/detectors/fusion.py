@@ -8,11 +8,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from lightning_ood.detectors.base import Detector, Fitted, nest, unnest
+from lightning_ood.detectors.base import Detector, Fitted
 from lightning_ood.detectors.calibration import Calibration, check_share, check_steps, split
 from lightning_ood.detectors.energy import Energy
 from lightning_ood.detectors.knn import KNN
 from lightning_ood.detectors.nap import NAP
+from lightning_ood.detectors.nesting import nest, unnest
 from lightning_ood.errors import InputError
 from lightning_ood.features import Features, Setup
 

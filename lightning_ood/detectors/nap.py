@@ -6,7 +6,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from lightning_ood.detectors.base import SMALLEST, Detector, Fitted, nest, unnest
+from lightning_ood.detectors.base import SMALLEST, Detector, Fitted
+from lightning_ood.detectors.nesting import nest, unnest
 from lightning_ood.detectors.pseudo_ood import PseudoOOD, criterion, middle_of_best
 from lightning_ood.errors import InputError
 from lightning_ood.features import Features, Setup

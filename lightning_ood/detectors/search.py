@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_ood.detectors.base import Detector, Fitted, LogitScore, nest, unnest
+from lightning_ood.detectors.base import Detector, Fitted, LogitScore
+from lightning_ood.detectors.nesting import nest, unnest
 from lightning_ood.detectors.pseudo_ood import Criterion, PseudoOOD, criterion
 from lightning_ood.detectors.react import ReAct
 from lightning_ood.errors import InputError
