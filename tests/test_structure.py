@@ -18,6 +18,7 @@ LIGHTNING = {
     "tracking",
     "selection",
     "data/datamodule",
+    "sweep/point",
 }
 # What a room may import of the others, from the ground up.
 FEATURES = {"errors", "hashing", "features", "views", "perturbation", "sketches", "feature_sample"}
