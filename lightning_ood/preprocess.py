@@ -50,17 +50,6 @@ class Preprocess:
         """The transform of test images, and of the training images that detectors are fitted on."""
         return transforms.Compose([*self._resize(), transforms.CenterCrop(self.size), *self._tensor()])
 
-    def train_transform(self, padding: int = 4, flip: bool = True) -> Transform:
-        """The transform for training a small network: a random crop and a flip instead of the centre crop.
-
-        Args:
-            padding: zeros around the image that the crop may reach into.
-            flip: mirrors every second image; wrong for digits and letters.
-        """
-        flips = [transforms.RandomHorizontalFlip()] if flip else []
-        crop = transforms.RandomCrop(self.size, padding=padding)
-        return transforms.Compose([*self._resize(), crop, *flips, *self._tensor()])
-
     def override(self, **changes: Any) -> Preprocess:
         """The same with some fields changed; a new ``size`` without ``resize`` is resized to without a margin.
 

@@ -62,22 +62,6 @@ def test_larger_image_is_resized_by_pil_bilinear() -> None:
     np.testing.assert_allclose(Preprocess.of(**plain).transform()(image).numpy(), expected, atol=1e-7)
 
 
-def test_training_transform_crops_and_flips_inside_the_padded_image() -> None:
-    image = _image(8, 8)
-    preprocess = Preprocess.of(size=8, mean=(0, 0, 0), std=(1, 1, 1))
-    still = preprocess.transform()(image)
-    assert torch.equal(preprocess.train_transform(padding=0, flip=False)(image), still)
-    torch.manual_seed(0)
-    seen = [preprocess.train_transform(padding=0)(image) for _ in range(20)]
-    assert all(torch.equal(view, still) or torch.equal(view, still.flip(2)) for view in seen)
-    assert any(torch.equal(view, still.flip(2)) for view in seen)
-    moved = torch.stack([preprocess.train_transform(padding=2, flip=False)(image) for _ in range(50)])
-    windows = torch.nn.functional.pad(still, (2, 2, 2, 2)).unfold(1, 8, 1).unfold(2, 8, 1).permute(1, 2, 0, 3, 4)
-    known = windows.reshape(25, 1, -1)
-    assert (known == moved.reshape(1, 50, -1)).all(2).any(0).all()
-    assert len(moved.unique(dim=0)) > 5
-
-
 def test_override() -> None:
     base = Preprocess((224, 224), 256, "bicubic", (0.5,) * 3, (0.5,) * 3)
     assert base.override() == base

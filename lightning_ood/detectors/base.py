@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterator, Mapping
 from difflib import get_close_matches
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 from torchmetrics import Metric
 
-from lightning_ood.detectors.nesting import unnest
+from lightning_ood.detectors.nesting import metrics_in, unnest
 from lightning_ood.detectors.spec import plain, remembering
 from lightning_ood.errors import InputError
 from lightning_ood.features import Features, Head, Setup
@@ -57,6 +57,9 @@ class Detector(Metric):
 
     head: Head | None = None
 
+    def __init__(self) -> None:
+        super().__init__()  # none of torchmetrics' arguments is a detector's
+
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         if "__init__" in vars(cls):
@@ -92,10 +95,10 @@ class Detector(Metric):
             InputError: if the network or the fit set lacks what the detector needs.
         """
         if self.linear_head and setup.head is None:
-            raise InputError(
-                f"{type(self).__name__} reads the weights of a linear classifier and this network's is not one linear "
-                "layer; leave the detector out for this network"
+            what = (
+                f"{type(self).__name__} reads the weights of a linear classifier and this network's is not one linear"
             )
+            raise InputError(f"{what} layer; leave the detector out for this network")
         for tap in dict.fromkeys((*self.taps, *self.gradients)):
             self._require_map(tap, setup)
         self.head = setup.head
@@ -197,7 +200,7 @@ class Detector(Metric):
 
     def _parts(self) -> list[Metric]:
         """The detectors and sketches held directly, in containers too."""
-        return list(_metrics_in(self))
+        return list(metrics_in(self))
 
 
 def _after_fit(score: Callable[..., Tensor]) -> Callable[..., Tensor]:
@@ -210,14 +213,6 @@ def _after_fit(score: Callable[..., Tensor]) -> Callable[..., Tensor]:
         return score(self, features, fitted)
 
     return checked
-
-
-def _metrics_in(module: nn.Module) -> Iterator[Metric]:
-    for child in module.children():
-        if isinstance(child, Metric):
-            yield child
-        else:
-            yield from _metrics_in(child)
 
 
 class LogitScore(Detector):
