@@ -13,7 +13,7 @@ from lightning_ood.folder import read_checkpoint
 from lightning_ood.report.table import MEAN
 
 HERE = Path(__file__).parent
-NETWORKS = {"sweep": "ResNet-20", "densenet": "DenseNet", "digits": "digits, CNN", "digits_vit": "digits, Transformer"}
+NETWORKS = {"sweep": "ResNet-20", "digits": "digits, CNN", "digits_vit": "digits, Transformer"}
 BLOCK = "scoring.detectors.feature_norm.init_args.block"
 
 
@@ -39,7 +39,7 @@ def draw(found: dict[str, pd.DataFrame], path: Path) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, panels = plt.subplots(1, len(found), figsize=(3.6 * len(found), 3.6), layout="constrained", squeeze=False)
+    figure, panels = plt.subplots(1, len(found), figsize=(4.2 * len(found), 3.6), layout="constrained", squeeze=False)
     for axes, (name, table) in zip(panels[0], found.items(), strict=True):
         sets = [column for column in table if column != "NormRatio"]
         colours = ("#0072B2", "#D55E00", "#009E73")
@@ -51,16 +51,16 @@ def draw(found: dict[str, pd.DataFrame], path: Path) -> None:
         twin.plot(range(len(table)), table["NormRatio"], "k--", lw=1, label="NormRatio")
         chosen = int(table["NormRatio"].to_numpy().argmax())
         twin.plot(chosen, table["NormRatio"].iloc[chosen], "k*", ms=11, label="chosen")
-        twin.set_ylabel("NormRatio" if axes is panels[0, -1] else "")
+        twin.set_ylabel("NormRatio", fontsize=8)
         handles = [each for a in (axes, twin) for each in a.get_legend_handles_labels()[0]]
         axes.legend(
             handles=handles, fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.34), ncols=2, frameon=False
         )
-    figure.savefig(path, dpi=110)
+    figure.savefig(path, dpi=110, bbox_inches="tight")
 
 
 if __name__ == "__main__":
-    found = {name: blocks(stem) for stem, name in NETWORKS.items() if (HERE / f"{stem}.csv").is_file()}
+    found = {name: blocks(stem) for stem, name in NETWORKS.items()}
     lines = []
     for name, table in found.items():
         best = table.drop(columns="NormRatio").mean(axis=1).idxmax()

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _MARKERS = "osD^vPX"
 _WIDE = 50  # a ratio of numbers from which the axis is logarithmic
+_SLANT: dict[str, Any] = {"rotation": 40, "ha": "right", "rotation_mode": "anchor"}
+_LONG = 20  # letters of a name from which it stands on the upright axis
+_GAP = 0.06  # of the axis: labels that are closer overlap
 
 
 def draw(table: pd.DataFrame, parameters: list[str], path: Path, lines: bool) -> None:
@@ -60,14 +63,27 @@ def _one(swept: pd.DataFrame, fixed: pd.DataFrame, x: str) -> Any:
     """One parameter: a line per set, AUROC on the left, FPR95 on the right."""
     import matplotlib.pyplot as plt
 
-    figure, panels = plt.subplots(1, 2, figsize=(9, 3.8), layout="constrained")
+    upright = swept[x].str.len().max() > _LONG
+    size = (9, 1.6 + 0.26 * swept[x].nunique()) if upright else (9, 3.8)
+    figure, panels = plt.subplots(1, 2, figsize=size, layout="constrained", sharey=upright)
     names = list(swept.loc[swept["dataset"] != MEAN, "dataset"].unique())
     for axes, measure in zip(panels, ("auroc", "fpr95"), strict=True):
         for i, name in enumerate(names):
+            if upright:
+                rows = swept[swept["dataset"] == name]
+                axes.plot(rows[measure], rows[x], _MARKERS[i], color=_COLOURS[i], ms=5, label=name)
+                continue
             _line(axes, swept[swept["dataset"] == name], x, measure, i, name)
             for _, row in fixed[fixed["dataset"] == name].iterrows():
                 axes.axhline(row[measure], color=_COLOURS[i % 7], lw=0.9, ls=":")
-        _label(axes, swept, x, {"auroc": "AUROC, %", "fpr95": "FPR95, %"}[measure])
+        title = {"auroc": "AUROC, %", "fpr95": "FPR95, %"}[measure]
+        if upright:
+            axes.set_xlabel(title)
+            axes.grid(axis="y", color="0.9", lw=0.6)
+        else:
+            _label(axes, swept, x, title)
+    if upright:
+        panels[0].invert_yaxis()
     others = ", ".join(fixed["detector"].unique())
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(names), frameon=False)
     if others:
@@ -161,16 +177,15 @@ def _line(
 
 def _label(axes: Axes, swept: pd.DataFrame, x: str, y: str, of: str | None = None) -> None:
     values = swept[of or x].unique()
-    if _numeric(swept[of or x]):
-        numbers = pd.to_numeric(pd.Series(values))
-        if numbers.min() > 0 and numbers.max() / numbers.min() >= _WIDE:
-            axes.set_xscale("log")
+    scale = _scale(swept[of or x])
+    if scale:
+        axes.set_xscale(scale)
         if len(values) <= 12:
-            axes.set_xticks(numbers, values, rotation=90 if len(values) > 6 else 0, fontsize=8)
+            slant = _SLANT if sum(map(len, values)) > 26 else {}
+            axes.set_xticks(pd.to_numeric(values), values, fontsize=8, **slant)
             axes.minorticks_off()
     else:
-        long = max(map(len, values)) * len(values) > 24
-        slant: dict[str, Any] = {"rotation": 40, "ha": "right", "rotation_mode": "anchor"} if long else {}
+        slant = _SLANT if max(map(len, values)) * len(values) > 24 else {}
         axes.set_xticks(range(len(values)), values, fontsize=8, **slant)
         axes.set_xlim(-0.4, len(values) - 0.6)
     axes.set_xlabel(x)
@@ -179,13 +194,24 @@ def _label(axes: Axes, swept: pd.DataFrame, x: str, y: str, of: str | None = Non
     axes.grid(axis="y", color="0.9", lw=0.6)
 
 
+def _scale(values: pd.Series) -> str | None:
+    """Of the axis; None for names, and for numbers so close that labels would overlap: they are spread evenly."""
+    if not _numeric(values):
+        return None
+    numbers = np.sort(pd.to_numeric(values).unique())
+    log = numbers[0] > 0 and numbers[-1] / numbers[0] >= _WIDE
+    at = np.log(numbers) if log else numbers
+    crowded = 1 < len(numbers) <= 12 and np.diff(at).min() < _GAP * (at[-1] - at[0])
+    return None if crowded else "log" if log else "linear"
+
+
 def _numeric(values: pd.Series) -> bool:
     return bool(pd.to_numeric(values, errors="coerce").notna().all())
 
 
 def _positions(values: pd.Series, whole: pd.Series) -> list[float]:
-    """Numbers as they are; names in the order of their appearance."""
-    if _numeric(whole):
+    """Numbers as they are; names, and numbers that lie close together, in the order of their appearance."""
+    if _scale(whole):
         return pd.to_numeric(values).tolist()
     places = {name: float(i) for i, name in enumerate(whole.unique())}
     return [places[value] for value in values]

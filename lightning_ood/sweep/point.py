@@ -31,6 +31,7 @@ def main(args: list[str]) -> None:
         named = [after for arg, after in itertools.pairwise(given) if arg in ("-c", "--config")]
         folder = Path("runs") / (Path(named[0]).stem if named else "run") / run_id
         given.append(f"--trainer.default_root_dir={folder}")
+    os.environ.setdefault("WANDB_JOB_TYPE", "fit_test")  # one run of W&B for both
     CLI(["fit", *given])
     CLI(["test", *given])
 

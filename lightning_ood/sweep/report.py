@@ -130,7 +130,7 @@ def label(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, float):
-        return f"{value:.4g}"
+        return f"{value:.6g}"
     text = str(value)
     if text.endswith((".yaml", ".yml")):
         return Path(text).stem
