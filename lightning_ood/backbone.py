@@ -183,7 +183,7 @@ class Backbone(nn.Module):
         with torch.inference_mode(False) if differentiate else nullcontext(), torch.set_grad_enabled(differentiate):
             if differentiate:  # what inference mode made can be part of no graph
                 images = images.detach().clone().requires_grad_(bool(perturbations))
-            images = images.contiguous(memory_format=self.layout)
+            images = images.to(memory_format=self.layout)
             logits = (self.network if differentiate else self._call)(images).float()
             self._seen = None
             gradients = self._differentiate(logits, seen, keep=bool(perturbations)) if self._gradients else {}
