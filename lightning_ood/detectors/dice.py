@@ -4,13 +4,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lightning_ood.detectors.base import Fitted, LogitScore
-from lightning_ood.detectors.moments import Mean
+from lightning_ood.detectors.moments import Centred
 from lightning_ood.detectors.percentile import percentile
 from lightning_ood.detectors.shaping import Shaping
-from lightning_ood.features import Features, Setup
+from lightning_ood.features import Features
 
 
-class DICE(Shaping):
+class DICE(Centred, Shaping):
     """Keeps the weights that contribute most on average, the same ones for every image.
 
     Contribution ``V[k, i] = W[k, i] * mean_i`` with the mean of the penultimate feature over the training images;
@@ -25,28 +25,16 @@ class DICE(Shaping):
         base: the score of the new logits; Energy where None.
     """
 
-    mean: Mean
-
     def __init__(self, percentile: float = 90.0, base: LogitScore | None = None) -> None:
         super().__init__(base)
         self.percentile = percentile
 
-    def setup(self, setup: Setup) -> None:
-        """Declares the mean."""
-        super().setup(setup)
-        self.mean = setup.sketch("mean", Mean, setup.width)
-
-    def update(self, features: Features) -> None:
-        """Adds a batch to the mean."""
-        self.mean.add(features)
-
     def compute(self) -> dict[str, Tensor]:
         """``weight`` ``[K, D]``, zero where it is dropped, and ``threshold`` of the contributions."""
-        sums, images = self.mean.compute()
-        self._require_images(images)
-        assert self.head is not None
-        weight = self.head.weight.to(sums.device)
-        contribution = weight * (sums / images)
+        mean = self.mean_feature()
+        assert self.head is not None  # setup refuses a network without a linear head
+        weight = self.head.weight.to(mean.device)
+        contribution = weight * mean
         threshold = percentile(contribution, self.percentile)
         return {"weight": weight * (contribution > threshold), "threshold": threshold}
 

@@ -3,12 +3,12 @@
 import torch
 from torch import Tensor
 
-from lightning_ood.detectors.base import Detector, Fitted
-from lightning_ood.detectors.moments import Mean
-from lightning_ood.features import Features, Setup
+from lightning_ood.detectors.base import Fitted
+from lightning_ood.detectors.moments import Centred
+from lightning_ood.features import Features
 
 
-class FDBD(Detector):
+class FDBD(Centred):
     """Mean distance to the decision boundaries, relative to the distance to the mean training feature (section 3.2).
 
     ``mean over c != y of |f_c - f_y| / ||w_c - w_y||``, divided by ``||z - mean||``; y is the predicted class. Never
@@ -24,30 +24,19 @@ class FDBD(Detector):
     """
 
     linear_head = True
-    mean: Mean
 
     def __init__(self, mean_over_classes: bool = True) -> None:
         super().__init__()
         self.mean_over_classes = mean_over_classes
 
-    def setup(self, setup: Setup) -> None:
-        """Declares the mean."""
-        super().setup(setup)
-        self.mean = setup.sketch("mean", Mean, setup.width)
-
-    def update(self, features: Features) -> None:
-        """Adds a batch to the mean."""
-        self.mean.add(features)
-
     def compute(self) -> dict[str, Tensor]:
         """``mean`` [D] and ``inverse_distance`` [K, K] between the classes' weights, 0 on the diagonal."""
-        sums, images = self.mean.compute()
-        self._require_images(images)
+        mean = self.mean_feature()
         assert self.head is not None  # setup refuses a network without a linear head
-        weight = self.head.weight.to(sums.device)
+        weight = self.head.weight.to(mean.device)
         distance = torch.cdist(weight, weight, compute_mode="donot_use_mm_for_euclid_dist")
         inverse = torch.where(distance > 0, 1 / distance, 0)
-        return {"mean": (sums / images).float(), "inverse_distance": inverse}
+        return {"mean": mean.float(), "inverse_distance": inverse}
 
     def score(self, features: Features, fitted: Fitted) -> Tensor:
         """``[B]``, at least 0."""

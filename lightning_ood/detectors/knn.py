@@ -56,7 +56,39 @@ def check_k(k: int, held: int) -> None:
         )
 
 
-class KNN(Detector):
+class Neighbours(Detector):
+    """What reads the nearest rows of a bank of training images.
+
+    Args:
+        k: how many neighbours count.
+        bank_size: training features kept at most.
+        seed: draws another sample.
+    """
+
+    score_only = ("k",)
+    bank: Bank
+
+    def __init__(self, k: int, bank_size: int, seed: int) -> None:
+        super().__init__()
+        self.k, self.bank_size, self.seed = k, bank_size, seed
+
+    def setup(self, setup: Setup) -> None:
+        """Declares the bank."""
+        super().setup(setup)
+        self.bank = draw_bank(setup, self.bank_size, self.seed)
+
+    def update(self, features: Features) -> None:
+        """Offers the directions and energies of a batch to the bank."""
+        self.bank.add(features)
+
+    def compute(self) -> dict[str, Tensor]:
+        """``bank`` [N, D], unit rows, and ``energy`` [N], their logsumexp."""
+        bank = self.bank.draw()
+        check_k(self.k, len(bank))
+        return {"bank": bank[:, :-1], "energy": bank[:, -1]}
+
+
+class KNN(Neighbours):
     """Euclidean distance to the k-th nearest training feature, both of unit length, negative (section 3).
 
     ``-||z/|z| - z_(k)/|z_(k)|||``; between -2 and 0.
@@ -79,27 +111,12 @@ class KNN(Detector):
         InputError: if the bank holds fewer than ``k`` features.
     """
 
-    score_only = ("k",)
-    bank: Bank
-
     def __init__(self, k: int = 50, bank_size: int = 50_000, seed: int = 0) -> None:
-        super().__init__()
-        self.k, self.bank_size, self.seed = k, bank_size, seed
-
-    def setup(self, setup: Setup) -> None:
-        """Declares the bank."""
-        super().setup(setup)
-        self.bank = draw_bank(setup, self.bank_size, self.seed)
-
-    def update(self, features: Features) -> None:
-        """Offers the directions of a batch to the bank."""
-        self.bank.add(features)
+        super().__init__(k, bank_size, seed)
 
     def compute(self) -> dict[str, Tensor]:
         """``bank`` [N, D], unit rows."""
-        bank = self.bank.draw()
-        check_k(self.k, len(bank))
-        return {"bank": bank[:, :-1]}
+        return {"bank": super().compute()["bank"]}
 
     def score(self, features: Features, fitted: Fitted) -> Tensor:
         """``[B]``, from -2 to 0."""

@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor
 
-from lightning_ood.features import Features
+from lightning_ood.detectors.base import Detector
+from lightning_ood.features import Features, Setup
 from lightning_ood.sketches import Sketch
 
 
@@ -35,6 +36,27 @@ class Mean(Sketch):
     def compute(self) -> tuple[Tensor, Tensor]:
         """The sum ``[D]`` and the number of images, over all processes; float64."""
         return self.sums.reshape(-1), self.images
+
+
+class Centred(Detector):
+    """What needs the mean of the penultimate feature over the training images."""
+
+    mean: Mean
+
+    def setup(self, setup: Setup) -> None:
+        """Declares the mean."""
+        super().setup(setup)
+        self.mean = setup.sketch("mean", Mean, setup.width)
+
+    def update(self, features: Features) -> None:
+        """Adds a batch to the mean."""
+        self.mean.add(features)
+
+    def mean_feature(self) -> Tensor:
+        """``[D]`` float64, over all processes."""
+        sums, images = self.mean.compute()
+        self._require_images(images)
+        return sums / images
 
 
 class Moments(Sketch):

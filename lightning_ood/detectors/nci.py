@@ -3,12 +3,12 @@
 import torch.nn.functional as F
 from torch import Tensor
 
-from lightning_ood.detectors.base import Detector, Fitted
-from lightning_ood.detectors.moments import Mean
-from lightning_ood.features import Features, Setup
+from lightning_ood.detectors.base import Fitted
+from lightning_ood.detectors.moments import Centred
+from lightning_ood.features import Features
 
 
-class NCI(Detector):
+class NCI(Centred):
     """Closeness of the centred feature to the predicted class's weights, plus the feature's length.
 
     ``<w_y, z - mean> / ||z - mean||_2 + alpha * ||z||_1``; any sign. In a collapsed network centred training
@@ -23,26 +23,14 @@ class NCI(Detector):
     """
 
     linear_head = True
-    mean: Mean
 
     def __init__(self, alpha: float = 1e-4) -> None:
         super().__init__()
         self.alpha = alpha
 
-    def setup(self, setup: Setup) -> None:
-        """Declares the mean."""
-        super().setup(setup)
-        self.mean = setup.sketch("mean", Mean, setup.width)
-
-    def update(self, features: Features) -> None:
-        """Adds a batch to the mean."""
-        self.mean.add(features)
-
     def compute(self) -> dict[str, Tensor]:
         """``mean`` [D]."""
-        sums, images = self.mean.compute()
-        self._require_images(images)
-        return {"mean": (sums / images).float()}
+        return {"mean": self.mean_feature().float()}
 
     def score(self, features: Features, fitted: Fitted) -> Tensor:
         """``[B]``, any sign."""

@@ -2,12 +2,12 @@
 
 from torch import Tensor
 
-from lightning_ood.detectors.base import Detector, Fitted
-from lightning_ood.detectors.knn import Bank, check_k, draw_bank
-from lightning_ood.features import Features, Setup
+from lightning_ood.detectors.base import Fitted
+from lightning_ood.detectors.knn import Neighbours, check_k
+from lightning_ood.features import Features
 
 
-class NNGuide(Detector):
+class NNGuide(Neighbours):
     """Energy, guided by the training features nearby: ``logsumexp(f) * mean of the k largest <z/|z|, g_i>`` (eq. 5).
 
     A bank row is ``g_i = z_i/|z_i| * logsumexp(f_i)``. Positive for a confident network; where a logsumexp is
@@ -28,26 +28,8 @@ class NNGuide(Detector):
         InputError: if the bank holds fewer than ``k`` features.
     """
 
-    bank: Bank
-
     def __init__(self, k: int = 10, bank_size: int = 50_000, seed: int = 0) -> None:
-        super().__init__()
-        self.k, self.bank_size, self.seed = k, bank_size, seed
-
-    def setup(self, setup: Setup) -> None:
-        """Declares the bank."""
-        super().setup(setup)
-        self.bank = draw_bank(setup, self.bank_size, self.seed)
-
-    def update(self, features: Features) -> None:
-        """Offers the directions and energies of a batch to the bank."""
-        self.bank.add(features)
-
-    def compute(self) -> dict[str, Tensor]:
-        """``bank`` [N, D], unit rows, and ``energy`` [N]: ``g_i`` is their product."""
-        bank = self.bank.draw()
-        check_k(self.k, len(bank))
-        return {"bank": bank[:, :-1], "energy": bank[:, -1]}
+        super().__init__(k, bank_size, seed)
 
     def score(self, features: Features, fitted: Fitted) -> Tensor:
         """``[B]``, any sign."""
