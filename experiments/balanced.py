@@ -18,7 +18,7 @@ class Balanced(Subset):
         seed: draws others.
     """
 
-    def __init__(self, root: str, images: int = 1000, seed: int = 0) -> None:
+    def __init__(self, root: str = "cifar10/train", images: int = 1000, seed: int = 0) -> None:
         folder = ImageFolder(root)
         chosen = balanced_subset(torch.tensor(folder.targets), images, seed)
         super().__init__(folder, chosen.nonzero().flatten().tolist())

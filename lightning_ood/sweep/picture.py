@@ -21,6 +21,7 @@ _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#
 _MARKERS = "osD^vPX"
 _WIDE = 50  # a ratio of numbers from which the axis is logarithmic
 _SLANT: dict[str, Any] = {"rotation": 40, "ha": "right", "rotation_mode": "anchor"}
+_NAMES = 12  # more of them do not fit under a line
 _LONG = 20  # letters of a name from which it stands on the upright axis
 _GAP = 0.06  # of the axis: labels that are closer overlap
 
@@ -51,7 +52,7 @@ def draw(table: pd.DataFrame, parameters: list[str], path: Path, lines: bool) ->
         figure = _clouds(swept, axes_of or ["detector"])
     elif len(order) == 1:
         figure = _one(swept, fixed, order[0])
-    elif len(order) == 2 and swept[order[1]].nunique() > len(_COLOURS):
+    elif len(order) == 2 and (swept[order[1]].nunique() > len(_COLOURS) or _crowd(swept[order[0]])):
         figure = _heat(swept, order)
     else:
         figure = _many(swept, fixed, order)
@@ -203,6 +204,10 @@ def _scale(values: pd.Series) -> str | None:
     at = np.log(numbers) if log else numbers
     crowded = 1 < len(numbers) <= 12 and np.diff(at).min() < _GAP * (at[-1] - at[0])
     return None if crowded else "log" if log else "linear"
+
+
+def _crowd(names: pd.Series) -> bool:
+    return not _numeric(names) and names.nunique() > _NAMES
 
 
 def _numeric(values: pd.Series) -> bool:
