@@ -14,6 +14,7 @@ from typing import Any
 
 import lightning as L
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 from torch.utils.data import Dataset
 
@@ -26,9 +27,10 @@ from lightning_ood.errors import InputError
 from lightning_ood.folder import RunFolder
 from lightning_ood.module import OODModule
 from lightning_ood.processes import stop_with_parent
+from lightning_ood.report import log_checkpoint
 from lightning_ood.scoring import ScoringCallback
 from lightning_ood.terminal import ProgressBar, print_taps, quiet
-from lightning_ood.tracking import code_version, wandb_logger
+from lightning_ood.tracking import closing, hyperparameters, prepare
 
 
 class Parser(LightningArgumentParser):
@@ -138,15 +140,23 @@ class CLI(LightningCLI):
             raise SystemExit(0)
         logger = self.options.trainer.logger
         if logger is None or logger is True:
-            kwargs["logger"] = wandb_logger(self.folder.path, str(self.subcommand))
+            kwargs["logger"] = WandbLogger()
         if self.options.trainer.enable_progress_bar is not False:
             self.trainer_defaults["callbacks"] = [ProgressBar()]
-        return super().instantiate_trainer(**kwargs)
+        trainer = super().instantiate_trainer(**kwargs)
+        tags = [self.datamodule.id.name, self.model.source.partition(",")[0]]
+        for logger in trainer.loggers:
+            if isinstance(logger, WandbLogger):
+                prepare(logger, self.folder.path, str(self.subcommand), tags)
+        return trainer
 
     def fit(self, model: OODModule, datamodule: OODDataModule, **_: Any) -> None:
         """Replaces ``trainer.fit``, which cannot make one exact pass over frozen features."""
         self._save_config("config.yaml")
-        run.fit(self.trainer, model, datamodule, self._scoring, self.folder, self._recipe(), self.options.overwrite)
+        recipe, overwrite = self._recipe(), self.options.overwrite
+        last = run.fit(self.trainer, model, datamodule, self._scoring, self.folder, recipe, overwrite)
+        if self.trainer.is_global_zero:
+            log_checkpoint(self.trainer.loggers, last)
 
     def test(self, model: OODModule, datamodule: OODDataModule, ckpt_path: str | None = None, **_: Any) -> None:
         """Replaces ``trainer.test``: the checkpoint is ``fit``'s unless another is given."""
@@ -172,7 +182,7 @@ class CLI(LightningCLI):
         text = self._parser(self.subcommand).dump(self.options, skip_none=False)
         _write(self.folder.path / name, text)
         for logger in self.trainer.loggers:
-            logger.log_hyperparams({**json.loads(json.dumps(self.options.as_dict(), default=str)), **code_version()})
+            logger.log_hyperparams(hyperparameters(self.options.as_dict()))
         return text
 
     def _recipe(self) -> str:
@@ -205,11 +215,12 @@ def main(args: list[str] | None = None) -> None:
     if os.environ.get("LOCAL_RANK", "0") != "0":
         stop_with_parent()
     try:
-        if given and given[0] in COMMANDS:
-            module, _, function = COMMANDS[given[0]].partition(":")
-            getattr(import_module(module), function)(given[1:])
-        else:
-            CLI(given)
+        with closing():
+            if given and given[0] in COMMANDS:
+                module, _, function = COMMANDS[given[0]].partition(":")
+                getattr(import_module(module), function)(given[1:])
+            else:
+                CLI(given)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None

@@ -30,6 +30,8 @@ from lightning_ood.report import (
 from lightning_ood.report.table import detectors_of
 from lightning_ood.scoring import ScoringCallback
 
+FILES = ("scores.parquet", "metrics.csv", "config.test.yaml", "report/index.html")  # the logger's artifact
+
 
 def table_of(rows: Any, scores: Any, detectors: list[str], data: OODDataModule) -> pd.DataFrame:
     """The rows of scores.parquet, from what ``ScoringCallback.finish_test`` brought together.
@@ -99,7 +101,16 @@ def publish(
     )
     runs = []
     for logger in loggers:
-        log_run(logger, metrics, without_csid(table), accuracy=correct, pictures=pictures)
+        log_run(
+            logger,
+            metrics,
+            without_csid(table),
+            accuracy=correct,
+            pictures=pictures,
+            summaries=summaries,
+            read=read,
+            files=[folder / name for name in FILES],
+        )
         runs.append(str(getattr(logger, "save_dir", None) or type(logger).__name__))
     where = f"Scores, table and pictures are in {folder}"
     say(where + (f"; the logger's run is in {', '.join(runs)}" if runs else ""))

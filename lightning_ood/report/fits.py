@@ -36,16 +36,15 @@ def read_fits(folder: Path) -> dict[str, Any]:
 
 def blocks(summaries: Summaries, metrics: pd.DataFrame) -> Figure | None:
     """NormRatio of each block beside the AUROC of the blocks that were scored, for each detector that chose a block."""
-    ratios = {name: _under("ratio.", said) for name, said in summaries.items()}
-    ratios = {name: values for name, values in ratios.items() if len(values) > 1}
-    if not ratios:
+    found = ratios(summaries)
+    if not found:
         return None
     styles = styles_of(metrics)
-    alone = {said["block"]: name for name, said in summaries.items() if "block" in said and name not in ratios}
-    most = max(map(len, ratios.values()))
-    figure = new_figure(8.5, 1.2 + len(ratios) * (0.7 + 0.27 * most))
-    panels = figure.subplots(len(ratios), 2, squeeze=False, sharey="row")
-    for (left, right), (name, values) in zip(panels, ratios.items(), strict=True):
+    alone = {said["block"]: name for name, said in summaries.items() if "block" in said and name not in found}
+    most = max(map(len, found.values()))
+    figure = new_figure(8.5, 1.2 + len(found) * (0.7 + 0.27 * most))
+    panels = figure.subplots(len(found), 2, squeeze=False, sharey="row")
+    for (left, right), (name, values) in zip(panels, found.items(), strict=True):
         chosen = str(summaries[name]["block"])
         _ratios(left, name, values, chosen)
         for block, detector in {**alone, chosen: name}.items():
@@ -108,6 +107,12 @@ def contributions(summaries: Summaries) -> Figure | None:
         axes.set_xscale("log")
         axes.spines[["right", "top"]].set_visible(False)
     return figure
+
+
+def ratios(summaries: Summaries) -> dict[str, dict[str, float]]:
+    """Detector -> block -> NormRatio, of those that chose among several blocks."""
+    found = {name: _under("ratio.", said) for name, said in summaries.items()}
+    return {name: values for name, values in found.items() if len(values) > 1}
 
 
 def _under(prefix: str, said: Mapping[str, Any]) -> dict[str, float]:

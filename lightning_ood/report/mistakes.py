@@ -57,32 +57,32 @@ def write_mistakes(scores: pd.DataFrame, folder: Path, read: Read | None) -> tup
     Returns:
         The pictures, and what kept any from being drawn ("" for nothing).
     """
-    worst = {name: _worst(scores, name) for name in detectors_of(scores)}
-    paths = {name: folder / f"{PREFIX}{_NOT_IN_FILES.sub('_', name)}.png" for name in worst}
-    thumbnails, problem = _thumbnails(pd.concat([part for pair in worst.values() for part in pair.values()]), read)
+    rows = {name: worst(scores, name) for name in detectors_of(scores)}
+    paths = {name: folder / f"{PREFIX}{_NOT_IN_FILES.sub('_', name)}.png" for name in rows}
+    images, problem = thumbnails(pd.concat([part for pair in rows.values() for part in pair.values()]), read)
     for old in folder.glob(f"{PREFIX}*.png"):
-        if thumbnails or old not in paths.values():
+        if images or old not in paths.values():
             old.unlink()
-    if thumbnails:
+    if images:
         names = class_names(scores)
         folder.mkdir(parents=True, exist_ok=True)
-        for name, rows in worst.items():
-            _strip(name, rows, thumbnails, names).save(paths[name])
+        for name, chosen in rows.items():
+            _strip(name, chosen, images, names).save(paths[name])
     drawn = [path for path in paths.values() if path.is_file()]
-    return drawn, problem if thumbnails or len(drawn) < len(paths) else ""  # what is kept shows the same images
+    return drawn, problem if images or len(drawn) < len(paths) else ""  # what is kept shows the same images
 
 
-def _worst(scores: pd.DataFrame, detector: str) -> dict[str, pd.DataFrame]:
-    """Title -> rows: ten OOD images with the highest scores, ten ID images with the lowest."""
+def worst(scores: pd.DataFrame, detector: str, count: int = COUNT) -> dict[str, pd.DataFrame]:
+    """Title -> rows: the OOD images with the highest scores, the ID images with the lowest."""
     ordered = scores.sort_values(detector, kind="stable")
     ood, known = (ordered[ordered["role"] == role] for role in ("ood", "id"))
     return {
-        "most confident OOD: set, class it is taken for": ood.tail(COUNT).iloc[::-1],
-        "least confident ID: class, class it is taken for where that is another": known.head(COUNT),
+        "most confident OOD: set, class it is taken for": ood.tail(count).iloc[::-1],
+        "least confident ID: class, class it is taken for where that is another": known.head(count),
     }
 
 
-def _thumbnails(rows: pd.DataFrame, read: Read | None) -> tuple[dict[Any, Image.Image], str]:
+def thumbnails(rows: pd.DataFrame, read: Read | None) -> tuple[dict[Any, Image.Image], str]:
     """Row of the table -> image, each read once; and why some could not be."""
     found: dict[Any, Image.Image] = {}
     if read is None:

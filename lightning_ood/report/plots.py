@@ -91,7 +91,7 @@ def roc_curves(scores: pd.DataFrame, metrics: pd.DataFrame) -> Figure:
     for detector, axes in panels:
         values = scores[detector].to_numpy()
         for name in styles:
-            fpr, tpr = _roc(values[rows[""]], values[rows[name]])
+            fpr, tpr = roc(values[rows[""]], values[rows[name]])
             axes.plot(fpr, tpr, linewidth=1.1, **styles[name])
             axes.plot(fpr95[detector, name] / 100, 0.95, "o", markersize=3.5, color=styles[name]["color"])
         axes.plot([0, 1], [0, 1], color=ID_COLOUR, linewidth=0.6)
@@ -155,10 +155,10 @@ def _span(values: Mapping[str, NDArray[Any]]) -> tuple[float, float]:
     return (least, most) if least < most else (least - 0.5, least + 0.5)
 
 
-def _roc(id_scores: NDArray[Any], ood_scores: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Points (FPR, TPR) at some 400 thresholds, those of either set's quantiles."""
+def roc(id_scores: NDArray[Any], ood_scores: NDArray[Any], count: int = 200) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Points (FPR, TPR), both falling, at thresholds that are ``count`` quantiles of either set."""
     id_sorted, ood_sorted = np.sort(id_scores), np.sort(ood_scores)
-    at = np.linspace(0, 1, 200)
+    at = np.linspace(0, 1, count)
     thresholds = np.unique([np.quantile(s, at, method="nearest") for s in (id_sorted, ood_sorted)])
     fpr, tpr = (1 - np.searchsorted(s, thresholds) / len(s) for s in (ood_sorted, id_sorted))
     return np.append(fpr, 0.0), np.append(tpr, 0.0)

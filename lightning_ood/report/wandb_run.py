@@ -1,0 +1,187 @@
+"""What a Weights & Biases run shows beside its scalars: tables, charts, pictures, examples, files."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from lightning_ood.report.drawing import rows_of
+from lightning_ood.report.failures import class_names
+from lightning_ood.report.fits import Summaries, ratios
+from lightning_ood.report.mistakes import PREFIX, Read, thumbnails, worst
+from lightning_ood.report.plots import roc
+from lightning_ood.report.table import detectors_of
+
+LIMIT = 50 * 2**20  # bytes of a file that is uploaded unasked
+EXAMPLES = 5  # images of each kind and detector
+STEP = "trainer/global_step"  # Lightning's x-axis
+_BINS = 64
+_NOT_IN_NAMES = re.compile(r"[^-.\w]", re.ASCII)
+
+Content = dict[str, Any]
+
+
+def log(run: Any, values: Mapping[str, float], parts: Iterable[Callable[[], Content]]) -> list[Exception]:
+    """Logs the scalars and every part in one step.
+
+    Returns:
+        What kept a part from being logged; the others are.
+    """
+    problems: list[Exception] = []
+    run.log({STEP: run.summary.get(STEP) or 0, **values}, commit=False)
+    for part in parts:
+        try:
+            run.log(part(), commit=False)
+        except Exception as error:
+            problems.append(error)
+    run.log({})
+    return problems
+
+
+def parts(
+    metrics: pd.DataFrame, scores: pd.DataFrame, pictures: Sequence[Path], summaries: Summaries, read: Read | None
+) -> list[Callable[[], Content]]:
+    """What is logged, each by itself; see :func:`lightning_ood.report.loggers.log_run`."""
+    return [
+        lambda: _table(metrics),
+        lambda: dict(_histograms(scores)),
+        lambda: dict(_curves(scores)),
+        lambda: dict(_norm_ratios(summaries)),
+        lambda: _pictures(pictures),
+        lambda: _examples(scores, read),
+    ]
+
+
+def say_of_fits(run: Any, summaries: Summaries) -> None:
+    """Puts what each fit found into the run's summary: thresholds, chosen blocks; curves have pictures."""
+    run.summary.update(
+        {
+            f"fit/{detector}/{what}": value
+            for detector, said in summaries.items()
+            for what, value in said.items()
+            if isinstance(value, (str, int, float))
+        }
+    )
+
+
+def keep(logger: Any, kind: str, files: Iterable[Path]) -> None:
+    """The files as an artifact ``<group>-<kind>``; a file above ``LIMIT`` as a reference unless ``log_model`` is set.
+
+    Args:
+        logger: a ``WandbLogger``.
+        kind: the artifact's type.
+        files: those that are there are kept.
+    """
+    import wandb
+
+    files = [path for path in files if path.is_file()]
+    if not files:
+        return
+    run = logger.experiment
+    artifact = wandb.Artifact(_NOT_IN_NAMES.sub("_", f"{run.group or run.id}-{kind}")[:128], type=kind)
+    for path in files:
+        if path.stat().st_size <= LIMIT or logger._log_model:
+            artifact.add_file(str(path), name=path.name)
+        else:
+            artifact.add_reference(path.absolute().as_uri(), name=path.name)
+    run.log_artifact(artifact)
+
+
+def _table(metrics: pd.DataFrame) -> Content:
+    import wandb
+
+    rows = metrics.astype(object).to_numpy().tolist()
+    return {"metrics": wandb.Table(columns=list(metrics.columns), data=rows)}
+
+
+def _histograms(scores: pd.DataFrame) -> Iterator[tuple[str, Any]]:
+    """Of each set's scores; one detector's sets have the same bins, so that they can be laid over each other."""
+    import wandb
+
+    for detector in detectors_of(scores):
+        values = scores[detector].to_numpy(dtype=np.float64)
+        edges = np.histogram_bin_edges(values, _BINS)
+        for name, at in rows_of(scores).items():
+            yield (
+                f"scores/{name or 'id'}/{detector}",
+                wandb.Histogram(np_histogram=np.histogram(values[at], edges)),
+            )
+
+
+def _curves(scores: pd.DataFrame) -> Iterator[tuple[str, Any]]:
+    """A chart for each set, a line for each detector, of some 100 points: W&B draws 10 000 in all."""
+    import wandb
+
+    detectors = detectors_of(scores)
+    values: Mapping[str, NDArray[Any]] = {name: scores[name].to_numpy() for name in detectors}
+    known, *sets = rows_of(scores).items()
+    for name, at in sets:
+        curves = [roc(values[detector][known[1]], values[detector][at], 50) for detector in detectors]
+        yield (
+            f"roc/{name}",
+            wandb.plot.line_series(
+                xs=[fpr.tolist() for fpr, _ in curves],
+                ys=[tpr.tolist() for _, tpr in curves],
+                keys=detectors,
+                title=f"ROC against {name}: share of ID kept",
+                xname=f"share of {name} accepted",
+            ),
+        )
+
+
+def _norm_ratios(summaries: Summaries) -> Iterator[tuple[str, Any]]:
+    import wandb
+
+    for detector, values in ratios(summaries).items():
+        table = wandb.Table(columns=["block", "NormRatio"], data=[list(item) for item in values.items()])
+        title = f"{detector}: NormRatio (chosen: {summaries[detector]['block']})"
+        yield f"norm_ratio/{detector}", wandb.plot.bar(table, "block", "NormRatio", title=title)
+
+
+def _pictures(paths: Iterable[Path]) -> Content:
+    """Each by itself; those of the mistakes, one for each detector, in one gallery."""
+    import wandb
+
+    paths = [path for path in paths if path.suffix == ".png"]
+    mistakes = [path for path in paths if path.stem.startswith(PREFIX)]
+    content: Content = {f"report/{path.stem}": wandb.Image(str(path)) for path in paths if path not in mistakes}
+    if mistakes:
+        gallery = [wandb.Image(str(path), caption=path.stem.removeprefix(PREFIX)) for path in mistakes]
+        content[f"report/{PREFIX.rstrip('-')}"] = gallery
+    return content
+
+
+def _examples(scores: pd.DataFrame, read: Read | None) -> Content:
+    """The table of the worst mistakes; an image that several detectors get wrong is uploaded once."""
+    import wandb
+
+    chosen = [
+        (detector, kind, at, row)
+        for detector in detectors_of(scores)
+        for kind, rows in zip(
+            ("most confident OOD", "least confident ID"), worst(scores, detector, EXAMPLES).values(), strict=True
+        )
+        for at, row in rows.iterrows()
+    ]
+    small, _ = thumbnails(scores.loc[[at for _, _, at, _ in chosen]], read)
+    if not small:
+        return {}
+    names = class_names(scores)
+    images = {at: wandb.Image(image) for at, image in small.items()}
+    table = wandb.Table(
+        columns=["detector", "kind", "image", "dataset", "class", "prediction", "score", "index", "path"]
+    )
+    for detector, kind, at, row in chosen:
+        known = row["role"] == "id" and not pd.isna(row["label"])
+        true = names[int(row["label"])] if known else None
+        taken = names.get(int(row["prediction"]), str(row["prediction"]))
+        path = None if pd.isna(row["path"]) else str(row["path"])
+        score = float(row[detector])
+        table.add_data(detector, kind, images.get(at), str(row["dataset"]), true, taken, score, int(row["index"]), path)
+    return {"examples": table}
