@@ -27,7 +27,7 @@ from lightning_ood.errors import InputError
 from lightning_ood.folder import RunFolder
 from lightning_ood.module import OODModule
 from lightning_ood.processes import stop_with_parent
-from lightning_ood.report import log_checkpoint
+from lightning_ood.report import log_checkpoint, telling
 from lightning_ood.scoring import ScoringCallback
 from lightning_ood.terminal import ProgressBar, print_taps, quiet
 from lightning_ood.tracking import closing, hyperparameters, prepare
@@ -182,7 +182,8 @@ class CLI(LightningCLI):
         text = self._parser(self.subcommand).dump(self.options, skip_none=False)
         _write(self.folder.path / name, text)
         for logger in self.trainer.loggers:
-            logger.log_hyperparams(hyperparameters(self.options.as_dict()))
+            with telling(logger):
+                logger.log_hyperparams(hyperparameters(self.options.as_dict()))
         return text
 
     def _recipe(self) -> str:

@@ -11,7 +11,7 @@ import pandas as pd
 from lightning_ood.report.console import Costs, print_table
 from lightning_ood.report.environment import environment
 from lightning_ood.report.fits import read_fits, write_fits
-from lightning_ood.report.loggers import log_checkpoint, log_run, scalars
+from lightning_ood.report.loggers import log_checkpoint, log_run, scalars, telling
 from lightning_ood.report.mistakes import Read, reader, write_mistakes
 from lightning_ood.report.overfitting import training_auroc
 from lightning_ood.report.page import render_page
@@ -35,6 +35,7 @@ __all__ = [
     "reader",
     "scalars",
     "summarise",
+    "telling",
     "training_auroc",
     "without_csid",
     "write_metrics",

@@ -63,7 +63,7 @@ def log_run(
     """
     pictures, files = list(pictures), list(files)
     for logger in loggers if isinstance(loggers, (list, tuple)) else [loggers]:
-        with _told(logger):
+        with telling(logger):
             values = scalars(metrics, accuracy)
             if not _is_wandb(logger):
                 logger.log_metrics(values)
@@ -83,24 +83,24 @@ def log_checkpoint(loggers: Any, path: Path) -> None:
     reference: where it lies, its size and its checksum.
     """
     for logger in loggers:
-        with _told(logger):
+        with telling(logger):
             if _is_wandb(logger) and not logger.experiment.disabled:
                 wandb_run.keep(logger, "checkpoint", [path])
 
 
-def _is_wandb(logger: Any) -> bool:
-    return any(base.__name__ == "WandbLogger" for base in type(logger).__mro__)
-
-
 @contextmanager
-def _told(logger: Any) -> Iterator[None]:
-    """The run's files are on disk by now: no logger is worth its exit code."""
+def telling(logger: Any) -> Iterator[None]:
+    """Tells of what a logger fails at: a run, whose own files are on disk, does not stop for it."""
     try:
         yield
     except Exception as error:
         _tell(logger, error)
 
 
+def _is_wandb(logger: Any) -> bool:
+    return any(base.__name__ == "WandbLogger" for base in type(logger).__mro__)
+
+
 def _tell(logger: Any, error: Exception) -> None:
     said = f"{type(error).__name__}: {error}"
-    print(f"warning: {type(logger).__name__} failed ({said}); the run's own files are whole", file=sys.stderr)
+    print(f"warning: {type(logger).__name__} failed ({said}); the run and its own files do without it", file=sys.stderr)
