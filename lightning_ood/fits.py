@@ -9,9 +9,24 @@ import torch
 from torch import Tensor
 
 from lightning_ood.detectors.base import Detector
-from lightning_ood.errors import InputError
+from lightning_ood.errors import InputError, about
 
 Fits = dict[str, dict[str, Tensor]]
+
+
+def computed(detectors: Mapping[str, Detector], fits: Fits) -> list[str]:
+    """Adds to ``fits`` what the detectors fit, and says of those that cannot why: one does not lose the others' pass.
+
+    Every process meets the same errors, since each detector computes from what all of them hold.
+    """
+    refused = []
+    for name, detector in detectors.items():
+        with about(f"fitting detector {name!r}"):
+            try:
+                fits[name] = taken(fits, detector.compute())
+            except (InputError, torch.linalg.LinAlgError) as error:  # the latter where features are not finite
+                refused.append(f"detector {name!r}: {error}")
+    return refused
 
 
 def taken(fits: Fits, fitted: Mapping[str, Tensor]) -> dict[str, Tensor]:

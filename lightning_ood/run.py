@@ -20,7 +20,7 @@ from lightning_ood.scoring import ScoringCallback
 from lightning_ood.training import train
 
 STATE = "ScoringCallback"
-LEAVE_OUT = "Look for non-finite features, or leave the detector out; the other detectors' fit is saved in"
+LEAVE_OUT = "look for non-finite features, or leave the detector out"
 
 
 def fit(
@@ -48,7 +48,7 @@ def fit(
 
     Raises:
         InputError: if the trainer cannot make one exact pass, the folder holds weights of another recipe, or a
-            detector's fit is not a number (the others' are saved before).
+            detector cannot be fitted or its fit is not a number (the others' are saved before).
     """
     _check_exact(trainer)
     with _together(trainer), folder.under_way("fit"):
@@ -57,11 +57,13 @@ def fit(
         _prepare(trainer, module, data, scoring, None if overwrite else folder.last)
         if scoring.to_fit:
             _fit_detectors(trainer, module, data, scoring)
-        broken = scoring.unfit()
+        wrong = [*scoring.refused, *(f"the fit of {entry} is not a number: {LEAVE_OUT}" for entry in scoring.unfit())]
+        if wrong and not scoring.fitted:
+            raise InputError("; ".join(wrong))
         folder.save(folder.last, partial(trainer.save_checkpoint, weights_only=False), trainer.is_global_zero)
         trainer.strategy.barrier()
-    if broken:
-        raise InputError(f"the fit of {'; '.join(broken)} is not a number. {LEAVE_OUT} {folder.last}")
+    if wrong:
+        raise InputError(f"{'; '.join(wrong)}. The other detectors' fit is saved in {folder.last}")
     return folder.last
 
 

@@ -17,7 +17,7 @@ from lightning_ood.data.sets import Batch
 from lightning_ood.detectors.base import Detector
 from lightning_ood.errors import InputError, about
 from lightning_ood.features import Features
-from lightning_ood.fits import Fits, check, moved, not_numbers, taken
+from lightning_ood.fits import Fits, check, computed, moved, not_numbers
 from lightning_ood.perturbation import Perturbation
 from lightning_ood.processes import gather
 
@@ -46,6 +46,7 @@ class ScoringCallback(L.Callback):
         if not self.detectors:
             raise InputError("scoring.detectors: name at least one detector")
         self.fitted: Fits = {}
+        self.refused: list[str] = []  # why a detector could not be fitted
         self.fingerprint = ""  # of the images that were fitted on
         self.seen = SumMetric().set_dtype(torch.float64)
         self._rows: list[Tensor] = []  # per batch [B, 4]: loader, index, label, prediction
@@ -127,10 +128,10 @@ class ScoringCallback(L.Callback):
             expected: images in the fit set.
 
         Returns:
-            how many images were fitted on.
+            how many images were fitted on. A detector that refuses says why in ``refused``; the others have their fit.
 
         Raises:
-            InputError: if no image could be read, or what a detector fitted is not finite.
+            InputError: if no image could be read.
         """
         self._to(device)
         seen = int(self.seen.compute())
@@ -138,9 +139,7 @@ class ScoringCallback(L.Callback):
             raise InputError(f"none of the {expected} training images could be read: there is nothing to fit on")
         if seen > expected:
             raise RuntimeError(f"{seen} images were fitted on, of a set of {expected}: an image was seen twice")
-        for name, detector in self.to_fit.items():
-            with about(f"fitting detector {name!r}"):
-                self.fitted[name] = taken(self.fitted, detector.compute())
+        self.refused = computed(self.to_fit, self.fitted)
         for detector in self.detectors.values():  # only now: a sketch may be held by several
             detector.reset()
         return seen
@@ -221,7 +220,7 @@ class ScoringCallback(L.Callback):
         for detector in self.detectors.values():
             detector.reset()
         self.seen.reset()
-        self.fitted, self._rows, self._scores = {}, [], []
+        self.fitted, self.refused, self._rows, self._scores = {}, [], [], []
 
     def _to(self, device: torch.device | str) -> None:
         self.seen.to(device)

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from lightning_ood.cli import main
-from tests.cli.conftest import CORE
+from tests.cli.conftest import CORE, DETECTORS
 from tests.conftest import Run
 
 
@@ -136,10 +136,12 @@ def test_a_score_that_is_not_finite_is_named_and_the_others_are_on_disk(
     assert set(metrics["detector"]) == {"msp", "maxlogit", "energy"} and "broken" not in scores
 
 
-def test_a_fit_that_is_not_a_number_is_named_and_the_others_are_saved(config: Path, train: Run, tmp_path: Path) -> None:
-    fitted = train("fit", "--config", config, "--scoring.detectors.broken", "tests.tiny.NanFit")
+def test_a_fit_that_fails_is_named_and_the_others_are_saved(config: Path, train: Run, tmp_path: Path) -> None:
+    far = ("--scoring.detectors.far", DETECTORS / "knn.yaml", "--scoring.detectors.far.init_args.k", 62)
+    fitted = train("fit", "--config", config, "--scoring.detectors.broken", "tests.tiny.NanFit", *far)
     assert fitted.returncode == 2 and "broken: mean" in fitted.stderr
+    assert "detector 'far': k=62 asks for a neighbour" in fitted.stderr and "last.ckpt" in fitted.stderr
     saved = torch.load(tmp_path / "runs" / "tiny" / "checkpoints" / "last.ckpt", weights_only=True)
-    assert "dice" in saved["callbacks"]["ScoringCallback"]["fitted"]
+    assert set(saved["callbacks"]["ScoringCallback"]["fitted"]) == {"react", "dice", "line", "nac", "feature_norm"}
     tested = train("test", "--config", config)
     assert tested.returncode == 0, "the others can be tested"
