@@ -33,21 +33,28 @@ def open_runs(arguments: Sequence[str], sets: Sequence[str] = (), full_spectrum:
         InputError: if there is no such run, one is given twice, or they did not score the same images.
     """
     folders: dict[str, list[Path]] = {}
+    single: list[str] = []
     for argument in arguments:
         name, given, pattern = argument.partition("=")
         if not given or Path(argument).is_dir():
             same_name = sum(Path(other).resolve().name == Path(argument).resolve().name for other in arguments) > 1
             name, found = argument if same_name else Path(argument).resolve().name, [Path(argument)]
+            single.append(name)
         else:
             start = Path(Path(pattern).anchor)
-            found = sorted(start.glob(str(Path(pattern).relative_to(start))))
+            below = Path(pattern).relative_to(start)
+            found = sorted(start.glob(str(below))) if below.parts else [start]
         if not found:
             raise InputError(f"{argument}: there is no folder {pattern}")
         folders.setdefault(name, []).extend(found)
     paths = [path for found in folders.values() for path in found]
-    twice = {str(path) for path in paths if paths.count(path) > 1}
+    places = [path.resolve() for path in paths]
+    twice = {str(path) for path, place in zip(paths, places, strict=True) if places.count(place) > 1}
     if twice:
         raise InputError(f"{', '.join(sorted(twice))}: the same run is given twice")
+    for name in single:
+        if len(folders[name]) > 1:
+            raise InputError(f"{name} is the name of a run and of repetitions, {name}=…; choose another NAME")
     tables = {str(path): read_scores(path) for path in paths}
     if full_spectrum:
         tables = {path: table.assign(role=table["role"].replace("csid", "id")) for path, table in tables.items()}
