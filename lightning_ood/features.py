@@ -95,16 +95,26 @@ class Features:
         """``[B, D]`` penultimate feature of unit L2 length; a zero feature stays zero."""
         return F.normalize(self.pooled, dim=1)
 
-    def similarity(self, bank: Tensor) -> Tensor:
-        """``[B, R]`` inner products of the direction with the rows of a bank ``[R, D]``, once for each bank."""
-        key = (bank.data_ptr(), bank.shape, bank.stride())
-        if key not in self._similarities:
-            self._similarities[key] = (bank, self.direction @ bank.T)  # the bank too: its address stays its own
-        return self._similarities[key][1]
+    def once(self, what: Hashable, of: Tensor, compute: Callable[[], Tensor]) -> Tensor:
+        """What several detectors compute alike from this batch: computed by the first that asks.
+
+        Args:
+            what: it is.
+            of: the fitted tensor that it also depends on, the same memory for the same detectors' fits.
+            compute: gives it.
+        """
+        key = (what, of.data_ptr(), of.shape, of.stride())
+        if key not in self._known:
+            self._known[key] = (of, compute())  # the tensor too: its address stays its own
+        return self._known[key][1]
 
     @cached_property
-    def _similarities(self) -> dict[Hashable, tuple[Tensor, Tensor]]:
+    def _known(self) -> dict[Hashable, tuple[Tensor, Tensor]]:
         return {}
+
+    def similarity(self, bank: Tensor) -> Tensor:
+        """``[B, R]`` inner products of the direction with the rows of a bank ``[R, D]``, once for each bank."""
+        return self.once("similarity", bank, lambda: self.direction @ bank.T)
 
     @cached_property
     def products(self) -> Tensor:

@@ -1,6 +1,7 @@
 """Bounded summaries of a stream that merge: what a detector keeps where a sum is not enough."""
 
-from typing import Any
+from collections.abc import Callable, Hashable
+from typing import Any, TypeVar
 from weakref import ref
 
 import torch
@@ -9,6 +10,8 @@ from torchmetrics import Metric
 
 from lightning_ood.hashing import hash_index
 from lightning_ood.processes import gather
+
+T = TypeVar("T")
 
 _MANTISSA_BITS = 11  # of float32's 23: a bin is 2**-11 = 0.05 % wide
 _SHIFT = 23 - _MANTISSA_BITS
@@ -31,6 +34,7 @@ class Sketch(Metric):
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(compute_with_cache=False, **kwargs)  # merging would not clear the cache
         self._taken: ref | None = None
+        self._known: dict[Hashable, Any] = {}
 
     def share(self) -> None:
         """From now on several detectors hold it: a batch is added once, and what it amounts to is computed once."""
@@ -42,12 +46,22 @@ class Sketch(Metric):
             return True
         first = self._taken is None or self._taken() is not batch
         self._taken = ref(batch)
+        if first:
+            self._known = {}
         return first
+
+    def once(self, what: Hashable, compute: Callable[[], T]) -> T:
+        """What the detectors that hold it compute alike from it, until more is added: by the first that asks."""
+        if not self.shared:
+            return compute()
+        if what not in self._known:
+            self._known[what] = compute()
+        return self._known[what]
 
     def reset(self) -> None:
         """Back to nothing."""
         super().reset()
-        self._taken = None
+        self._taken, self._known = None, {}
 
     def merge_state(self, incoming_state: dict[str, Any] | Metric) -> None:
         """Takes in the sums of another one: once, where several detectors hold both."""

@@ -132,8 +132,11 @@ class KNN(Neighbours):
         The products find the neighbour; its distance is then taken directly, since ``2 - 2 cos`` has lost the
         digits of a small one.
         """
-        query = features.direction
-        bank = fitted["bank"].reshape(-1, query.shape[1])
+        bank = fitted["bank"].reshape(-1, features.pooled.shape[1])
         check_k(self.k, len(bank))
-        neighbour = features.similarity(bank).topk(self.k, dim=1).indices[:, -1]
-        return torch.linalg.vector_norm(query - bank[neighbour], dim=1)
+
+        def distance() -> Tensor:
+            neighbour = features.similarity(bank).topk(self.k, dim=1).indices[:, -1]
+            return torch.linalg.vector_norm(features.direction - bank[neighbour], dim=1)
+
+        return features.once(("distance", self.k), bank, distance)

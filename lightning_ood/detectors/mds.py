@@ -40,7 +40,8 @@ class MDS(Detector):
         """Fits to each class's share ``[K]`` and mean ``[K, D]``, and the mean ``[D, D]`` of ``z z^T``."""
         self._require_images(share)
         center = share @ means
-        factor = whitening(second - means.T @ (share[:, None] * means), second)
+        within = lambda: whitening(second - means.T @ (share[:, None] * means), second)  # noqa: E731
+        factor = self.moments.once("within", within)
         return {"center": center, "whitening": factor, "means": (means[share > 0] - center) @ factor}
 
     @property
@@ -60,6 +61,10 @@ class MDS(Detector):
         """
         width = features.pooled.shape[1]
         means = fitted["means"].reshape(-1, width)
-        white = (features.pooled.double() - fitted["center"]) @ fitted["whitening"].reshape(width, width)
-        cross = means.square().sum(1) - 2 * white @ means.T
-        return (white.square().sum(1) + cross.amin(1)).clamp(min=0)
+
+        def distance() -> Tensor:
+            white = (features.pooled.double() - fitted["center"]) @ fitted["whitening"].reshape(width, width)
+            cross = means.square().sum(1) - 2 * white @ means.T
+            return (white.square().sum(1) + cross.amin(1)).clamp(min=0)
+
+        return features.once("distance", fitted["whitening"], distance)

@@ -59,6 +59,9 @@ class Residual(Detector):
 
     def compute(self) -> dict[str, Tensor]:
         """``origin`` u [D] and ``residual`` R [D, D - dim], float32."""
+        return self.moments.once(("residual", self.dim), self._fit)
+
+    def _fit(self) -> dict[str, Tensor]:
         share, means, second = self.moments.statistics()
         self._require_images(share)
         mean, origin = means[0], self._origin().to(second.device)

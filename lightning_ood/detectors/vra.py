@@ -83,7 +83,7 @@ class VRA(Shaping):
         """``low`` and ``high`` [D], those of them that are percentiles."""
         if not self.fits:
             return {}
-        rows = self.sample.draw().sort(dim=0).values
+        rows = self.sample.draw().T.contiguous().sort(dim=1).values.T  # sorting along memory is quicker
         self._require_images(torch.tensor(len(rows)))
         fitted = {}
         if self.low is None:
