@@ -191,6 +191,7 @@ class CLI(LightningCLI):
         options = self.options.as_dict()
         data = {key: options["data"][key] for key in ("id", "batch_size", "augment", "seed")}
         trainer = {key: options["trainer"][key] for key in ("max_epochs", "max_steps", "precision", "callbacks")}
+        trainer |= {key: options["trainer"][key] for key, usual in STEPS.items() if options["trainer"][key] != usual}
         parts = {"model": options["model"], "data": data, "trainer": trainer, "seed": options["seed_everything"]}
         return hashlib.sha256(json.dumps(parts, default=str, sort_keys=True).encode()).hexdigest()
 
@@ -200,6 +201,15 @@ def _write(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text)
 
+
+STEPS = {  # of the trainer, what changes its steps: the usual value, which the recipes of older runs do not name
+    "accumulate_grad_batches": 1,
+    "gradient_clip_val": None,
+    "gradient_clip_algorithm": None,
+    "limit_train_batches": None,
+    "max_time": None,
+    "sync_batchnorm": False,
+}
 
 COMMANDS = {  # those that LightningCLI does not parse: name -> "module:function", imported when it is called
     "report": "lightning_ood.outcome:main",

@@ -99,6 +99,8 @@ def test_a_trained_network_is_kept_taken_over_and_not_overwritten(config: Path, 
     assert again.returncode == 0 and "Taking over the weights trained before" in again.stdout
     other = train("fit", "--config", config, *training[:-1], 0.02)
     assert other.returncode == 2 and "--overwrite" in other.stderr
+    clipped = train("fit", "--config", config, *training, "--trainer.gradient_clip_val", 0.1)
+    assert clipped.returncode == 2 and "--overwrite" in clipped.stderr
     tested = train("test", "--config", config, *training, "--scoring.detectors.nac", "null")
     assert tested.returncode == 0, tested.stderr
     saved = torch.load(tmp_path / "runs" / "tiny" / "checkpoints" / "last.ckpt", weights_only=True)
