@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,7 @@ from lightning_ood.cli import main
 from lightning_ood.report import read_scores, scalars
 from tests.conftest import Run
 from tests.wandb_files import Offline, read
+from tests.wandb_server import wandb_server
 
 KEY = "0123456789abcdef0123456789abcdef01234567"
 
@@ -46,6 +50,29 @@ def in_artifact(held: Any) -> set[str]:
 def table(run: Offline, key: str) -> pd.DataFrame:
     held = json.loads((run.folder / "files" / run.summary[f"{key}/path"]).read_text())
     return pd.DataFrame(held["data"], columns=held["columns"])
+
+
+def upload(run: Offline) -> None:
+    """What `wandb sync` sends: all of it."""
+    with wandb_server() as server:
+        environment = {**os.environ, "WANDB_BASE_URL": server.url, "WANDB_API_KEY": KEY, "WANDB_MODE": "online"}
+        command = [sys.executable, "-m", "wandb", "sync", str(run.folder)]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0, done.stdout + done.stderr
+    sent = server.runs[run.run.run_id]
+    assert (sent["jobType"], sent["sweep"], set(sent["tags"])) == ("fit_test", "s1", set(run.run.tags))
+    config = {key: value for key, value in run.config.items() if not key.startswith("_wandb")}
+    assert {key: item["value"] for key, item in json.loads(sent["config"]).items() if key in config} == config
+    summary = json.loads(server.lines["wandb-summary.json"][-1])
+    numbers = {key: value for key, value in run.summary.items() if key.startswith(("auroc/", "fpr95/", "accuracy/"))}
+    assert {key: summary[key] for key in numbers} == numbers
+    assert any("auroc/mean-far/msp" in json.loads(line) for line in server.lines["wandb-history.jsonl"])
+    for name, artifact in run.artifacts.items():
+        assert name in server.committed
+        for entry in artifact.manifest.contents:
+            assert server.files[f"{name}/{entry.path}"] == Path(entry.local_path).read_bytes()
+    for path in run.files:
+        assert server.files[path.relative_to(run.folder / "files").as_posix()] == path.read_bytes()
 
 
 @pytest.mark.slow
@@ -96,6 +123,7 @@ def test_an_offline_run_holds_everything(config: Path, train: Run, tmp_path: Pat
     )
     assert {row[2]["path"] for row in held["data"]} < in_artifact(examples), "thumbnails"
     assert run.files and all(path.is_file() for path in run.files)
+    upload(run)
     for path in (path for path in folder.rglob("*") if path.is_file()):
         assert KEY.encode() not in path.read_bytes(), path
 
