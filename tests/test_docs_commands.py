@@ -40,6 +40,11 @@ NOT_HERE = {  # a pattern of commands -> why they are not run here
 SHORTER = {  # a pattern of commands -> what shortens them
     r".*configs/train/cifar10_resnet18\.yaml.*": "--trainer.max_epochs 1 --trainer.enable_progress_bar false",
 }
+NESTED = tuple(  # what follows is the user's, or of a class that the user names
+    f"--{name}."
+    for name in ("scoring.detectors", "data.ood", "data.csid", "model.options", "model.network", "trainer.logger")
+)
+OF_OTHERS = {"--write", "--check", "--clear-output", "--inplace"}  # of lightning_ood.docs and of jupyter
 MY: dict[str, Any] = {
     "model": {"network": {"class_path": "tests.tiny.Net"}, "weights": "none"},
     "data": {
@@ -155,3 +160,17 @@ def test_what_a_page_names_exists(page: Path) -> None:
         assert (page.parent / target).exists(), target
     for path in re.findall(r"\b(?:configs|experiments|tests|docs|notebooks)/[\w/]+\.(?:yaml|py|md|ipynb|png)\b", text):
         assert (ROOT / path).is_file(), path
+
+
+def test_options_that_pages_name_exist(capsys: pytest.CaptureFixture[str]) -> None:
+    for command in ("check", "fit", "test", "report", "compare", "sweep"):
+        with pytest.raises(SystemExit):
+            main([command, "--help"])
+    known = set(re.findall(r"--[\w.]*\w", capsys.readouterr().out)) | OF_OTHERS
+    for page in PAGES:
+        text = page.read_text()
+        for command in commands(page):
+            if matching(NOT_HERE, command) and "train.py" not in command:
+                text = text.replace(command, "")
+        for option in re.findall(r"(?<![\w-])--[a-z][\w./-]*\w", re.sub(r"torchrun .*\\\n|#SBATCH.*", "", text)):
+            assert option in known or option.startswith(NESTED), f"{page.name}: {option}"
