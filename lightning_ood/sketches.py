@@ -222,7 +222,7 @@ class Sample(Sketch):
         won = everyones.sort().values[: self.size][-1:]
         mine = int(((self.keys <= won) & (self.keys != _NONE)).sum())
         if len(everyones) == len(self.keys):
-            return self.rows[:mine]
+            return self.rows if mine == self.size else self.rows[:mine].clone()  # a file of a part would hold the whole
         return gather(self.rows[:mine])[gather(self.keys[:mine]).argsort()]
 
 

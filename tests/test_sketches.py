@@ -97,6 +97,9 @@ def test_small_streams_are_kept_whole() -> None:
     kept = sampled(INDEX[:20], 6)
     assert torch.equal(kept[:, 0].sort().values, torch.arange(20.0))
     assert Sample(5, 3).compute().shape == (0, 3)
+    sample = Sample(1000, 2)
+    sample.update(ROWS[:20], INDEX[:20])
+    assert sample.draw().untyped_storage().nbytes() == 20 * 2 * 4, "a file would hold the room that is left"
 
 
 def test_samples_merge_as_one_pass() -> None:
