@@ -120,6 +120,9 @@ class Trial:
                     fitted = {key: value.detach() for key, value in detector.compute().items()}
                 scoring.fitted[name] = fitted
                 self.found.detectors[name]["fitted_bytes"] = sum(v.numel() * v.element_size() for v in fitted.values())
+            except torch.linalg.LinAlgError as error:  # features that are not finite
+                self.found.add("error", "detectors", name, str(error))
+                del detectors[name]
             except InputError as error:
                 hint = "" if whole else f" (with {self.samples} of the images; more may do: --check.samples)"
                 self.found.add("error" if whole else "warning", "detectors", name, f"{error}{hint}")
