@@ -37,7 +37,7 @@ def table_of(rows: Any, scores: Any, detectors: list[str], data: OODDataModule) 
     """The rows of scores.parquet, from what ``ScoringCallback.finish_test`` brought together.
 
     Raises:
-        InputError: if no image of a set could be read.
+        InputError: if no image could be read.
     """
     parts = []
     for number, entry in enumerate(data.sets.values()):
@@ -48,11 +48,13 @@ def table_of(rows: Any, scores: Any, detectors: list[str], data: OODDataModule) 
         if left_out:
             say(f"{entry.name}: {left_out} of {len(entry.images)} images were unreadable and are left out")
         if len(index) == 0:
-            raise InputError(f"{entry.name}: none of its {len(entry.images)} images could be read")
+            continue
         paths = [entry.images.paths[i] for i in index]
         columns = {"dataset": entry.name, "role": entry.role, "group": entry.group, "index": index, "path": paths}
         part = pd.DataFrame({**columns, "label": label, "prediction": prediction})
         parts.append(part.assign(**{name: scores[at, i] for i, name in enumerate(detectors)}))
+    if not len(rows):
+        raise InputError("none of the test images could be read")
     return pd.concat(parts, ignore_index=True)
 
 
@@ -67,18 +69,20 @@ def finish(
     """Writes, prints and logs the table of scores and all that follows from it; thumbnails are read from ``data``.
 
     Raises:
-        InputError: naming detector, set and image where scores are not finite; the others' numbers are on disk then.
+        InputError: naming a set of which no image could be read, and detector, set and image where scores are not
+            finite; the other numbers are on disk then.
     """
     broken = _broken(table, list(scoring.detectors))
     table = table.drop(columns=list(broken))
     write_scores(table, folder)
-    if len(broken) == len(scoring.detectors):
-        raise InputError("; ".join(broken.values()))
+    wrong = [*_unread(table, data), *broken.values()] if data else [*broken.values()]
+    if wrong and (len(broken) == len(scoring.detectors) or not {"id", "ood"}.issubset(table["role"])):
+        raise InputError("; ".join(wrong))
     costs = {name: detector.extra_forwards for name, detector in scoring.detectors.items()}
     read = reader(data.root, {entry.name: entry.images for entry in data.sets.values()}) if data else None
     metrics = publish(table, folder, _summaries(table, scoring), config, loggers, costs, read)
-    if broken:
-        raise InputError("; ".join(broken.values()) + f". The other detectors' scores and table are in {folder}")
+    if wrong:
+        raise InputError("; ".join(wrong) + f". The other scores and their table are in {folder}")
     return metrics
 
 
@@ -146,6 +150,13 @@ def main(args: list[str]) -> None:
     parser.add_argument("--detectors", nargs="+", default=[], help="those to show; all by default")
     options = parser.parse_args(args)
     again(options.run, options.detectors)
+
+
+def _unread(table: pd.DataFrame, data: OODDataModule) -> list[str]:
+    """Says which sets gave no image."""
+    read = set(table["dataset"])
+    empty = [entry for entry in data.sets.values() if entry.name not in read]
+    return [f"{entry.name}: none of its {len(entry.images)} images could be read" for entry in empty]
 
 
 def _broken(table: pd.DataFrame, detectors: list[str]) -> dict[str, str]:

@@ -106,6 +106,13 @@ def test_an_unreadable_image_is_named_or_counted(config: Path, train: Run, tmp_p
     skipped = train("fit", "--config", config, "--data.id.train", train_set, "--data.bad_images", "skip")
     assert skipped.returncode == 0, skipped.stderr
     assert "Fitted on 23 images; 1 unreadable" in skipped.stdout
+    (tmp_path / "none").mkdir()
+    for i in range(2):
+        (tmp_path / "none" / f"{i}.png").write_bytes(broken.read_bytes())
+    unread = ("--data.id.train", train_set, "--data.bad_images", "skip", "--data.ood.far/white", tmp_path / "none")
+    tested = train("test", "--config", config, *unread)
+    assert tested.returncode == 2 and "white: none of its 2 images could be read" in tested.stderr
+    assert set(pd.read_csv(tmp_path / "runs" / "tiny" / "metrics.csv")["dataset"]) == {"pale", "mean"}, "not lost"
 
 
 def test_images_of_every_mode_and_size(config: Path, train: Run, tmp_path: Path) -> None:
