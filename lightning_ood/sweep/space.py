@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -49,7 +50,7 @@ class Range:
         if self.kind == "int_uniform":
             return list(range(int(self.low), int(self.high) + 1))
         if self.step:
-            count = round((self.high - self.low) / self.step)
+            count = math.floor((self.high - self.low) / self.step + 1e-9)
             return [round(self.low + i * self.step, 12) for i in range(count + 1)]
         return None
 

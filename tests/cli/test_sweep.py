@@ -221,3 +221,9 @@ def test_sweep_files_here_are_parsed() -> None:
         points = sweep.grid() if sweep.method == "grid" else Choice(sweep, []).ask(2)
         _, refused = plan(sweep, [points[0], points[-1]], resolver)
         assert not refused, f"{path}: {refused}"
+
+
+@pytest.mark.parametrize(("high", "step", "last"), [(1.0, 0.1, 1.0), (1.0, 0.6, 0.6), (0.3, 0.1, 0.3)])
+def test_steps_end_at_the_largest_value(high: float, step: float, last: float) -> None:
+    values = space.Range(0.0, high, "q_uniform", step).grid()
+    assert values is not None and values[-1] == last
