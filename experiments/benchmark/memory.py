@@ -67,7 +67,9 @@ def fit_images(count: int) -> dict[str, float]:
     taps = ("0", "1", "2")
     suite = {**of_last(), **core(), **nac4_of(taps), "feature_norm_jigsaw": FeatureNorm(blocks=[*taps])}
     start = time.process_time()
-    Passes(backbone, suite).fit(Stream(count))  # type: ignore[arg-type]
+    passes, images = Passes(backbone, suite), Stream(count)
+    passes.prepare(images)  # type: ignore[arg-type]
+    passes.fit(images)  # type: ignore[arg-type]
     return {"images": count, "peak_mb": peak(), "cpu_seconds": time.process_time() - start, "detectors": len(suite)}
 
 

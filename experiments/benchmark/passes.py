@@ -91,8 +91,7 @@ class Passes:
 
     @torch.inference_mode()
     def fit(self, images: Images) -> None:
-        """One pass over training images."""
-        self._setup(images)
+        """One pass over training images, after :meth:`prepare`."""
         views = [v for part in self._parts() for v in part.views]
         used = {name: detector for name, detector in self.detectors.items() if detector.fits}
         for batch in images.batches:
@@ -122,7 +121,9 @@ class Passes:
             scores.append(torch.stack(columns, dim=1))
         return torch.cat(scores)
 
-    def _setup(self, images: Images) -> None:
+    @torch.inference_mode()
+    def prepare(self, images: Images) -> None:
+        """Sets the detectors up for training images; reads the first batch, which a compiler is waited for at."""
         setup = self.backbone.setup(images.labels).sharing()
         for detector in self.detectors.values():
             detector.setup(setup)
@@ -133,6 +134,7 @@ class Passes:
             gradients=[tap for part in parts for tap in part.gradients],
             attention=any(part.attention for part in parts),
         )
+        self.backbone(*next(iter(images.batches)))
 
     def _parts(self) -> list[Detector]:
         return [part for detector in self.detectors.values() for part in detector.family()]

@@ -1,7 +1,8 @@
 """What fitting and scoring cost beside a bare forward over the same images.
 
 python experiments/benchmark/run.py [resnet18 densenet vit_tiny] [--images 2048] [--repeat 5] [--out DIR]
-python experiments/benchmark/run.py resnet50 vit_b_16 --device cuda --images 20000 --precision bf16
+python experiments/benchmark/run.py resnet50 vit_b_16 --device cuda --images 20000 --precision bf16 \
+    --channels_last --compile inductor
 
 Writes DIR/<network>.json after every repetition. Images are random and in memory; see README.md.
 """
@@ -38,6 +39,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=1, help="of the CPU: one, so that a busy machine disturbs less")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--precision", choices=["float32", "bf16"], default="float32", help="of the network")
+    parser.add_argument("--channels_last", action="store_true", help="images and weights with the channel innermost")
+    parser.add_argument("--compile", help="backend of torch.compile, such as inductor, where no gradient is taken")
     parser.add_argument("--suites", nargs="*", default=["shared", "core", "nac4", "everything", "views"])
     parser.add_argument("--no_peer", action="store_true", help="leave pytorch-ood out")
     parser.add_argument("--metrics", action="store_true", help="only metrics and intervals, 1.3 M scores x 30")
@@ -87,6 +90,7 @@ def repetition(
     out["bare"] = {"cpu": before[0], "wall": before[1]}
     for name, suite in groups.items():
         passes = Passes(backbone, suite, device=device)
+        passes.prepare(train)
         fit, test_time = timed(lambda p=passes: p.fit(train), device), timed(lambda p=passes: p.test(test), device)
         backbone.configure()
         after = timed(lambda: bare(backbone.network, test), device)
@@ -103,10 +107,20 @@ def median(repetitions: list[dict[str, dict[str, float]]]) -> dict[str, dict[str
     return {n: {k: statistics.median(r[n][k] for r in repetitions) for k in first[n]} for n in first}
 
 
+def rates(medians: dict[str, dict[str, float]], images: int) -> dict[str, dict[str, float]]:
+    """Images per second of the wall, bare and with each group."""
+    bare = images / medians["bare"]["wall"]
+    groups = {name: figures for name, figures in medians.items() if name != "bare"}
+    return {"bare": {"forward": bare}} | {
+        name: {phase: bare / figures[f"{phase}_wall"] for phase in ("fit", "test")} for name, figures in groups.items()
+    }
+
+
 def shares(backbone: Backbone, network: Network, train: Images, test: Images, device: str) -> dict[str, Any]:
     """The share of each detector in one run of all of them, in percent of a bare pass."""
     base = timed(lambda: bare(backbone.network, train), device)[0]
     passes = Passes(backbone, everything(network), split=True, device=device)
+    passes.prepare(train)
     passes.fit(train)
     passes.test(test)
     return {phase: {n: 100 * s / base for n, s in found.items()} for phase, found in passes.shares.items()}
@@ -131,7 +145,7 @@ def metrics(scores: int = 1_300_000, detectors: int = 30, sets: int = 5) -> dict
 def benchmark(name: str, options: argparse.Namespace) -> None:
     """Measures one network."""
     network, device = NETWORKS[name], options.device
-    backbone = network.backbone(device)
+    backbone = network.backbone(device, options.channels_last, options.compile)
     classes = backbone.probe.classes
     train, test = (Images.random(options.images, network.size, network.batch, device, seed) for seed in (0, 1))
     train = spread(backbone, train)
@@ -146,7 +160,7 @@ def benchmark(name: str, options: argparse.Namespace) -> None:
 
     for k in range(options.repeat):
         done.append(repetition(backbone, groups, train, test, device))
-        save(repetitions=k + 1, median=median(done))
+        save(repetitions=k + 1, median=median(done), images_per_second=rates(median(done), options.images))
         print(name, k + 1, json.dumps(result["median"]), flush=True)
     save(shares=shares(backbone, network, train, test, device))
     if options.no_peer or device == "cuda" or not peer.AVAILABLE:

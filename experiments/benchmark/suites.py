@@ -62,11 +62,11 @@ class Network:
     batch: int
     layers: tuple[str, ...]
 
-    def backbone(self, device: str) -> Backbone:
+    def backbone(self, device: str, channels_last: bool = False, compile: str | None = None) -> Backbone:
         """Ready to be read."""
         torch.manual_seed(0)
         network = self.make().eval().requires_grad_(False).to(device)
-        return Backbone(network, (self.size, self.size))
+        return Backbone(network, (self.size, self.size), channels_last=channels_last, compile=compile)
 
 
 def _vit_layers(*blocks: int) -> tuple[str, ...]:
