@@ -189,10 +189,12 @@ class CLI(LightningCLI):
     def _recipe(self) -> str:
         """A hash of all that the training of the network depends on."""
         options = self.options.as_dict()
-        data = {key: options["data"][key] for key in ("id", "batch_size", "augment", "seed")}
-        trainer = {key: options["trainer"][key] for key in ("max_epochs", "max_steps", "precision", "callbacks")}
-        trainer |= {key: options["trainer"][key] for key, usual in STEPS.items() if options["trainer"][key] != usual}
-        parts = {"model": options["model"], "data": data, "trainer": trainer, "seed": options["seed_everything"]}
+        parts = {
+            "model": {key: value for key, value in options["model"].items() if key not in READING},
+            "data": {key: options["data"][key] for key in ("id", "batch_size", "augment", "seed")},
+            "trainer": {key: options["trainer"][key] for key in STEPS},
+            "seed": options["seed_everything"],
+        }
         return hashlib.sha256(json.dumps(parts, default=str, sort_keys=True).encode()).hexdigest()
 
 
@@ -202,14 +204,11 @@ def _write(path: Path, text: str) -> None:
     path.write_text(text)
 
 
-STEPS = {  # of the trainer, what changes its steps: the usual value, which the recipes of older runs do not name
-    "accumulate_grad_batches": 1,
-    "gradient_clip_val": None,
-    "gradient_clip_algorithm": None,
-    "limit_train_batches": None,
-    "max_time": None,
-    "sync_batchnorm": False,
-}
+READING = ("cache", "cache_gb", "channels_last", "compile")  # of the model: how it is read, not what it is
+STEPS = (  # of the trainer: what changes the steps of a training
+    *("max_epochs", "max_steps", "max_time", "limit_train_batches", "precision", "callbacks", "sync_batchnorm"),
+    *("accumulate_grad_batches", "gradient_clip_val", "gradient_clip_algorithm"),
+)
 
 COMMANDS = {  # those that LightningCLI does not parse: name -> "module:function", imported when it is called
     "report": "lightning_ood.outcome:main",

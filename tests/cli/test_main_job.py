@@ -95,7 +95,9 @@ def test_a_trained_network_is_kept_taken_over_and_not_overwritten(config: Path, 
     training = ("--model.train", "network", "--trainer.max_epochs", 2, "--model.optimizer.init_args.lr", 0.01)
     first = train("fit", "--config", config, *training)
     assert first.returncode == 0, first.stderr
-    again = train("fit", "--config", config, *training, "--scoring.detectors.nac", "null")
+    again = train(
+        "fit", "--config", config, *training, "--scoring.detectors.nac", "null", "--model.cache", tmp_path / "c"
+    )
     assert again.returncode == 0 and "Taking over the weights trained before" in again.stdout
     other = train("fit", "--config", config, *training[:-1], 0.02)
     assert other.returncode == 2 and "--overwrite" in other.stderr
