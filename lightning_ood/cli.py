@@ -74,8 +74,9 @@ class CLI(LightningCLI):
             seed_everything_default=0,
             trainer_defaults=defaults,
             parser_kwargs={
-                "description": "Out-of-distribution detection. Besides check, fit and test: `report RUN` draws the "
-                "table and the pictures of a run anew from its scores."
+                "description": "Out-of-distribution detection. Besides check, fit and test, which the configs are for: "
+                "`report RUN` draws table and pictures of a run anew from its scores, `compare RUN …` says which is "
+                "better on the same images, `sweep FILE` runs a sweep, `fit_test` fits and tests. Each has a --help."
             },
             auto_configure_optimizers=False,  # the module has its own
             args=args,
