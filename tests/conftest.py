@@ -3,7 +3,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -23,6 +23,16 @@ def kit() -> Path:
         if candidate and (Path(candidate) / "cifar10" / "test").is_dir():
             return Path(candidate).resolve()
     pytest.skip("the CIFAR-10 kit is not here: set LIGHTNING_OOD_DATA to its folder")
+
+
+@pytest.fixture
+def wandb_anew() -> Iterator[None]:
+    """W&B reads the environment once in a process: what another test has set is forgotten, before and after."""
+    import wandb
+
+    wandb.teardown()
+    yield
+    wandb.teardown()
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ import pytest
 
 from lightning_ood.cli import main
 from lightning_ood.detectors.base import Detector
+from lightning_ood.docs import detectors
 from tests.conftest import ROOT, Run
 
 CONFIGS = ROOT / "configs"
@@ -31,13 +32,10 @@ def test_detectors(path: Path) -> None:
 def test_every_detector_has_a_config() -> None:
     """A new detector is a file and a YAML."""
     written = "".join(path.read_text() for path in (CONFIGS / "detectors").glob("*.yaml"))
-    helpers = {"base", "shaping"}
-    for path in (ROOT / "lightning_ood" / "detectors").glob("*.py"):
-        defines = re.search(
-            r"^class \w+\((\w*Detector|LogitScore|Shaping|MDS|Residual)\)", path.read_text(), re.MULTILINE
-        )
-        if defines and path.stem not in helpers:
-            assert f"lightning_ood.detectors.{path.stem}." in written, path.stem
+    found = detectors()
+    assert len(found) > 20
+    for kind in found:
+        assert re.search(rf"{re.escape(kind.__module__)}\.", written), kind.__name__
 
 
 @pytest.mark.parametrize("job", ["fit", "test"])

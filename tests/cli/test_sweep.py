@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -173,6 +175,7 @@ def test_wandb_agent_runs_the_same_file(config: Path, tmp_path: Path, monkeypatc
     for name, value in {**environment, "PYTHONPATH": str(ROOT), "WANDB_RUN_ID": ""}.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("WANDB_SWEEP_PARAM_PATH", "")
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")  # its `python`
     agent = agents.Agent(api=None, queue=None, sweep_id="s1")
     content = yaml.safe_load(path.read_text())
     agent._sweep_command = content["command"]

@@ -20,6 +20,8 @@ from tests.conftest import Run
 from tests.wandb_files import Offline, read
 from tests.wandb_server import wandb_server
 
+pytestmark = pytest.mark.usefixtures("wandb_anew")
+
 KEY = "0123456789abcdef0123456789abcdef01234567"
 
 

@@ -57,7 +57,7 @@ def test_accuracy_on_shifted_sets(scores):
 
 
 @pytest.fixture
-def offline(tmp_path, monkeypatch):
+def offline(tmp_path, monkeypatch, wandb_anew):
     """A logger, and what its run left behind when it is called."""
     from lightning.pytorch.loggers import WandbLogger
 
