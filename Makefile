@@ -8,8 +8,8 @@ demo: $(VENV)/installed  ## a first run on real images: fit and test on handwrit
 	$(BIN)/python train.py fit --config configs/digits.yaml
 	$(BIN)/python train.py test --config configs/digits.yaml
 
-test: $(VENV)/installed  ## the whole test suite
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+test: $(VENV)/installed  ## the whole test suite; in order, so that what takes minutes does not come last
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 check: $(VENV)/installed  ## style and types
 	$(BIN)/ruff check .
