@@ -18,6 +18,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 from lightning_ood.arguments import inline_files
 from lightning_ood.cli import CLI
 from lightning_ood.errors import InputError
+from lightning_ood.tracking import closing
 
 
 def main(args: list[str]) -> None:
@@ -31,9 +32,10 @@ def main(args: list[str]) -> None:
         named = [after for arg, after in itertools.pairwise(given) if arg in ("-c", "--config")]
         folder = Path("runs") / (Path(named[0]).stem if named else "run") / run_id
         given.append(f"--trainer.default_root_dir={folder}")
-    os.environ.setdefault("WANDB_JOB_TYPE", "fit_test")  # one run of W&B for both
-    CLI(["fit", *given])
-    CLI(["test", *given])
+    with closing():
+        os.environ.setdefault("WANDB_JOB_TYPE", "fit_test")  # one run of W&B for both
+        CLI(["fit", *given])
+        CLI(["test", *given])
 
 
 def argument(name: str, value: Any) -> str:
