@@ -10,7 +10,7 @@ from lightning_ood.errors import InputError
 from lightning_ood.module import OODModule
 from lightning_ood.nac_me import NACME
 from lightning_ood.selection import NACMECallback
-from tests.tiny import Images, Net
+from tests.tiny import Images, Net, quiet_trainer
 
 
 class Watch(L.Callback):
@@ -34,18 +34,7 @@ def train(folder: Path, *callbacks: L.Callback, val: bool = False) -> tuple[OODM
     module = OODModule(network=network, weights="none", train="network")
     data = OODDataModule(IDSets(Images(61), Images(23, seed=1), Images(19, seed=2) if val else None), batch_size=8)
     watch = Watch()
-    trainer = L.Trainer(
-        max_epochs=4,
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=any(isinstance(c, ModelCheckpoint) for c in callbacks),
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        use_distributed_sampler=False,
-        default_root_dir=folder,
-        callbacks=[*callbacks, watch],
-    )
+    trainer = quiet_trainer([*callbacks, watch], max_epochs=4, default_root_dir=folder)
     trainer.fit(module, datamodule=data)
     return module, data, watch
 

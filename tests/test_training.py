@@ -17,7 +17,7 @@ from lightning_ood.module import OODModule
 from lightning_ood.scoring import ScoringCallback
 from lightning_ood.selection import NACMECallback
 from lightning_ood.training import train
-from tests.tiny import Images, Net
+from tests.tiny import Images, Net, quiet_trainer
 
 
 class Dies(L.Callback):
@@ -47,17 +47,7 @@ def attempt(
     )
     sets = IDSets(Images(61), Images(23, seed=1), Images(19, seed=2) if val else None)
     data = OODDataModule(sets, batch_size=8, augment=["crop", "flip"], num_workers=workers)
-    trainer = L.Trainer(
-        max_epochs=6,
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=any(isinstance(c, ModelCheckpoint) for c in callbacks),
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        use_distributed_sampler=False,
-        callbacks=[ScoringCallback({"msp": MSP()}), *callbacks],
-    )
+    trainer = quiet_trainer([ScoringCallback({"msp": MSP()}), *callbacks], max_epochs=6)
     train(trainer, module, data, folder, recipe, overwrite)
     return {key: value.clone() for key, value in module.state_dict().items()}
 

@@ -7,7 +7,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+import lightning as L
 import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
 from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import Dataset
@@ -103,3 +105,18 @@ class Slow(Detector):
     def score(self, features: Features, fitted: Fitted) -> Tensor:
         self._mark("test")
         return features.logits.amax(1)
+
+
+def quiet_trainer(callbacks: list[L.Callback], **arguments: Any) -> L.Trainer:
+    """A Trainer on the CPU as the command line makes it, without a logger or a progress bar."""
+    return L.Trainer(
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=any(isinstance(callback, ModelCheckpoint) for callback in callbacks),
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+        callbacks=callbacks,
+        **arguments,
+    )
