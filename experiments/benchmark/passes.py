@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lightning_ood.backbone import Backbone
 from lightning_ood.detectors.base import Detector
-from lightning_ood.fits import taken
+from lightning_ood.fits import moved, taken
 from lightning_ood.perturbation import Perturbation
 
 Clock = Callable[[], float]
@@ -37,7 +37,7 @@ class Images:
         index = torch.arange(count)
         pixels = torch.randn(count, 3, size, size, generator=draw).to(device)
         labels = torch.zeros(count, dtype=torch.int64, device=device)
-        parts = (pixels.split(batch), labels.split(batch), index.to(device).split(batch))
+        parts = (pixels.split(batch), labels.split(batch), index.split(batch))
         return cls(list(zip(*parts, strict=True)))
 
     def labelled(self, labels: Sequence[Tensor]) -> Images:
@@ -105,6 +105,7 @@ class Passes:
                 self.fitted[name] = taken(self.fitted, detector.compute())
         for detector in used.values():
             detector.reset()
+        self.fitted = moved(self.fitted, self.device)
 
     @torch.inference_mode()
     def test(self, images: Images) -> Tensor:
@@ -124,7 +125,7 @@ class Passes:
     @torch.inference_mode()
     def prepare(self, images: Images) -> None:
         """Sets the detectors up for training images; reads the first batch, which a compiler is waited for at."""
-        setup = self.backbone.setup(images.labels).sharing()
+        setup = self.backbone.setup(images.labels.cpu()).sharing()
         for detector in self.detectors.values():
             detector.setup(setup)
             detector.to(images.labels.device)

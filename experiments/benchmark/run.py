@@ -23,7 +23,7 @@ import timm
 import torch
 import torchmetrics
 from passes import Images, Passes, bare, timed
-from suites import NETWORKS, Network, core, everything, nac4, shared, views
+from suites import BANK, NETWORKS, Network, core, everything, nac4, shared, views
 
 from lightning_ood.backbone import Backbone
 from lightning_ood.intervals import auroc_interval, fpr95_draws, fpr95_interval
@@ -42,19 +42,20 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--channels_last", action="store_true", help="images and weights with the channel innermost")
     parser.add_argument("--compile", help="backend of torch.compile, such as inductor, where no gradient is taken")
     parser.add_argument("--suites", nargs="*", default=["shared", "core", "nac4", "everything", "views"])
+    parser.add_argument("--bank", type=int, default=BANK, help="rows of each bank")
     parser.add_argument("--no_peer", action="store_true", help="leave pytorch-ood out")
     parser.add_argument("--metrics", action="store_true", help="only metrics and intervals, 1.3 M scores x 30")
     parser.add_argument("--out", type=Path, default=Path("runs/benchmark"))
     return parser.parse_args()
 
 
-def suites(network: Network, names: list[str]) -> dict[str, Any]:
+def suites(network: Network, names: list[str], bank: int) -> dict[str, Any]:
     """Those that are asked for."""
     made = {
-        "shared": shared,
+        "shared": lambda: shared(bank),
         "core": core,
         "nac4": lambda: nac4(network),
-        "everything": lambda: everything(network),
+        "everything": lambda: everything(network, bank),
         "views": views,
     }
     return {name: made[name]() for name in names}
@@ -149,9 +150,14 @@ def benchmark(name: str, options: argparse.Namespace) -> None:
     classes = backbone.probe.classes
     train, test = (Images.random(options.images, network.size, network.batch, device, seed) for seed in (0, 1))
     train = spread(backbone, train)
-    groups, done = suites(network, options.suites), []
+    groups, done = suites(network, options.suites, options.bank), []
     result: dict[str, Any] = {"machine": machine(options), "images": options.images, "classes": classes}
-    result |= {"width": backbone.probe.width, "detectors": {n: len(s) for n, s in groups.items()}}
+    result |= {
+        "batch": network.batch,
+        "bank": options.bank,
+        "width": backbone.probe.width,
+        "detectors": {n: len(s) for n, s in groups.items()},
+    }
 
     def save(**parts: Any) -> None:
         result.update(parts)
