@@ -147,13 +147,13 @@ class Backbone(nn.Module):
         Args:
             images: ``[B, 3, H, W]``, preprocessed.
             labels: ``[B]``.
-            index: ``[B]`` positions in the data set; 0..B-1 where None.
+            index: ``[B]`` positions in the data set, best on the host; 0..B-1 where None.
             views: other views of the images to be read too.
             perturbations: steps of the images to be read too.
         """
         if not self._handles:
             self.configure()
-        index = torch.arange(len(images), device=images.device) if index is None else index
+        index = torch.arange(len(images)) if index is None else index.cpu()
         others: dict[Hashable, Features] = {view: self._read(view(images, index), labels, index)[0] for view in views}
         features, stepped = self._read(images, labels, index, perturbations)
         others |= {step: self._read(new, labels, index)[0] for step, new in stepped.items()}

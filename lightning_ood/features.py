@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lightning_ood.transfer import beside
+
 S = TypeVar("S")
 
 
@@ -58,7 +60,7 @@ class Features:
             asked to have differentiated.
         attention: ``[B, heads, N]``, the class token's attention row in the last block, or None.
         labels: ``[B]`` int64, or None where the set has none.
-        index: ``[B]`` int64, position in the data set: seeds samples and views.
+        index: ``[B]`` int64, position in the data set: seeds samples and views. On the host, which draws by it.
         views: other views of the same images, where a detector asked for them: keys are a View or a Perturbation.
     """
 
@@ -126,11 +128,24 @@ class Features:
         """The features of some images of the batch.
 
         Args:
-            rows: boolean mask ``[B]``, int64 positions, or a slice.
+            rows: boolean mask ``[B]`` or int64 positions, best on the host, or a slice.
         """
+        if isinstance(rows, Tensor) and rows.dtype == torch.bool:
+            rows = rows.nonzero().flatten()
         shared = {"head"}
         values = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in shared}
         return replace(self, **{name: _select(value, rows) for name, value in values.items()})
+
+    def to(self, device: torch.device | str) -> Features:
+        """The same batch on another device; the positions stay on the host."""
+
+        def moved(value: Any) -> Any:
+            if isinstance(value, Mapping):
+                return {key: moved(item) for key, item in value.items()}
+            return value.to(device) if isinstance(value, Tensor | Head | Features) else value
+
+        there = {f.name: moved(getattr(self, f.name)) for f in fields(self) if f.name != "index"}
+        return replace(self, **there)
 
     def detach(self) -> Features:
         """The same values without the graph that they are part of."""
@@ -141,7 +156,7 @@ class Features:
 
 def _select(value: Any, rows: Tensor | slice) -> Any:
     if isinstance(value, Tensor):
-        return value[rows]
+        return value[rows if isinstance(rows, slice) else beside(rows, value)]
     if isinstance(value, Features):
         return value.select(rows)
     if isinstance(value, Mapping):

@@ -41,10 +41,15 @@ def taken(fits: Fits, fitted: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def moved(fits: Fits, device: torch.device | str) -> Fits:
-    """The same on another device; a tensor that several detectors share stays one."""
+    """The same on another device; a tensor that several detectors share stays one.
+
+    A whole number stays on the host: it says which block or candidate was chosen, and the host reads it every batch.
+    """
     there: dict[tuple[Any, ...], Tensor] = {}
 
     def move(value: Tensor) -> Tensor:
+        if value.dim() == 0 and not value.is_floating_point():
+            return value.cpu()
         memory = (value.data_ptr(), value.shape, value.stride(), value.dtype)  # a file tells it too, the object not
         if memory not in there:
             there[memory] = value.to(device)

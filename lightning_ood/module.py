@@ -121,6 +121,11 @@ class OODModule(L.LightningModule):
         """Logits ``[B, K]`` of preprocessed images ``[B, 3, H, W]``."""
         return self.backbone.network(images)
 
+    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
+        """Moves a batch but for the images' positions: the host draws by them, and would have to wait to read them."""
+        moved: Batch = super().transfer_batch_to_device(batch, device, dataloader_idx)
+        return moved._replace(index=batch.index, skipped=batch.skipped)
+
     def features(self, batch: Batch, views: bool = True) -> Features:
         """Everything that was planned, from one forward (and those that views and perturbations cost)."""
         planned = self.views if views else ()

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from lightning_ood.transfer import beside
+
 if TYPE_CHECKING:
     from lightning_ood.features import Features
 
@@ -38,5 +40,5 @@ class Perturbation:
 
     def __call__(self, images: Tensor, gradient: Tensor) -> Tensor:
         """The new images ``[B, 3, H, W]``, given ``d loss / d images``."""
-        step = torch.tensor(self.step, dtype=images.dtype, device=images.device)[:, None, None]
+        step = beside(torch.tensor(self.step, dtype=images.dtype)[:, None, None], images)
         return images.detach() - torch.where(gradient >= 0, step, -step)

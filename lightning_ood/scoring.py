@@ -10,7 +10,6 @@ import lightning as L
 import torch
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
-from torchmetrics import SumMetric
 
 from lightning_ood.data.checks import check_logits
 from lightning_ood.data.sets import Batch
@@ -20,6 +19,7 @@ from lightning_ood.features import Features
 from lightning_ood.fits import Fits, check, computed, moved, not_numbers
 from lightning_ood.perturbation import Perturbation
 from lightning_ood.processes import gather
+from lightning_ood.transfer import beside
 
 if TYPE_CHECKING:
     from lightning_ood.data.datamodule import OODDataModule
@@ -48,7 +48,7 @@ class ScoringCallback(L.Callback):
         self.fitted: Fits = {}
         self.refused: list[str] = []  # why a detector could not be fitted
         self.fingerprint = ""  # of the images that were fitted on
-        self.seen = SumMetric().set_dtype(torch.float64)
+        self.seen = 0  # images that this process has fitted on
         self._rows: list[Tensor] = []  # per batch [B, 4]: loader, index, label, prediction
         self._scores: list[Tensor] = []  # per batch [B, detectors]
 
@@ -118,7 +118,7 @@ class ScoringCallback(L.Callback):
         for name, detector in self.to_fit.items():
             with about(f"fitting detector {name!r}"):
                 detector.update(outputs)
-        self.seen.update(float(len(outputs)))
+        self.seen += len(outputs)
 
     def finish_fit(self, device: torch.device | str, expected: int) -> int:
         """Brings the sums of all processes together and computes the fitted tensors, on every process.
@@ -134,7 +134,7 @@ class ScoringCallback(L.Callback):
             InputError: if no image could be read.
         """
         self._to(device)
-        seen = int(self.seen.compute())
+        seen = int(gather(torch.tensor([self.seen], device=device)).sum())
         if seen == 0:
             raise InputError(f"none of the {expected} training images could be read: there is nothing to fit on")
         if seen > expected:
@@ -182,8 +182,9 @@ class ScoringCallback(L.Callback):
         if outputs is None:
             return
         scores = [self._score(name, outputs) for name in self.detectors]
-        loader = torch.full_like(batch.index, dataloader_idx)
-        self._rows.append(torch.stack([loader, batch.index, batch.label, outputs.prediction], dim=1))
+        index = beside(batch.index, batch.label)
+        loader = torch.full_like(index, dataloader_idx)
+        self._rows.append(torch.stack([loader, index, batch.label, outputs.prediction], dim=1))
         self._scores.append(torch.stack(scores, dim=1))
 
     def _score(self, name: str, features: Features) -> Tensor:
@@ -219,11 +220,9 @@ class ScoringCallback(L.Callback):
         """Forgets everything that was summed, fitted or scored."""
         for detector in self.detectors.values():
             detector.reset()
-        self.seen.reset()
-        self.fitted, self.refused, self._rows, self._scores = {}, [], [], []
+        self.seen, self.fitted, self.refused, self._rows, self._scores = 0, {}, [], [], []
 
     def _to(self, device: torch.device | str) -> None:
-        self.seen.to(device)
         for detector in self.detectors.values():
             detector.to(device)
 

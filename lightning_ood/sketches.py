@@ -10,6 +10,7 @@ from torchmetrics import Metric
 
 from lightning_ood.hashing import hash_index
 from lightning_ood.processes import gather
+from lightning_ood.transfer import beside
 
 T = TypeVar("T")
 
@@ -171,7 +172,7 @@ class Sample(Sketch):
 
     def update(self, rows: Tensor, index: Tensor) -> None:
         """Offers ``rows`` ``[B, width]`` of the images ``index`` ``[B]``."""
-        keys = hash_index(index.to(rows.device), self.seed)
+        keys = beside(hash_index(index, self.seed), rows)
         if self.size < len(keys):  # at most `size` of a batch can enter
             keys, best = keys.topk(self.size, largest=False)
             rows = rows[best]

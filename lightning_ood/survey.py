@@ -100,7 +100,7 @@ def scores(
     fitted = {}
     for name, detector in served.items():
         for first in range(0, passes * len(train), len(train)):
-            detector.update(replace(features, index=torch.arange(first, first + len(train), device=train.device)))
+            detector.update(replace(features, index=torch.arange(first, first + len(train))))
         fitted[name] = detector.compute()
     steps = {step for name, detector in served.items() for step in detector.perturbations(fitted[name])}
     features = backbone(test, perturbations=tuple(steps))

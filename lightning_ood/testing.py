@@ -13,7 +13,9 @@ from torch import Tensor
 from lightning_ood.detectors.base import Detector
 from lightning_ood.errors import InputError
 from lightning_ood.features import Features, Setup
-from lightning_ood.toy import Reads, Toy
+from lightning_ood.fits import moved
+from lightning_ood.toy import Reads, Toy, permuted
+from lightning_ood.transfer import never_waiting
 
 Make = Callable[[], Detector]
 Fit = tuple[Detector, dict[str, Tensor]]
@@ -24,8 +26,10 @@ def check_detector(make: Make, *, separates: bool = True, permutable: bool = Tru
 
     Fit: the same from any batches, from merged processes (one without images among them) and after a reset; refused
     without images. Scores: one finite number an image, the same in any batch and order, after ``torch.save``; inputs
-    stay as they are; scoring before the fit is refused. A dead unit, a class without images, zero and negative
-    features give finite scores. Only what the detector declares is there to be read.
+    stay as they are; scoring before the fit is refused. ``update`` and ``score`` queue their work on a device and do
+    not wait for it: no number is read back, no shape depends on one, nothing is sent that has to arrive first. A dead
+    unit, a class without images, zero and negative features give finite scores. Only what the detector declares is
+    there to be read.
 
     Args:
         make: gives a new detector, the same each time.
@@ -47,14 +51,15 @@ def check_detector(make: Make, *, separates: bool = True, permutable: bool = Tru
     _check_fit(make, toy, batch, fit, known)
     _check_refusals(make, toy, batch, known)
     _check_saved(*fit, known)
+    _check_queued(make, toy, batch, fit, known)
     _check_extremes(make, toy)
     if separates:
         auroc = _auroc(_score(*fit, known), _score(*fit, unknown))
         _require(auroc >= 0.9, fit[0], f"known images score above weak noise (AUROC {auroc:.3f})")
     if permutable:
         order = torch.randperm(batch.pooled.shape[1], generator=torch.Generator().manual_seed(0))
-        other = _fit(make, toy, [_permuted(batch, order)], order)
-        _same(_score(*other, _permuted(known, order)), _score(*fit, known), fit[0], "the order of units is arbitrary")
+        other = _fit(make, toy, [permuted(batch, order)], order)
+        _same(_score(*other, permuted(known, order)), _score(*fit, known), fit[0], "the order of units is arbitrary")
 
 
 def _check_fit(make: Make, toy: Toy, batch: Features, fit: Fit, known: Features) -> None:
@@ -143,6 +148,22 @@ def _check_extremes(make: Make, toy: Toy) -> None:
         _check_scores(*fit, zero)
 
 
+def _check_queued(make: Make, toy: Toy, batch: Features, fit: Fit, known: Features) -> None:
+    """Tensors without data stand for those of a device: what would read them back, and so wait, is an error."""
+    fresh, (detector, fitted) = _new(make, toy).to("meta"), fit
+    train, test, fits = batch.to("meta"), known.to("meta"), moved({"": fitted}, "meta")[""]
+    steps: tuple[tuple[str, Callable[[], Any]], ...] = (
+        ("update", lambda: fresh.update(train)),
+        ("score", lambda: detector.score(test, fits)),
+    )
+    for name, step in steps:
+        try:
+            with never_waiting():
+                step()
+        except (RuntimeError, NotImplementedError) as error:
+            _require(False, detector, f"{name} queues its work and does not wait for the device ({error})")
+
+
 def _new(make: Make, toy: Toy, order: Tensor | None = None) -> Detector:
     detector = make()
     setup = toy.setup(toy.train().labels)
@@ -183,22 +204,6 @@ def _score(detector: Detector, fitted: Mapping[str, Tensor], features: Features)
     _require(scores.dtype in (torch.float32, torch.float64), detector, f"scores are float32 or better: {scores.dtype}")
     _require(bool(scores.isfinite().all()), detector, "scores are finite")
     return scores
-
-
-def _permuted(features: Features, order: Tensor) -> Features:
-    head = features.head
-
-    def moved(maps: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return {tap: value[:, order] if tap == "last" else value for tap, value in maps.items()}
-
-    return replace(
-        features,
-        pooled=features.pooled[:, order],
-        head=replace(head, weight=head.weight[:, order]) if head else None,
-        maps=moved(features.maps),
-        gradients=moved(features.gradients),
-        views={view: _permuted(inner, order) for view, inner in features.views.items()},
-    )
 
 
 def _tensors(features: Features) -> dict[str, Tensor]:

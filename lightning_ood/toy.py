@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -164,3 +164,20 @@ class Toy:
     def _attention(self, last: Tensor) -> Tensor:
         keys = torch.einsum("bcn,hc->bhn", last.flatten(2), self._heads)
         return F.pad(keys, (1, 0)).softmax(dim=2)
+
+
+def permuted(features: Features, order: Tensor) -> Features:
+    """A batch of the same network with its penultimate units in another order ``[D]``."""
+    head = features.head
+
+    def moved(maps: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {tap: value[:, order] if tap == "last" else value for tap, value in maps.items()}
+
+    return replace(
+        features,
+        pooled=features.pooled[:, order],
+        head=replace(head, weight=head.weight[:, order]) if head else None,
+        maps=moved(features.maps),
+        gradients=moved(features.gradients),
+        views={view: permuted(inner, order) for view, inner in features.views.items()},
+    )

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from lightning_ood.errors import InputError
 from lightning_ood.hashing import hash_index
+from lightning_ood.transfer import beside
 
 
 class View(ABC):
@@ -38,9 +39,9 @@ class Jigsaw(View):
 
     def __call__(self, images: Tensor, index: Tensor) -> Tensor:
         """Shuffles the tiles of ``images`` ``[B, C, H, W]``, one permutation per image."""
-        tiles = torch.arange(self.grid**2, device=images.device)
-        keys = hash_index(index.to(images.device)[:, None] * self.grid**2 + tiles, self.seed)
-        return self.shuffle(images, keys.argsort(dim=1))
+        tiles = torch.arange(self.grid**2, device=index.device)
+        keys = hash_index(index[:, None] * self.grid**2 + tiles, self.seed)
+        return self.shuffle(images, beside(keys.argsort(dim=1), images))
 
     def shuffle(self, images: Tensor, order: Tensor) -> Tensor:
         """Puts tile ``order[b, i]`` of image b at position i (row-major)."""
@@ -73,7 +74,7 @@ class Raw(View):
 
     def __call__(self, images: Tensor, index: Tensor) -> Tensor:
         """Undoes the normalisation of ``images`` ``[B, 3, H, W]``."""
-        mean, std = (images.new_tensor(values)[:, None, None] for values in (self.mean, self.std))
+        mean, std = (beside(torch.tensor(v, dtype=images.dtype)[:, None, None], images) for v in (self.mean, self.std))
         raw = images * std + mean
         return raw if self.then is None else self.then(raw, index)
 
@@ -95,7 +96,7 @@ class Rotate(View):
     def __call__(self, images: Tensor, index: Tensor) -> Tensor:
         """Turns ``images`` ``[B, C, H, W]`` counter-clockwise."""
         square = images.shape[2] == images.shape[3]
-        drawn = hash_index(index.to(images.device), self.seed, stream=1) % 3 + 1
+        drawn = hash_index(beside(index, images), self.seed, stream=1) % 3 + 1
         turns = (torch.full_like(drawn, self.turns) if self.turns is not None else drawn) % 4
         turned = images.clone()
         for k in (1, 2, 3) if square else (2,):
@@ -189,7 +190,7 @@ class Crop(View):
 
     def __call__(self, images: Tensor, index: Tensor) -> Tensor:
         """Enlarges a part of each of ``images`` ``[B, C, H, W]``, bilinearly."""
-        place = torch.stack([_share(hash_index(index.to(images.device), self.seed, s)) for s in (5, 6)], dim=1)
+        place = torch.stack([_share(hash_index(beside(index, images), self.seed, s)) for s in (5, 6)], dim=1)
         shift = ((2 * place - 1) * (1 - self.share)).to(images.dtype)  # centre of the part, in [-1, 1]
         grow = torch.eye(2, device=images.device, dtype=images.dtype).expand(len(images), 2, 2) * self.share
         grid = F.affine_grid(torch.cat([grow, shift[:, :, None]], dim=2), list(images.shape), align_corners=False)
@@ -205,5 +206,5 @@ def _uniform(images: Tensor, index: Tensor, seed: int, stream: int) -> Tensor:
     """A number in (0, 1) for each entry of ``images``, from the image's index and the place of the entry."""
     entries = images[0].numel()
     places = torch.arange(entries, device=images.device)
-    keys = index.to(images.device)[:, None] * entries + places
+    keys = beside(index, images)[:, None] * entries + places
     return _share(hash_index(keys, seed, stream)).view(images.shape)

@@ -184,7 +184,7 @@ class Trial:
             if len(batch.index):
                 batch = self.trainer.precision_plugin.convert_input(batch)
                 batch = self.trainer.strategy.batch_to_device(batch, self.module.device)
-                yield torch.arange(seen, seen + len(batch.index), device=self.module.device), batch
+                yield torch.arange(seen, seen + len(batch.index)), batch
                 seen += len(batch.index)
 
     def _features(self, batch: Batch, name: str, views: bool = True) -> Features:

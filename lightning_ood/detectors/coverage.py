@@ -8,6 +8,7 @@ from torch import Tensor
 
 from lightning_ood.errors import InputError
 from lightning_ood.sketches import Sketch, count
+from lightning_ood.transfer import beside
 
 Scheme = Literal["log", "uniform"]
 
@@ -49,7 +50,7 @@ def bin_edges(bins: int, scheme: Scheme) -> Tensor:
 def bin_index(states: Tensor, edges: Tensor) -> Tensor:
     """The bin of each state, int64 in [0, bins]; ``bins``, one past the last, where it is in none."""
     last = len(edges) - 1
-    index = torch.bucketize(states.double(), edges.to(states.device), right=True) - 1
+    index = torch.bucketize(states.double(), beside(edges, states), right=True) - 1
     return torch.where(index < 0, last, index.clamp(max=last))
 
 
@@ -88,9 +89,9 @@ class StateCounts(Sketch):
         super().__init__()
         self.add_state("counts", torch.zeros(neurons, bins, dtype=torch.int64), "sum")
 
-    def update(self, index: Tensor, counted: Tensor | None = None) -> None:
-        """Counts the bins ``index`` ``[B, N]``, of the images where ``counted`` ``[B]`` is true."""
-        self.counts = self.counts + count_bins(index, self.counts.shape[1], counted)
+    def update(self, index: Tensor) -> None:
+        """Counts the bins ``index`` ``[B, N]``."""
+        self.counts = self.counts + count_bins(index, self.counts.shape[1])
 
     def compute(self) -> Tensor:
         """``[N, M - 1]``, the counts over all processes."""

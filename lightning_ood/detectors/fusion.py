@@ -50,7 +50,7 @@ class RobustZ(Rule):
 
     def __call__(self, scores: Tensor, known: Tensor) -> Tensor:
         """``[B]``, the sum over detectors."""
-        low, median, high = torch.quantile(known, known.new_tensor([0.25, 0.5, 0.75]), dim=0)
+        low, median, high = (known.quantile(q, dim=0) for q in (0.25, 0.5, 0.75))
         spread = torch.where(high > low, high - low, known.std(dim=0, unbiased=False))
         z = torch.where(spread > 0, (scores - median) / torch.where(spread > 0, spread, 1), 0)
         return (z if self.ceiling is None else z.clamp(max=self.ceiling)).sum(dim=1)
@@ -172,7 +172,7 @@ class Fusion(Detector):
         """``[B]``, as the rule gives it, float64."""
         scores = [m.score(features, unnest(name, fitted)).double() for name, m in self._of.items()]
         known = fitted["known"].reshape(-1, len(self.names))
-        return self.rule(torch.stack(scores, dim=1), known.to(scores[0].device))
+        return self.rule(torch.stack(scores, dim=1), known)
 
     def log_score(self, features: Features, fitted: Fitted) -> Tensor:
         """The score itself: a sum of evidence is a logarithm already."""

@@ -15,6 +15,7 @@ from lightning_ood.errors import InputError
 from lightning_ood.features import Features, Setup
 from lightning_ood.hashing import hash_index
 from lightning_ood.sketches import Sample
+from lightning_ood.transfer import beside
 
 POOLED = "pooled"
 CHECKED = 1000  # training images inside and as many outside the subset whose scores are kept
@@ -97,7 +98,7 @@ class NAC(Detector):
         self.outside = Sample(CHECKED, sum(self.widths), self.seed, torch.int32)
         self.chosen: Tensor | None = None
         if self.images is not None and setup.labels is not None:  # no labels are known where it only scores
-            self.chosen = balanced_subset(setup.labels, self.images, self.seed)
+            self.chosen = balanced_subset(setup.labels.cpu(), self.images, self.seed)
 
     def update(self, features: Features) -> None:
         """Counts the states of the batch.
@@ -105,18 +106,17 @@ class NAC(Detector):
         Raises:
             InputError: if a subset is asked for and the training set has no labels to balance it by.
         """
-        counted = self._counted(features)
-        bins = [self.bins(features, name) for name in self.layers]
-        for histogram, index in zip(self._histograms(), bins, strict=True):
-            histogram.update(index, counted)
-        if features.index is None:
-            return
-        rows = torch.cat(bins, dim=1)
-        if counted is None:
-            self.inside.update(rows, features.index)
-        else:
-            self.inside.update(rows[counted], features.index[counted])
-            self.outside.update(rows[~counted], features.index[~counted])
+        bins, index = torch.cat([self.bins(features, name) for name in self.layers], dim=1), features.index
+        if self.images is not None:
+            index = index_of(features)
+            chosen = self._chosen()[index]
+            others, inside = (~chosen).nonzero().flatten(), chosen.nonzero().flatten()
+            self.outside.update(bins[beside(others, bins)], index[others])
+            bins, index = bins[beside(inside, bins)], index[inside]
+        for histogram, of_layer in zip(self._histograms(), bins.split(self.widths, dim=1), strict=True):
+            histogram.update(of_layer)
+        if index is not None:
+            self.inside.update(bins, index)
 
     def compute(self) -> dict[str, Tensor]:
         """``counts.<layer>`` ``[N, M - 1]`` int64, ``training_scores.inside`` and ``.outside`` ``[at most 1000]``."""
@@ -156,14 +156,11 @@ class NAC(Detector):
             said[f"coverage.{name}"] = spread(covered(counts[name], layer.samples), self.edges[name])
         return said
 
-    def _counted(self, features: Features) -> Tensor | None:
-        if self.images is None:
-            return None
+    def _chosen(self) -> Tensor:
+        """Which images of the training set are in the subset, on the host."""
         if self.chosen is None:
             raise InputError("NAC balances its `images` over the classes, and the training set has no labels")
-        index = index_of(features)
-        self.chosen = self.chosen.to(index.device)
-        return self.chosen[index]
+        return self.chosen
 
     def _histograms(self) -> Iterator[StateCounts]:
         for histogram in self.histograms:

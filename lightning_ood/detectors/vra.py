@@ -99,8 +99,8 @@ class VRA(Shaping):
 
     def shape(self, pooled: Tensor, fitted: Fitted) -> Tensor:
         """Shapes features ``[B, D]``."""
-        low = pooled.new_tensor(self.low) if self.low is not None else fitted["low"]
-        high = pooled.new_tensor(self.high) if self.high is not None else fitted["high"]
+        low = self.low if self.low is not None else fitted["low"]
+        high = self.high if self.high is not None else fitted["high"]
         return torch.where(pooled > high, high, torch.where(pooled < low, 0, pooled + self.shift))
 
 

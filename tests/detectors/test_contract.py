@@ -4,6 +4,7 @@ import importlib
 import inspect
 import pkgutil
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -167,6 +168,33 @@ class Upside(Energy):
         return -super().of_logits(logits)
 
 
+class ReadsBack(Mean):
+    def score(self, features: Features, fitted: Fitted) -> Tensor:
+        return super().score(features, fitted) * float(fitted["mean"].norm() > 0)
+
+
+class PicksRows(Mean):
+    def update(self, features: Features) -> None:
+        self.sums = self.sums + features.pooled[features.pooled.any(1)].double().sum(0)
+        self.images = self.images + len(features)
+
+
+class SendsAndWaits(Mean):
+    def score(self, features: Features, fitted: Fitted) -> Tensor:
+        weights = torch.ones(features.pooled.shape[1])
+        return super().score(replace(features, pooled=features.pooled * weights.to(features.pooled.device)), fitted)
+
+
+class SendsNumbers(Mean):
+    def score(self, features: Features, fitted: Fitted) -> Tensor:
+        return super().score(features, fitted) * features.pooled.new_tensor([2.0])
+
+
+class LeavesOnHost(Mean):
+    def score(self, features: Features, fitted: Fitted) -> Tensor:
+        return super().score(replace(features, pooled=features.pooled * torch.ones(features.pooled.shape[1])), fitted)
+
+
 def test_contract_is_kept_by_a_plain_detector() -> None:
     check_detector(Mean, separates=False)
 
@@ -182,6 +210,11 @@ def test_contract_is_kept_by_a_plain_detector() -> None:
         (ChangesFeatures, "leaves pooled as it is"),
         (DividesByZero, "finite"),
         (FirstUnit, "order of units"),
+        (ReadsBack, "score queues"),
+        (PicksRows, "update queues"),
+        (SendsAndWaits, "score queues.*beside"),
+        (SendsNumbers, "score queues"),
+        (LeavesOnHost, "score queues"),
         (Upside, "known images score above"),
     ],
 )
