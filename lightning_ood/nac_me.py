@@ -11,7 +11,7 @@ from lightning_ood.detectors.coverage import bin_edges, bin_index, count_bins, c
 from lightning_ood.detectors.nac import POOLED, Pool, neuron_states
 from lightning_ood.detectors.needs import labels_of
 from lightning_ood.features import Features
-from lightning_ood.sketches import Sketch
+from lightning_ood.sketches import Sketch, own
 
 Ones = Literal["drop", "keep"]
 DivideBy = Literal["edges", "bins"]
@@ -87,7 +87,7 @@ class NACME(Sketch):
     def count(self, states: Tensor, counted: Tensor | None = None) -> None:
         """Counts ``states`` ``[B, N]`` in [0, 1], of the images where ``counted`` ``[B]`` is true."""
         index = bin_index(states, self.edges)
-        self.counts = self.counts + count_bins(index, self.counts.shape[1], counted)
+        self.counts = count_bins(own(self.counts), index, counted)
 
     def compute(self) -> Tensor:
         """The coverage over all processes: a number in [0, 1], float64; 0 of no image."""

@@ -218,13 +218,20 @@ class Sample(Sketch):
     def _rows_of_all(self) -> Tensor:
         self._make_room()
         self.keys, order = self.keys.sort()
-        self.rows = self.rows[order]
+        self.rows = _arranged(own(self.rows), order)
         everyones = gather(self.keys)
         won = everyones.sort().values[: self.size][-1:]
         mine = int(((self.keys <= won) & (self.keys != _NONE)).sum())
         if len(everyones) == len(self.keys):
             return self.rows if mine == self.size else self.rows[:mine].clone()  # a file of a part would hold the whole
-        return gather(self.rows[:mine])[gather(self.keys[:mine]).argsort()]
+        return _arranged(gather(self.rows[:mine]), gather(self.keys[:mine]).argsort())
+
+
+def _arranged(rows: Tensor, order: Tensor) -> Tensor:
+    """``rows[order]`` in place, some columns at a time: a bank is too large for a second one beside it."""
+    for columns in rows.split(64, dim=1):
+        columns.copy_(columns[order])
+    return rows
 
 
 def state_bytes(metric: Metric) -> int:

@@ -12,6 +12,7 @@ import resource
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,10 @@ from lightning_ood.detectors.feature_norm import FeatureNorm
 from lightning_ood.features import Features, Head, Setup
 from lightning_ood.fits import Fits, taken
 from lightning_ood.sketches import state_bytes
+from lightning_ood.views import Jigsaw
 
 CLASSES, WIDTH, IMAGES = 1000, 2048, 1_281_167
+MAPS = {"layer1": 256, "layer2": 512, "layer3": 1024, "last": WIDTH}  # channels, as a ResNet-50 has
 BATCH = 256
 
 
@@ -89,8 +92,10 @@ def imagenet(rows: int, bank: int) -> dict[str, Any]:
     draw = torch.Generator().manual_seed(0)
     head = Head(torch.randn(CLASSES, WIDTH, generator=draw) * 0.03, torch.zeros(CLASSES))
     labels = torch.randint(CLASSES, (IMAGES,), generator=draw)
-    setup = Setup(WIDTH, CLASSES, head, {"last": torch.Size([WIDTH, 7, 7])}, ("last",), None, labels)
-    suite: dict[str, Detector] = {k: d for k, d in {**of_last(bank), **core()}.items() if d.fits}
+    maps = {tap: torch.Size([channels, 1, 1]) for tap, channels in MAPS.items()}  # a pixel: pooling is not measured
+    setup = Setup(WIDTH, CLASSES, head, maps, tuple(MAPS), None, labels)
+    suite: dict[str, Detector] = {**of_last(bank), **core(), **nac4_of(tuple(MAPS)), "jigsaw": FeatureNorm()}
+    suite = {name: detector for name, detector in suite.items() if detector.fits}
     setup = setup.sharing()
     for detector in suite.values():
         detector.setup(setup)
@@ -98,9 +103,9 @@ def imagenet(rows: int, bank: int) -> dict[str, Any]:
     with torch.inference_mode():
         for index in torch.randperm(IMAGES, generator=draw)[:rows].split(BATCH):
             pooled = torch.randn(len(index), WIDTH, generator=draw).relu_()
-            features = Features(
-                head(pooled), pooled, head, {"last": pooled[:, :, None, None]}, labels=labels[index], index=index
-            )
+            seen = {tap: torch.randn(len(index), *shape, generator=draw).relu_() for tap, shape in maps.items()}
+            features = Features(head(pooled), pooled, head, seen, seen, None, labels[index], index)
+            features = replace(features, views={Jigsaw(): features})
             for name, detector in suite.items():
                 start = time.process_time()
                 detector.update(features)

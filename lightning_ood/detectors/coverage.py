@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from lightning_ood.errors import InputError
-from lightning_ood.sketches import Sketch, count
+from lightning_ood.sketches import Sketch, own
 from lightning_ood.transfer import beside
 
 Scheme = Literal["log", "uniform"]
@@ -54,23 +54,19 @@ def bin_index(states: Tensor, edges: Tensor) -> Tensor:
     return torch.where(index < 0, last, index.clamp(max=last))
 
 
-def count_bins(index: Tensor, bins: int, counted: Tensor | None = None) -> Tensor:
-    """How many images each neuron has in each bin.
+def count_bins(counts: Tensor, index: Tensor, counted: Tensor | None = None) -> Tensor:
+    """Adds images to the number that each neuron has in each bin, in place; the device is not waited for.
 
     Args:
+        counts: ``[N, bins]`` int64, contiguous.
         index: ``[B, N]``, from :func:`bin_index`; ``bins`` where a state is in none.
-        bins: how many there are.
         counted: ``[B]``, true for the images that count; all where None.
-
-    Returns:
-        ``[N, bins]`` int64.
     """
-    neurons = index.shape[1]
-    if counted is not None:  # into the column that is dropped
-        index = torch.where(counted[:, None], index, bins)
-    cell = index + torch.arange(neurons, device=index.device) * (bins + 1)
-    seen = count(cell.new_zeros(neurons * (bins + 1)), cell.flatten())
-    return seen.view(neurons, bins + 1)[:, :bins]
+    neurons, bins = counts.shape
+    inside = index < bins if counted is None else (index < bins) & counted[:, None]
+    cell = index.clamp(max=bins - 1) + torch.arange(neurons, device=index.device) * bins
+    counts.view(-1).scatter_add_(0, cell.flatten(), inside.flatten().long())
+    return counts
 
 
 class StateCounts(Sketch):
@@ -91,11 +87,11 @@ class StateCounts(Sketch):
 
     def update(self, index: Tensor) -> None:
         """Counts the bins ``index`` ``[B, N]``."""
-        self.counts = self.counts + count_bins(index, self.counts.shape[1])
+        self.counts = count_bins(own(self.counts), index)
 
     def compute(self) -> Tensor:
-        """``[N, M - 1]``, the counts over all processes."""
-        return self.counts
+        """``[N, M - 1]``, the counts over all processes; a copy, since more may be counted."""
+        return self.counts.clone()
 
 
 def covered(counts: Tensor, samples: float) -> Tensor:

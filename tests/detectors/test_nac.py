@@ -80,7 +80,8 @@ def test_no_image_is_lost() -> None:
 
 
 def test_uncounted_images_leave_no_trace() -> None:
-    counts = count_bins(bin_index(STATES, bin_edges(10, "log")), 9, torch.tensor([True, False, False, True]))
+    counts = torch.zeros(2, 9, dtype=torch.int64)
+    count_bins(counts, bin_index(STATES, bin_edges(10, "log")), torch.tensor([True, False, False, True]))
     assert counts.tolist() == [[0, 0, 0, 0, 1, 0, 0, 1, 0], [1, 0, 1, 0, 0, 0, 0, 0, 0]]
 
 
