@@ -28,6 +28,10 @@ def data_root(root: str | Path | None = None) -> Path:
     return Path(root or os.environ.get("LIGHTNING_OOD_DATA") or "data").expanduser().absolute()
 
 
+def _named(sets: dict[str, Spec | None] | None) -> dict[str, Spec]:
+    return {name: spec for name, spec in (sets or {}).items() if spec is not None}
+
+
 class OODDataModule(L.LightningDataModule):
     """Loaders for training, fitting and scoring.
 
@@ -43,7 +47,8 @@ class OODDataModule(L.LightningDataModule):
     Args:
         id: the in-distribution set.
         ood: ``<group>/<name>`` -> set, as in ``near/tiny_imagenet``. One level, so that the command line can add a set
-            (``--data.ood.far/mine <folder>``) or change one without replacing its neighbours.
+            (``--data.ood.far/mine <folder>``) or change one without replacing its neighbours; null leaves out one that
+            another config names, here and below.
         root: where relative paths start; by default the environment variable LIGHTNING_OOD_DATA, else ``data``.
         batch_size: images per batch and process.
         num_workers: processes that load images for each loader; 0 loads in the main process.
@@ -65,21 +70,19 @@ class OODDataModule(L.LightningDataModule):
     def __init__(
         self,
         id: IDSets,
-        ood: dict[str, Spec] | None = None,
+        ood: dict[str, Spec | None] | None = None,
         root: str | None = None,
         batch_size: int = 128,
         num_workers: int = 0,
         bad_images: Literal["error", "skip"] = "error",
         augment: list[Literal["crop", "flip"]] | None = None,
         seed: int = 0,
-        val_ood: dict[str, Spec] | None = None,
-        csid: dict[str, Spec] | None = None,
+        val_ood: dict[str, Spec | None] | None = None,
+        csid: dict[str, Spec | None] | None = None,
     ) -> None:
         super().__init__()
         self.id = id
-        self.ood = ood or {}
-        self.val_ood = val_ood or {}
-        self.csid = csid or {}
+        self.ood, self.val_ood, self.csid = (_named(sets) for sets in (ood, val_ood, csid))
         self.reads_val_ood = True
         self.root = data_root(root)
         self.batch_size = batch_size

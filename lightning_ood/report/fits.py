@@ -58,7 +58,7 @@ def blocks(summaries: Summaries, metrics: pd.DataFrame) -> Figure | None:
 
 def _ratios(axes: Axes, name: str, values: Mapping[str, float], chosen: str) -> None:
     places = np.arange(len(values))
-    colours = [COLOURS[1] if block == chosen else COLOURS[0] for block in values]
+    colours = ["black" if block == chosen else "0.6" for block in values]  # sets have the others
     axes.hlines(places, 1, list(values.values()), color=colours, linewidth=1.5)
     axes.scatter(list(values.values()), places, color=colours, s=26, zorder=3)
     axes.axvline(1, color=ID_COLOUR, linewidth=0.8)

@@ -52,6 +52,15 @@ def test_fit_then_test_leaves_the_contract_behind(config: Path, train: Run, tmp_
         assert name in tested.stdout
 
 
+def test_sets_are_added_and_left_out_by_name(config: Path, train: Run, tmp_path: Path) -> None:
+    assert train("fit", "--config", config).returncode == 0
+    other = ("--data.ood.far/mine", "{class_path: tests.tiny.Images, init_args: {size: 5, seed: 9}}")
+    tested = train("test", "--config", config, "--data.ood.near/pale", "null", *other)
+    assert tested.returncode == 0, tested.stderr
+    scores = pd.read_parquet(tmp_path / "runs" / "tiny" / "scores.parquet")
+    assert scores.groupby("dataset", sort=False).size().to_dict() == {"tints": 23, "white": 2, "mine": 5}
+
+
 def test_detectors_are_overridden_added_and_left_out_by_name(config: Path, train: Run, tmp_path: Path) -> None:
     changed = (
         *("--scoring.detectors.react.init_args.threshold", 0.3),
