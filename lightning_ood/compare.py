@@ -130,6 +130,8 @@ def main(args: list[str]) -> None:
         sizes = found.groupby("group")["dataset"].transform("nunique")
         print(difference_table(found[(found["dataset"] == MEAN) | (sizes == 1)]).markdown())
         print(caption(options.draws, options.bootstrap))
+    elif len(entries) > 1:
+        print("No differences: the runs share no detector. --baseline RUN/DETECTOR compares all with that one")
     if options.out:
         options.out.mkdir(parents=True, exist_ok=True)
         for name, table in tables.items():

@@ -75,6 +75,15 @@ def test_detectors_of_one_run_and_the_seed(runs, capsys):
     assert (one["verdict"] == "better").any()
 
 
+def test_runs_without_a_common_detector_say_so(runs, capsys):
+    write_scores(runs.drop(columns=["energy", "nap_x"]), "runs/one")
+    write_scores(runs.drop(columns=["msp"]), "runs/other")
+    main(["compare", "runs/one", "runs/other"])
+    assert "share no detector. --baseline RUN/DETECTOR" in capsys.readouterr().out
+    main(["compare", "runs/one", "runs/other", "--baseline", "one/msp"])
+    assert "Δ" in capsys.readouterr().out
+
+
 def test_mean_over_seeds(runs, capsys):
     main(["compare", "base=runs/a", "ours=runs/b*", "--detectors", "energy", "--sets", "photos", "--out", "out"])
     values = pd.read_csv("out/table.csv").set_index(["run", "dataset"])
