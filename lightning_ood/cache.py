@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -13,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from lightning_ood.features import Features, Head
+from lightning_ood.files import PARTIAL
 
 
 def part_names(taps: Iterable[str], gradients: Iterable[str], attention: bool) -> list[str]:
@@ -48,6 +50,9 @@ def from_parts(parts: Mapping[str, Tensor], head: Head | None, labels: Tensor | 
     )
 
 
+LOOKS = 64  # how often a process that fills the cache looks at what others have written
+
+
 class FeatureCache:
     """What forward passes gave, under the hash of all that it depends on.
 
@@ -58,7 +63,7 @@ class FeatureCache:
 
     Args:
         folder: where the files are; it may be shared by runs and by processes.
-        size: bytes that the files may take together.
+        size: bytes that the files may take together; each further process may exceed them by a ``LOOKS``-th.
     """
 
     def __init__(self, folder: Path | str, size: int) -> None:
@@ -66,6 +71,7 @@ class FeatureCache:
         self.size = size
         self.hits = self.misses = 0
         self._held: int | None = None  # bytes in the folder, as far as this process knows
+        self._unseen = 0  # bytes that it has written since it looked
 
     def key(self, images: Tensor, weights: str) -> str:
         """Of a batch ``images`` ``[B, 3, H, W]`` under a network with the hash ``weights``."""
@@ -84,7 +90,8 @@ class FeatureCache:
             self.misses += 1
             return None
         self.hits += 1
-        path.touch()
+        with suppress(FileNotFoundError):  # another process made room meanwhile
+            os.utime(path)
         return {name: held[name].to(device) for name in parts}
 
     def write(self, key: str, parts: dict[str, Tensor]) -> None:
@@ -106,16 +113,25 @@ class FeatureCache:
 
     def _make_room(self, wanted: int) -> bool:
         """Removes the files used longest ago until ``wanted`` more bytes fit; says whether they do."""
-        if self._held is None or self._held + wanted > self.size:  # others may have written and removed too
-            files = [(path.stat(), path) for path in self.folder.glob("*/*.safetensors")]
-            self._held = sum(stat.st_size for stat, _ in files)
-            for stat, path in sorted(files, key=lambda entry: entry[0].st_mtime):
-                if self._held + wanted <= self.size:
-                    break
-                path.unlink(missing_ok=True)
-                self._held -= stat.st_size
+        self._unseen += wanted
+        if self._held is None or self._held + wanted > self.size or self._unseen > self.size // LOOKS:
+            self._held, self._unseen = self._trim(self.size - wanted), wanted
         self._held += wanted
         return self._held <= self.size
+
+    def _trim(self, size: int) -> int:
+        """Removes the files used longest ago beyond ``size`` bytes, whoever wrote them; says what is left."""
+        files = []
+        for path in (*self.folder.glob("*/*.safetensors"), *self.folder.glob(f"*/{PARTIAL}")):
+            with suppress(FileNotFoundError):  # another process was quicker
+                files.append((path.stat(), path))
+        held = sum(stat.st_size for stat, _ in files)
+        for stat, path in sorted(files, key=lambda entry: entry[0].st_mtime):
+            if held <= size:
+                break
+            path.unlink(missing_ok=True)
+            held -= stat.st_size
+        return held
 
 
 def _load(path: Path) -> dict[str, Tensor]:

@@ -24,6 +24,7 @@ from lightning_ood.arguments import inline_files, resolve_paths
 from lightning_ood.data.datamodule import OODDataModule, data_root
 from lightning_ood.data.downloads import build
 from lightning_ood.errors import InputError
+from lightning_ood.files import write_text
 from lightning_ood.folder import RunFolder
 from lightning_ood.module import OODModule
 from lightning_ood.processes import stop_with_parent
@@ -181,7 +182,7 @@ class CLI(LightningCLI):
 
     def _save_config(self, name: str) -> str:
         text = self._parser(self.subcommand).dump(self.options, skip_none=False)
-        _write(self.folder.path / name, text)
+        rank_zero_only(write_text)(self.folder.path / name, text)
         for logger in self.trainer.loggers:
             with telling(logger):
                 logger.log_hyperparams(hyperparameters(self.options.as_dict()))
@@ -197,12 +198,6 @@ class CLI(LightningCLI):
             "seed": options["seed_everything"],
         }
         return hashlib.sha256(json.dumps(parts, default=str, sort_keys=True).encode()).hexdigest()
-
-
-@rank_zero_only
-def _write(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text)
 
 
 READING = ("cache", "cache_gb", "channels_last", "compile")  # of the model: how it is read, not what it is

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lightning_ood.errors import InputError
+from lightning_ood.files import write_text
 from lightning_ood.report.differences import Entry, Scores, difference_table, differences, measure
 from lightning_ood.report.matching import match_images
 from lightning_ood.report.paper import FORMATS, paper_table
@@ -133,11 +134,10 @@ def main(args: list[str]) -> None:
     elif len(entries) > 1:
         print("No differences: the runs share no detector. --baseline RUN/DETECTOR compares all with that one")
     if options.out:
-        options.out.mkdir(parents=True, exist_ok=True)
         for name, table in tables.items():
             for ending, write in FORMATS.items():
-                (options.out / f"{name}.{ending}").write_text(write(table), encoding="utf-8")
-            frames[name].to_csv(options.out / f"{name}.csv", index=False, float_format="%.10g")
+                write_text(options.out / f"{name}.{ending}", write(table))
+            write_text(options.out / f"{name}.csv", frames[name].to_csv(index=False, float_format="%.10g"))
         print(f"Tables are in {options.out}")
 
 

@@ -16,6 +16,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
 
 from lightning_ood.errors import InputError
+from lightning_ood.files import PARTIAL, write_text
 
 
 class RunFolder:
@@ -52,11 +53,10 @@ class RunFolder:
             last = json.loads(self._note.read_text() or "{}")
             job_before, started = last.get("job", "job"), last.get("started", "at an unknown time")
             say(f"The last {job_before} in {self.path} (started {started}) did not finish; only whole files are used")
-            for partial in self.path.rglob("*.partial"):
+            for partial in self.path.rglob(PARTIAL):
                 partial.unlink()
-        self.path.mkdir(parents=True, exist_ok=True)
         now = datetime.now(timezone.utc).isoformat(timespec="seconds")
-        self._note.write_text(json.dumps({"job": job, "started": now, "process": os.getpid()}))
+        write_text(self._note, json.dumps({"job": job, "started": now, "process": os.getpid()}))
 
     @rank_zero_only
     def _end(self) -> None:

@@ -121,11 +121,6 @@ class OODModule(L.LightningModule):
         """Logits ``[B, K]`` of preprocessed images ``[B, 3, H, W]``."""
         return self.backbone.network(images)
 
-    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
-        """Moves a batch but for the images' positions: the host draws by them, and would have to wait to read them."""
-        moved: Batch = super().transfer_batch_to_device(batch, device, dataloader_idx)
-        return moved._replace(index=batch.index, skipped=batch.skipped)
-
     def features(self, batch: Batch, views: bool = True) -> Features:
         """Everything that was planned, from one forward (and those that views and perturbations cost)."""
         planned = self.views if views else ()
@@ -195,7 +190,8 @@ class OODModule(L.LightningModule):
         return weights_hash(self.backbone.network)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Frozen weights stay out; what they are (source and hash) goes in."""
-        checkpoint["backbone"] = {"source": self.source, "hash": self.weights_hash()}
+        """Frozen weights stay out; what they are (source and hash) and what they were run in goes in."""
+        run_in = {"precision": self.trainer.precision} if self._trainer is not None else {}
+        checkpoint["backbone"] = {"source": self.source, "hash": self.weights_hash(), **run_in}
         if self.trains == "nothing":
             checkpoint["state_dict"] = {}

@@ -29,11 +29,12 @@ def gather(part: Tensor) -> Tensor:
 def stop_with_parent() -> None:
     """Ends this process when the one that started it dies, instead of waiting for it at the next exchange."""
     parent, rank = os.getppid(), os.environ.get("LOCAL_RANK", "?")
+    name = "the torchrun agent" if "TORCHELASTIC_RUN_ID" in os.environ else "process 0"
 
     def watch() -> None:
         while os.getppid() == parent:
             time.sleep(1)
-        print(f"error: process 0 died (process {rank} noticed and stops)", file=sys.stderr, flush=True)
+        print(f"error: {name} died (process {rank} noticed and stops)", file=sys.stderr, flush=True)
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
@@ -44,7 +45,8 @@ def naming_the_dead(children: Sequence[Popen], processes: int) -> Iterator[None]
     """Says which process died where an exchange with it failed: gloo and NCCL name a port or nothing.
 
     Args:
-        children: processes 1, 2, … where this one started them, also while the list still grows.
+        children: processes 1, 2, … where this one started them, also while the list still grows; torchrun and SLURM
+            name and end theirs.
         processes: how many take part.
 
     Raises:

@@ -78,7 +78,7 @@ def _prepare(
     scoring.reset()
     scoring.fingerprint = data.fingerprint()
     if before is not None and before.is_file():
-        _keep(before, module, scoring)
+        _keep(before, module, scoring, trainer.precision)
     say(f"Fitting {', '.join(scoring.to_fit) or 'no detector: none of them needs it'}")
 
 
@@ -92,14 +92,15 @@ def _fit_detectors(trainer: L.Trainer, module: OODModule, data: OODDataModule, s
     say(f"Fitted on {seen} images" + (f"; {images - seen} unreadable ones were left out" if seen < images else ""))
 
 
-def _keep(path: Path, module: OODModule, scoring: ScoringCallback) -> None:
+def _keep(path: Path, module: OODModule, scoring: ScoringCallback, precision: str) -> None:
     """Takes over from an earlier fit what need not be fitted again."""
     try:
         saved = read_checkpoint(path)
         state = saved["callbacks"][STATE]
     except (InputError, KeyError):
         return  # it is going to be replaced
-    if saved["backbone"]["hash"] == module.weights_hash():
+    backbone = saved["backbone"]
+    if backbone["hash"] == module.weights_hash() and backbone.get("precision", precision) == precision:
         kept = scoring.keep(state)
         if kept:
             say(f"Keeping the fit of {', '.join(kept)} ({path}); --overwrite fits them again")
@@ -132,11 +133,11 @@ def _check_exact(trainer: L.Trainer) -> None:
         )
 
 
-def load(path: Path, module: OODModule, data: OODDataModule, scoring: ScoringCallback) -> None:
+def load(path: Path, module: OODModule, data: OODDataModule, scoring: ScoringCallback, precision: str) -> None:
     """Takes over what ``fit`` saved: trained weights, the names of the classes and fitted detectors.
 
     Raises:
-        InputError: if the file was fitted with another backbone, or lacks a detector.
+        InputError: if the file was fitted with another backbone or in another precision, or lacks a detector.
     """
     saved = read_checkpoint(path)
     try:
@@ -151,6 +152,12 @@ def load(path: Path, module: OODModule, data: OODDataModule, scoring: ScoringCal
         raise InputError(
             f"{path} was fitted on {backbone['source']} (weights {backbone['hash'][:12]}), and the network now is "
             f"{module.source} (weights {module.weights_hash()[:12]}): run fit again, or give the weights it was made of"
+        )
+    fitted_in = backbone.get("precision", precision)
+    if scoring.fitting and fitted_in != precision:
+        raise InputError(
+            f"{path} was fitted with --trainer.precision {fitted_in}, and this run has {precision}: the features "
+            "differ by more than some detectors bear. Give both the same"
         )
     data.load_state_dict(saved.get("OODDataModule", {}))
     scoring.load_state_dict(state)
@@ -187,7 +194,7 @@ def test(
     """
     _check_exact(trainer)
     with _together(trainer), folder.under_way("test"):
-        _restore(checkpoint or folder.last, module, data, scoring, command)
+        _restore(checkpoint or folder.last, module, data, scoring, trainer.precision, command)
         trainer.test(module, datamodule=data, verbose=False)
         _say_cached(module)
         rows, scores = scoring.finish_test(trainer.strategy.root_device)
@@ -197,9 +204,11 @@ def test(
         return finish(table, scoring, folder.path, config, trainer.loggers, data)
 
 
-def _restore(path: Path, module: OODModule, data: OODDataModule, scoring: ScoringCallback, command: str) -> None:
+def _restore(
+    path: Path, module: OODModule, data: OODDataModule, scoring: ScoringCallback, precision: str, command: str
+) -> None:
     if path.is_file():
-        load(path, module, data, scoring)
+        load(path, module, data, scoring, precision)
     elif scoring.fitting or module.trains != "nothing":
         what = ", ".join(scoring.fitting) or "the network"
         raise InputError(f"{what} must be fitted first, and there is no {path}. Run: {command}")

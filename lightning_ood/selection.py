@@ -115,6 +115,7 @@ class NACMECallback(L.Callback):
             sampler=ExactSampler(len(images), trainer.global_rank, trainer.world_size),
             num_workers=data.num_workers,
             collate_fn=collate,
+            pin_memory=torch.cuda.is_available(),
         )
 
     def _images(self, trainer: L.Trainer) -> ImageSet:

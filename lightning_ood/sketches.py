@@ -216,6 +216,10 @@ class Sample(Sketch):
         return self._drawn
 
     def _rows_of_all(self) -> Tensor:
+        with torch.inference_mode(self.rows.is_inference()):  # as they were made, so that they may be written to
+            return self._brought_together()
+
+    def _brought_together(self) -> Tensor:
         self._make_room()
         self.keys, order = self.keys.sort()
         self.rows = _arranged(own(self.rows), order)

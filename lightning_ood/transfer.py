@@ -19,7 +19,8 @@ def beside(value: Tensor, other: Tensor) -> Tensor:
     From the host it is sent without waiting for the device (a plain ``.to`` waits for all that is queued there). The
     other way the host has to wait: it would read memory that is still to be written.
     """
-    return value.to(other.device, non_blocking=value.device.type == "cpu")
+    queued = value.device.type == "cpu" and other.device.type != "mps"  # Apple's may read after the memory is gone
+    return value.to(other.device, non_blocking=queued)
 
 
 @contextmanager

@@ -17,7 +17,10 @@ class View(ABC):
 
     @abstractmethod
     def __call__(self, images: Tensor, index: Tensor) -> Tensor:
-        """Transforms ``images`` ``[B, 3, H, W]``, as the network reads them; ``index`` ``[B]`` seeds what is random."""
+        """Transforms ``images`` ``[B, 3, H, W]``, as the network reads them.
+
+        ``index`` ``[B]``, on the host, seeds what is random: :func:`lightning_ood.transfer.beside` brings it to them.
+        """
 
 
 @dataclass(frozen=True)

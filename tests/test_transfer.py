@@ -7,7 +7,9 @@ import pytest
 import torch
 from lightning.pytorch.trainer.states import TrainerFn
 
+from lightning_ood.data.datamodule import OODDataModule
 from lightning_ood.data.sets import Batch
+from lightning_ood.data.specs import IDSets
 from lightning_ood.detectors.base import Detector
 from lightning_ood.detectors.energy import Energy
 from lightning_ood.detectors.feature_norm import FeatureNorm
@@ -24,7 +26,7 @@ from lightning_ood.module import OODModule
 from lightning_ood.scoring import ScoringCallback
 from lightning_ood.transfer import beside, never_waiting
 from lightning_ood.views import Blur, Crop, Invert, Jigsaw, Noise, PhaseScramble, Raw, Rotate, View
-from tests.tiny import Net
+from tests.tiny import Images, Net
 
 META = torch.device("meta")
 
@@ -81,7 +83,8 @@ def test_both_passes(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())  # it knows no device without data
     module.to(META)
-    there = module.transfer_batch_to_device(batch, META, 0)
+    data = OODDataModule(IDSets(Images(), Images(), name="tints"))
+    there = data.transfer_batch_to_device(batch, META, 0)
     assert there.image.is_meta and there.label.is_meta and there.index is batch.index
     scoring.reset()
     scoring.on_validation_start(trainer, module)  # type: ignore[arg-type]

@@ -54,7 +54,7 @@ def needs_labels(detector: Detector, features: Features, setup: Setup) -> bool:
         setup: of the network.
     """
     labels = features.prediction if features.labels is None else features.labels
-    index = torch.arange(len(features), device=labels.device)
+    index = torch.arange(len(features))
     known = replace(features, labels=labels, index=index)
     if not _fits(detector, known, replace(setup, labels=labels.cpu())):
         return False

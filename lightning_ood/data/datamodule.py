@@ -17,7 +17,7 @@ from lightning_ood.data.checks import check_names, check_same_classes, check_tra
 from lightning_ood.data.files import ImageList
 from lightning_ood.data.fingerprint import fingerprint
 from lightning_ood.data.sampling import ExactSampler
-from lightning_ood.data.sets import ImageSet, Transform, collate, open_set
+from lightning_ood.data.sets import Batch, ImageSet, Transform, collate, open_set
 from lightning_ood.data.specs import IDSets, Spec, TestSet
 from lightning_ood.errors import InputError
 from lightning_ood.folder import say
@@ -100,6 +100,11 @@ class OODDataModule(L.LightningDataModule):
         check_names(id.name, self.ood, self.csid)
         if batch_size < 1 or num_workers < 0:
             raise InputError(f"batch_size is {batch_size}, num_workers {num_workers}; they must be >= 1 and >= 0")
+
+    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
+        """Moves a batch but for the images' positions: the host draws by them, and would have to wait to read them."""
+        moved: Batch = super().transfer_batch_to_device(batch, device, dataloader_idx)
+        return moved._replace(index=batch.index, skipped=batch.skipped)
 
     def setup(self, stage: str) -> None:
         """Opens the sets that a stage reads, so that what is missing is found before any image is.

@@ -113,7 +113,10 @@ class Detector(Metric):
         """Takes a batch of validation OOD images, where a run has some: for a search alone. The default ignores it."""
 
     def compute(self) -> dict[str, Tensor]:
-        """The fitted tensors, from the sums over all processes. The default has none."""
+        """The fitted tensors, from the sums over all processes. The default has none.
+
+        A whole number without an axis (which block, which candidate) stays on the host, to be read there.
+        """
         return {}
 
     @abstractmethod

@@ -50,7 +50,8 @@ class RobustZ(Rule):
 
     def __call__(self, scores: Tensor, known: Tensor) -> Tensor:
         """``[B]``, the sum over detectors."""
-        low, median, high = (known.quantile(q, dim=0) for q in (0.25, 0.5, 0.75))
+        quarters = torch.linspace(0.25, 0.75, 3, dtype=known.dtype, device=known.device)
+        low, median, high = known.quantile(quarters, dim=0)
         spread = torch.where(high > low, high - low, known.std(dim=0, unbiased=False))
         z = torch.where(spread > 0, (scores - median) / torch.where(spread > 0, spread, 1), 0)
         return (z if self.ceiling is None else z.clamp(max=self.ceiling)).sum(dim=1)

@@ -12,7 +12,8 @@ from lightning_ood.detectors.shaping import Shaping
 from lightning_ood.features import Features, Setup
 from lightning_ood.sketches import QuantileSketch, quantile
 
-ENTRIES = 2**18  # weights that are pruned at once, 1 MB: what stays in a CPU's cache
+CACHED = 2**18  # weights that are pruned at once on a CPU: 1 MB stays in its cache
+LAUNCHED = 2**24  # elsewhere: 64 MB keep the launches few
 
 
 class LINe(Shaping):
@@ -29,7 +30,8 @@ class LINe(Shaping):
     Fits on all training images, with labels. State: (D + 1) K numbers (16.4 MB at K = 1000, D = 2048), with
     ``clip_percentile`` 8 MiB more; fitted: ``contributions`` ``[K, D]``, a threshold of units and one of weights per
     class, ``clip``. The K x D weights of an image's class are made when it is scored, a few images at a time and never
-    those of all classes: at that size 2 ms an image on one CPU core and 40 MB; the thresholds take 23 s there, once.
+    those of all classes: at that size 2 ms an image on one CPU core and 40 MB (an ODIN base that takes a step keeps
+    8 MB for each image of the batch); the thresholds take 23 s there, once.
 
     As in the authors' code: contributions use unclipped features, the class is that of the clipped ones, and the sign
     counts in AP. Deviation: a class without training images prunes nothing (its contributions are unknown).
@@ -106,7 +108,7 @@ class LINe(Shaping):
         pruned = clipped * (contributions > units[:, None])[predicted]
         size, threshold = contributions.abs(), weights[:, None, None]
         out = torch.empty_like(features.logits, dtype=pruned.dtype)
-        step = max(1, ENTRIES // weight.numel())
+        step = max(1, (CACHED if weight.device.type == "cpu" else LAUNCHED) // weight.numel())
         for first in range(0, len(pruned), step):
             rows = slice(first, first + step)
             kept = size[predicted[rows], None] * weight  # [step, K, D], in place from here on: fresh memory is dear

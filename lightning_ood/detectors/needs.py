@@ -18,11 +18,11 @@ def labels_of(features: Features) -> Tensor:
 
 
 def index_of(features: Features) -> Tensor:
-    """``[B]`` positions of the images in their data set, which seed samples.
+    """``[B]`` positions of the images in their data set, which seed samples; on the host.
 
     Raises:
         InputError: if they are not known.
     """
     if features.index is None:
         raise InputError("the images' positions in their data set are unknown; give Features an index")
-    return features.index
+    return features.index.cpu()

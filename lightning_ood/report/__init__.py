@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from lightning_ood.files import write_text
 from lightning_ood.report.console import Costs, print_table
 from lightning_ood.report.environment import environment
 from lightning_ood.report.fits import read_fits, write_fits
@@ -82,8 +83,7 @@ def write_report(
     pictures = write_pictures(shown, without_csid(metrics), folder, said) + mistakes
     about = _about(Path(run_dir), fits) | {"note": note, "config": config}
     text = render_page(metrics, pictures, accuracy=accuracy, summaries=said, **about)
-    (folder / "index.html").write_text(text, encoding="utf-8")
-    return [*pictures, folder / "index.html"]
+    return [*pictures, write_text(folder / "index.html", text)]
 
 
 def _about(run: Path, fits: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from lightning_ood.files import write_text
 from lightning_ood.report.drawing import COLOURS, ID_COLOUR, legend, new_figure, panels_of, styles_of
 from lightning_ood.report.table import MEAN
 
@@ -23,8 +24,7 @@ _BAND = "line: median, band: 10th to 90th percentile"
 
 def write_fits(folder: Path, **held: Any) -> None:
     """Keeps in ``fits.json`` what the scores do not say, for a report without the network."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "fits.json").write_text(json.dumps(held, default=float), encoding="utf-8")
+    write_text(folder / "fits.json", json.dumps(held, default=float))
 
 
 def read_fits(folder: Path) -> dict[str, Any]:

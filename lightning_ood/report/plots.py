@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from lightning_ood.files import write_whole
 from lightning_ood.metrics import count_95
 from lightning_ood.report.drawing import DPI, ID_COLOUR, legend, new_figure, panels_of, rows_of, styles_of, write_cells
 from lightning_ood.report.failures import class_failures, taken_for
@@ -55,8 +57,7 @@ def write_pictures(
         path = Path(folder) / f"{name}.png"
         path.unlink(missing_ok=True)
         if figure is not None:
-            figure.savefig(path, dpi=DPI)
-            paths.append(path)
+            paths.append(write_whole(path, partial(figure.savefig, dpi=DPI, format="png")))
     return paths
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from lightning_ood.errors import InputError
+from lightning_ood.files import write_text, write_whole
 from lightning_ood.intervals import auroc_interval, fpr95_draws, fpr95_interval
 from lightning_ood.metrics import METRICS, Comparison, sort_scores
 
@@ -60,7 +61,7 @@ def check_scores(scores: pd.DataFrame) -> pd.DataFrame:
 def write_scores(scores: pd.DataFrame, run_dir: Path | str) -> Path:
     """Writes ``scores.parquet``; the file appears when it is whole."""
     table = check_scores(scores)
-    return _write(Path(run_dir) / "scores.parquet", lambda path: table.to_parquet(path, index=False))
+    return write_whole(Path(run_dir) / "scores.parquet", lambda path: table.to_parquet(path, index=False))
 
 
 def read_scores(run_dir: Path | str) -> pd.DataFrame:
@@ -77,7 +78,7 @@ def read_scores(run_dir: Path | str) -> pd.DataFrame:
 
 def write_metrics(metrics: pd.DataFrame, run_dir: Path | str) -> Path:
     """Writes ``metrics.csv``; the file appears when it is whole."""
-    return _write(Path(run_dir) / "metrics.csv", lambda path: metrics.to_csv(path, index=False, float_format="%.10g"))
+    return write_text(Path(run_dir) / "metrics.csv", metrics.to_csv(index=False, float_format="%.10g"))
 
 
 def accuracy(scores: pd.DataFrame) -> float | None:
@@ -175,15 +176,3 @@ def _check_finite(values: np.ndarray, scores: pd.DataFrame, detector: str) -> No
             f"{detector} scored image {image['index']}{where} of {image['dataset']} {values[bad[0]]}; "
             f"{bad.size} of {len(values)} scores are not finite"
         )
-
-
-def _write(path: Path, write: Callable[[Path], None]) -> Path:
-    """Writes under another name first, so that nobody reads half a file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        write(partial)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-    return path

@@ -5,12 +5,14 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
+from lightning_ood.files import write_whole
 from lightning_ood.report.table import MEAN
 
 if TYPE_CHECKING:
@@ -56,7 +58,7 @@ def draw(table: pd.DataFrame, parameters: list[str], path: Path, lines: bool) ->
         figure = _heat(swept, order)
     else:
         figure = _many(swept, fixed, order)
-    figure.savefig(path, dpi=110)
+    write_whole(path, partial(figure.savefig, dpi=110, format="png"))
     plt.close(figure)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from lightning_ood.files import write_text
 from lightning_ood.report.table import MEAN
 from lightning_ood.sweep.picture import draw
 
@@ -57,13 +58,12 @@ def write(table: pd.DataFrame, out: Path, stem: str, lines: bool) -> str:
         stem: name of the files.
         lines: whether the points are a grid, which the picture draws as lines.
     """
-    out.mkdir(parents=True, exist_ok=True)
     short = short_names(list(table.columns[: table.columns.get_loc("detector")]))
-    table.to_csv(out / f"{stem}.csv", index=False, float_format="%.10g")
+    write_text(out / f"{stem}.csv", table.to_csv(index=False, float_format="%.10g"))
     named = table.rename(columns=short)
     varied = [name for name in short.values() if named[name].nunique() > 1]
     text = markdown(named, varied)
-    (out / f"{stem}.md").write_text(text)
+    write_text(out / f"{stem}.md", text)
     draw(named, varied, out / f"{stem}.png", lines)
     return text
 

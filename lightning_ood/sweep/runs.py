@@ -18,6 +18,7 @@ import pandas as pd
 import yaml
 
 import lightning_ood
+from lightning_ood.files import write_text
 from lightning_ood.folder import say
 from lightning_ood.sweep.plan import Planned, together
 from lightning_ood.sweep.space import JOB, Point
@@ -67,9 +68,7 @@ class Results:
         rows = rows.assign(fit=rows["detector"], detector=rows["detector"].map(planned.names))
         content = {"key": planned.key, "point": planned.point, "run": planned.run, "finished": time.time()}
         text = json.dumps({**content, "order": order, "metrics": rows.to_dict("records")}, indent=1)
-        partial = self._path(planned.key).with_suffix(".partial")
-        partial.write_text(text)
-        partial.replace(self._path(planned.key))
+        write_text(self._path(planned.key), text)
 
     def _path(self, key: str) -> Path:
         return self.folder / f"{key}.json"

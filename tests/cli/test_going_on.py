@@ -118,6 +118,6 @@ def test_a_process_that_dies_ends_the_run(
     assert json.loads((run / "unfinished.json").read_text())["job"] == job
     assert (run / "checkpoints" / "last.ckpt").read_bytes() == whole, "what was whole is untouched"
     assert not (run / "scores.parquet").exists()
-    again = train("fit", "--config", config)
+    again = train(job, "--config", config, *(slow if job == "test" else ()))
     assert again.returncode == 0 and f"The last {job} in runs/tiny" in again.stdout and "did not finish" in again.stdout
     assert not (run / "unfinished.json").exists()

@@ -9,8 +9,10 @@ import pytest
 import torch
 import yaml
 
+from lightning_ood.networks.weights import weights_hash
 from tests.cli.conftest import CORE
 from tests.conftest import Run
+from tests.tiny import Net
 
 COLUMNS = ["dataset", "role", "group", "index", "path", "label", "prediction", *CORE]
 METRICS = ["detector", "dataset", "group", "n_id", "n_ood", "auroc", "fpr95", "fpr95_ood_positive", "aupr_in"]
@@ -123,4 +125,19 @@ def test_a_checkpoint_of_another_backbone_is_refused(config: Path, train: Run) -
     assert train("fit", "--config", config).returncode == 0
     tested = train("test", "--config", config, "--model.network.init_args.seed", 1)
     assert tested.returncode == 2
-    assert "was fitted on Net" in tested.stderr and "weights" in tested.stderr
+    mine = weights_hash(Net(seed=1))[:12]
+    assert (
+        "was fitted on Net" in tested.stderr
+        and f"the network now is Net, random weights (weights {mine})" in tested.stderr
+    )
+
+
+def test_a_fit_in_another_precision_is_refused_and_not_kept(config: Path, train: Run) -> None:
+    low = ("--trainer.precision", "bf16-mixed")
+    assert train("fit", "--config", config, *low).returncode == 0
+    assert train("test", "--config", config, *low).returncode == 0
+    tested = train("test", "--config", config)
+    assert tested.returncode == 2 and "--trainer.precision bf16-mixed, and this run has 32-true" in tested.stderr
+    fitted = train("fit", "--config", config)
+    assert fitted.returncode == 0 and "Keeping" not in fitted.stdout
+    assert train("test", "--config", config).returncode == 0

@@ -23,7 +23,7 @@ def seen(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Counter[str]:
     forward = Net.forward
 
     def counting(self: Net, images: Tensor) -> Tensor:
-        probe = images.abs().max() > 1.0001 or images.abs().max() == 0  # real images are normalised to [-1, 1]
+        probe = images.abs().max() > 1.1 or images.abs().max() == 0  # real ones are in [-1, 1], a step of 0.02 apart
         counter["probe" if probe else "image"] += len(images)
         return forward(self, images)
 
@@ -46,11 +46,13 @@ def call(seen: Counter[str], *arguments: object) -> int:
 
 MANY = ["msp", "energy", "react", "dice", "line", "nap", "nac", "mds", "rmds", "vim", "residual", "ash_s", "scale"]
 MANY += ["she", "kl_matching", "fdbd", "gradnorm", "gen", "entropy", "nci", "vra", "maxlogit"]
+MANY += ["ash_b", "ash_p", "odin", "knn", "nnguide", "fusion"]
+TWICE = [part for n in ("nap", "energy") for part in (f"--scoring.detectors.another_{n}", str(DETECTORS / f"{n}.yaml"))]
 
 
-@pytest.mark.parametrize("detectors", [["dice"], MANY], ids=["one", "all"])
+@pytest.mark.parametrize("detectors", [["dice"], MANY], ids=["one", "thirty"])
 def test_each_image_enters_once(config: Path, seen: Counter[str], detectors: list[str]) -> None:
-    chosen = named(*detectors)
+    chosen = named(*detectors) + (TWICE if detectors == MANY else [])
     assert call(seen, "fit", "--config", config, *chosen) == 61
     assert call(seen, "test", "--config", config, *chosen) == SETS
 
@@ -59,6 +61,11 @@ def test_views_cost_one_more_however_many_ask(config: Path, seen: Counter[str]) 
     second = ["--scoring.detectors.second", str(DETECTORS / "feature_norm.yaml")]
     assert call(seen, "fit", "--config", config, *second) == 2 * 61
     assert call(seen, "test", "--config", config, *second) == SETS
+
+
+def test_a_step_costs_one_more(config: Path, seen: Counter[str]) -> None:
+    stepping = [*named("energy", "odin"), "--scoring.detectors.odin.init_args.epsilon", "0.01"]
+    assert call(seen, "test", "--config", config, *stepping) == 2 * SETS
 
 
 def test_more_sets_cost_their_images(config: Path, seen: Counter[str]) -> None:
