@@ -8,6 +8,7 @@ from pathlib import Path
 import jsonargparse
 import pandas as pd
 import pytest
+import yaml
 
 from lightning_ood.cli import main
 from lightning_ood.detectors.base import Detector
@@ -47,6 +48,20 @@ def test_runs_are_parsed(path: Path, job: str, capsys: pytest.CaptureFixture[str
     said = capsys.readouterr()
     assert stop.value.code == 0, said.err
     assert "detectors:" in said.out
+
+
+def test_a_flag_changes_one_argument_of_a_set(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The arguments beside it stay, also where a set may be an image list with arguments of its own."""
+    (tmp_path / "list.yaml").write_text("data: {id: {val: {list: a.txt, folder: b}}}")
+    flags = ("--data.id.train.init_args.digits", "[1, 2]", "--data.ood.near/digits_8_9.init_args.seed", "7")
+    flags = (*flags, "--data.id.train.init_args.seed", "5", "--data.id.val.folder", "c")
+    configs = ("--config", str(CONFIGS / "digits.yaml"), "--config", str(tmp_path / "list.yaml"))
+    with pytest.raises(SystemExit):
+        main(["fit", *configs, *flags, "--print_config"])
+    data = yaml.safe_load(capsys.readouterr().out)["data"]
+    assert data["id"]["train"]["init_args"] == {"split": "train", "digits": [1, 2], "seed": 5}
+    assert data["id"]["val"] == {"list": "a.txt", "folder": "c", "keep_size": False}
+    assert data["ood"]["near/digits_8_9"]["init_args"] == {"split": "all", "digits": [8, 9], "seed": 7}
 
 
 @pytest.mark.slow

@@ -10,7 +10,8 @@ from torch.utils.data import Dataset
 from lightning_ood.data.files import ImageList
 from lightning_ood.data.sets import ImageSet
 
-Spec = str | ImageList | Dataset
+# In this order: a type that jsonargparse tries in vain before Dataset empties the arguments that were given before.
+Spec = str | Dataset | ImageList
 
 
 @dataclass
