@@ -44,7 +44,13 @@ NESTED = tuple(  # what follows is the user's, or of a class that the user names
     f"--{name}."
     for name in ("scoring.detectors", "data.ood", "data.csid", "model.options", "model.network", "trainer.logger")
 )
-OF_OTHERS = {"--write", "--check", "--clear-output", "--inplace"}  # of lightning_ood.docs and of jupyter
+OF_OTHERS = {
+    "--write",
+    "--check",
+    "--clear-output",
+    "--inplace",
+    "--kill-on-bad-exit",
+}  # of lightning_ood.docs, jupyter, srun
 MY: dict[str, Any] = {
     "model": {"network": {"class_path": "tests.tiny.Net"}, "weights": "none"},
     "data": {
