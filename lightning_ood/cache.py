@@ -106,7 +106,8 @@ class FeatureCache:
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_suffix(f".{os.getpid()}.partial")
         save_file(content, partial)
-        partial.replace(path)
+        with suppress(FileNotFoundError):  # another process needed the room
+            partial.replace(path)
 
     def _path(self, key: str) -> Path:
         return self.folder / key[:2] / f"{key}.safetensors"

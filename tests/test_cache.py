@@ -71,6 +71,25 @@ def test_bounded(tmp_path: Path) -> None:
     assert not list((tmp_path / "tiny").rglob("*.safetensors"))
 
 
+def test_bounded_where_several_processes_fill_it(tmp_path: Path) -> None:
+    """What another one writes counts, what it removes is no error, what a dead one left half written goes first."""
+    one = backbone(FeatureCache(tmp_path / "one", 10**9))
+    one(torch.randn(5, 3, 12, 12))
+    size = sum(path.stat().st_size for path in (tmp_path / "one").rglob("*.safetensors"))
+    folder = tmp_path / "many"
+    (folder / "00").mkdir(parents=True)
+    (folder / "00" / "dead.1.partial").write_bytes(bytes(3 * size))
+    first, second = (backbone(FeatureCache(folder, int(3.5 * size))) for _ in range(2))
+    for batch in torch.randn(5, 5, 3, 12, 12):
+        for network in (first, second):
+            network(batch * (1 if network is first else 2))
+            assert sum(path.stat().st_size for path in folder.rglob("*.*")) <= 3.5 * size
+    assert first.cache is not None and second.cache is not None
+    first(batch)
+    second(batch * 2)
+    assert first.cache.hits == second.cache.hits == 1, "the newest of both are there"
+
+
 def test_a_damaged_file_is_a_miss(tmp_path: Path) -> None:
     cache = FeatureCache(tmp_path, 10**9)
     network = backbone(cache)
