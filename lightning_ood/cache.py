@@ -6,6 +6,7 @@ import hashlib
 import os
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -14,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from lightning_ood.features import Features, Head
-from lightning_ood.files import PARTIAL
+from lightning_ood.files import PARTIAL, write_whole
 
 
 def part_names(taps: Iterable[str], gradients: Iterable[str], attention: bool) -> list[str]:
@@ -103,11 +104,8 @@ class FeatureCache:
         content = {**_load(path), **copies}
         if not self._make_room(sum(part.nbytes for part in content.values())):
             return
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(f".{os.getpid()}.partial")
-        save_file(content, partial)
         with suppress(FileNotFoundError):  # another process needed the room
-            partial.replace(path)
+            write_whole(path, partial(save_file, content))
 
     def _path(self, key: str) -> Path:
         return self.folder / key[:2] / f"{key}.safetensors"
