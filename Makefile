@@ -15,7 +15,7 @@ check: $(VENV)/installed  ## style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m lightning_ood.docs methods --check
+	$(BIN)/python -m tools.docs methods --check
 
 $(VENV)/installed: requirements.txt
 	$(PYTHON) -m venv $(VENV)

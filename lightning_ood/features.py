@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lightning_ood.transfer import beside
+from lightning_ood.ops.transfer import beside
 
 S = TypeVar("S")
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lightning_ood.backbone import Backbone
-from lightning_ood.cache import FeatureCache
+from lightning_ood.backbone.cache import FeatureCache
 from tests.tiny import Net
 
 

@@ -10,10 +10,10 @@ import pandas as pd
 import pytest
 import yaml
 
-from lightning_ood.cli import main
+from lightning_ood.commands.cli import main
 from lightning_ood.detectors.base import Detector
-from lightning_ood.docs import detectors
 from tests.conftest import ROOT, Run
+from tools.docs import detectors
 
 CONFIGS = ROOT / "configs"
 WHOLE = sorted(CONFIGS.glob("*.yaml"), key=str)

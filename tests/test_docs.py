@@ -13,13 +13,13 @@ from lightning_ood.detectors.line import LINe
 from lightning_ood.detectors.odin import ODIN
 from lightning_ood.detectors.react import ReAct
 from lightning_ood.detectors.she import SHE
-from lightning_ood.docs import METHODS, detectors, facts, main, methods, state_size
+from tools.docs import METHODS, detectors, facts, main, methods, state_size
 
 MADE_OF_OTHERS = {"Search", "Fusion"}  # no paper of their own to deviate from
 
 
 def test_the_page_is_current() -> None:
-    assert METHODS.read_text(encoding="utf-8") == methods(), "run `python -m lightning_ood.docs methods --write`"
+    assert METHODS.read_text(encoding="utf-8") == methods(), "run `python -m tools.docs methods --write`"
 
 
 @pytest.mark.parametrize("kind", detectors(), ids=lambda kind: kind.__name__)

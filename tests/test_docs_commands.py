@@ -18,7 +18,7 @@ import pytest
 import torchvision
 import yaml
 
-from lightning_ood.cli import main
+from lightning_ood.commands.cli import main
 from tests.conftest import ROOT
 from tests.data.layouts import Downloading, lay_out
 from tests.tiny import Images
@@ -50,7 +50,7 @@ OF_OTHERS = {
     "--clear-output",
     "--inplace",
     "--kill-on-bad-exit",
-}  # of lightning_ood.docs, jupyter, srun
+}  # of tools.docs, jupyter, srun
 MY: dict[str, Any] = {
     "model": {"network": {"class_path": "tests.tiny.Net"}, "weights": "none"},
     "data": {

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from lightning_ood.files import write_text, write_whole
+from lightning_ood.ops.files import write_text, write_whole
 
 
 def test_an_interrupted_write_leaves_the_file_before(tmp_path: Path) -> None:

@@ -11,8 +11,8 @@ from lightning_ood.detectors.base import Detector
 from lightning_ood.detectors.knn import KNN
 from lightning_ood.detectors.mds import MDS
 from lightning_ood.detectors.react import ReAct
-from lightning_ood.fits import computed
-from lightning_ood.toy import Reads, Toy
+from lightning_ood.suite import computed
+from lightning_ood.testing.toy import Reads, Toy
 
 
 def test_one_that_cannot_be_fitted_does_not_take_the_others_along() -> None:

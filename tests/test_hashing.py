@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from lightning_ood.hashing import hash_index
+from lightning_ood.ops.hashing import hash_index
 
 INDEX = torch.arange(100_000)
 

@@ -8,8 +8,17 @@ import torch.multiprocessing as mp
 from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
 from lightning_ood.errors import InputError
-from lightning_ood.intervals import auroc_interval, fpr95_draws, fpr95_interval
-from lightning_ood.metrics import METRICS, OODMetrics, auroc, compare, count_95, fpr95, fpr95_ood_positive, ood_metrics
+from lightning_ood.metrics.intervals import auroc_interval, fpr95_draws, fpr95_interval
+from lightning_ood.metrics.rates import (
+    METRICS,
+    OODMetrics,
+    auroc,
+    compare,
+    count_95,
+    fpr95,
+    fpr95_ood_positive,
+    ood_metrics,
+)
 
 
 def reference(id_scores, ood_scores):

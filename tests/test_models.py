@@ -9,12 +9,12 @@ import torchvision
 from torch import Tensor, nn
 
 from lightning_ood.backbone import Backbone
-from lightning_ood.docs import BACKBONES, detectors
-from lightning_ood.docs_backbones import backbones
 from lightning_ood.errors import InputError
 from lightning_ood.networks.cifar import ResNet20
-from lightning_ood.survey import Model, refusals, scores
-from lightning_ood.zoo import MODELS, REFUSED
+from tools.docs import BACKBONES, detectors
+from tools.docs_backbones import backbones
+from tools.survey import Model, refusals, scores
+from tools.zoo import MODELS, REFUSED
 
 KINDS = detectors()
 NAMES = [model.name for model in MODELS]
@@ -261,10 +261,10 @@ def test_a_scaled_output_is_not_taken_for_a_linear_head() -> None:
 
 
 def test_the_page_is_current() -> None:
-    """Its text and the rows of some light networks; all of them: ``python -m lightning_ood.docs backbones --check``."""
+    """Its text and the rows of some light networks; all of them: ``python -m tools.docs backbones --check``."""
     page = BACKBONES.read_text(encoding="utf-8")
     names = ("resnet18", "mobilenetv3_small_100", "vit_tiny_patch16_224", "convnext_atto", "squeezenet1_1")
     some = [model for model in (*MODELS, *REFUSED) if model.name.rpartition(":")[2] in names]
     assert len(some) >= 4
     missing = set(backbones(KINDS, some).splitlines()) - set(page.splitlines())
-    assert not missing, "run `python -m lightning_ood.docs backbones --write`"
+    assert not missing, "run `python -m tools.docs backbones --write`"

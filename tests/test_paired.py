@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from lightning_ood.metrics import auroc, fpr95
-from lightning_ood.paired import Placements, auroc_difference, bootstrap, drawn_difference, resamples
+from lightning_ood.metrics.paired import Placements, auroc_difference, bootstrap, drawn_difference, resamples
+from lightning_ood.metrics.rates import auroc, fpr95
 
 
 def simulate(rng, n, m, gaps=(1.0, 1.0), shared=0.7):

@@ -6,8 +6,8 @@ from torch import Tensor
 
 from lightning_ood.backbone import Backbone
 from lightning_ood.features import Features
-from lightning_ood.perturbation import Perturbation
 from lightning_ood.views import Jigsaw
+from lightning_ood.views.perturbation import Perturbation
 from tests.test_backbone import MODELS
 
 STEP = (0.02, 0.01, 0.03)

@@ -10,7 +10,7 @@ from PIL import Image
 from timm.data import create_transform, resolve_model_data_config
 
 from lightning_ood.errors import InputError
-from lightning_ood.preprocess import Preprocess
+from lightning_ood.networks.preprocess import Preprocess
 
 CIFAR = {"size": 32, "mean": (0.4914, 0.4822, 0.4465), "std": (0.2023, 0.1994, 0.2010)}
 

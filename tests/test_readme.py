@@ -40,7 +40,7 @@ def test_make_knows_what_the_readme_calls() -> None:
 
 
 def test_the_readmes_config_is_parsed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from lightning_ood.cli import main
+    from lightning_ood.commands.cli import main
 
     content = yaml.safe_load(blocks(README, "yaml")[0])
     content["data"]["ood"].pop("far/textures")  # a torchvision set is opened when it is named

@@ -6,10 +6,10 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from lightning_ood.data.datamodule import IDSets, OODDataModule
+from lightning_ood.detectors.nac_me import NACME
+from lightning_ood.engine.module import OODModule
+from lightning_ood.engine.selection import NACMECallback
 from lightning_ood.errors import InputError
-from lightning_ood.module import OODModule
-from lightning_ood.nac_me import NACME
-from lightning_ood.selection import NACMECallback
 from tests.tiny import Images, Net, quiet_trainer
 
 

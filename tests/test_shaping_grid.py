@@ -16,8 +16,8 @@ from lightning_ood.detectors.energy import Energy
 from lightning_ood.detectors.feature_norm import FeatureNorm
 from lightning_ood.detectors.odin import ODIN
 from lightning_ood.detectors.react import ReAct
-from lightning_ood.module import OODModule
-from lightning_ood.scoring import ScoringCallback
+from lightning_ood.engine.module import OODModule
+from lightning_ood.engine.scoring import ScoringCallback
 from tests.tiny import Images, Net
 
 SUITE = Path(__file__).parent.parent / "configs" / "suites" / "shaping_grid.yaml"

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from lightning.pytorch.loggers import WandbLogger
 
-from lightning_ood.tracking import closing, code_version, has_key, hyperparameters, prepare
+from lightning_ood.engine.tracking import closing, code_version, has_key, hyperparameters, prepare
 
 
 @pytest.fixture

@@ -11,12 +11,12 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from lightning_ood.data.datamodule import IDSets, OODDataModule
 from lightning_ood.detectors.msp import MSP
+from lightning_ood.engine.module import OODModule
+from lightning_ood.engine.run_dir import RunFolder
+from lightning_ood.engine.scoring import ScoringCallback
+from lightning_ood.engine.selection import NACMECallback
+from lightning_ood.engine.training import train
 from lightning_ood.errors import InputError
-from lightning_ood.folder import RunFolder
-from lightning_ood.module import OODModule
-from lightning_ood.scoring import ScoringCallback
-from lightning_ood.selection import NACMECallback
-from lightning_ood.training import train
 from tests.tiny import Images, Net, quiet_trainer
 
 

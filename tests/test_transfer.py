@@ -11,20 +11,20 @@ from lightning_ood.data.datamodule import OODDataModule
 from lightning_ood.data.sets import Batch
 from lightning_ood.data.specs import IDSets
 from lightning_ood.detectors.base import Detector
+from lightning_ood.detectors.combine.fusion import Fusion
+from lightning_ood.detectors.combine.search import Search
 from lightning_ood.detectors.energy import Energy
 from lightning_ood.detectors.feature_norm import FeatureNorm
-from lightning_ood.detectors.fusion import Fusion
 from lightning_ood.detectors.knn import KNN
 from lightning_ood.detectors.line import LINe
 from lightning_ood.detectors.nac import NAC, NACLayer
 from lightning_ood.detectors.nap import NAP
 from lightning_ood.detectors.odin import ODIN
 from lightning_ood.detectors.react import ReAct
-from lightning_ood.detectors.search import Search
-from lightning_ood.fits import moved
-from lightning_ood.module import OODModule
-from lightning_ood.scoring import ScoringCallback
-from lightning_ood.transfer import beside, never_waiting
+from lightning_ood.engine.module import OODModule
+from lightning_ood.engine.scoring import ScoringCallback
+from lightning_ood.ops.transfer import beside, never_waiting
+from lightning_ood.suite import moved
 from lightning_ood.views import Blur, Crop, Invert, Jigsaw, Noise, PhaseScramble, Raw, Rotate, View
 from tests.tiny import Images, Net
 

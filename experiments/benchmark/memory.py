@@ -26,8 +26,8 @@ from lightning_ood.backbone import Backbone
 from lightning_ood.detectors.base import Detector
 from lightning_ood.detectors.feature_norm import FeatureNorm
 from lightning_ood.features import Features, Head, Setup
-from lightning_ood.fits import Fits, taken
-from lightning_ood.sketches import state_bytes
+from lightning_ood.statistics.sketches import state_bytes
+from lightning_ood.suite import Fits, taken
 from lightning_ood.views import Jigsaw
 
 CLASSES, WIDTH, IMAGES = 1000, 2048, 1_281_167

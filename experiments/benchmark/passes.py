@@ -13,8 +13,8 @@ from torch import Tensor
 
 from lightning_ood.backbone import Backbone
 from lightning_ood.detectors.base import Detector
-from lightning_ood.fits import moved, taken
-from lightning_ood.perturbation import Perturbation
+from lightning_ood.suite import moved, taken
+from lightning_ood.views.perturbation import Perturbation
 
 Clock = Callable[[], float]
 Times = tuple[float, float]  # seconds of CPU (all threads of the process) and of the wall

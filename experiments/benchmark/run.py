@@ -26,8 +26,8 @@ from passes import Images, Passes, bare, timed
 from suites import BANK, NETWORKS, Network, core, everything, nac4, shared, views
 
 from lightning_ood.backbone import Backbone
-from lightning_ood.intervals import auroc_interval, fpr95_draws, fpr95_interval
-from lightning_ood.metrics import compare
+from lightning_ood.metrics.intervals import auroc_interval, fpr95_draws, fpr95_interval
+from lightning_ood.metrics.rates import compare
 
 
 def arguments() -> argparse.Namespace:

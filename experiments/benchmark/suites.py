@@ -14,12 +14,12 @@ from lightning_ood.backbone import Backbone
 from lightning_ood.detectors.ash import ASH
 from lightning_ood.detectors.base import Detector
 from lightning_ood.detectors.block_norm import BlockNorm
+from lightning_ood.detectors.combine.fusion import Fusion, RobustZ
 from lightning_ood.detectors.dice import DICE
 from lightning_ood.detectors.energy import Energy
 from lightning_ood.detectors.entropy import Entropy
 from lightning_ood.detectors.fdbd import FDBD
 from lightning_ood.detectors.feature_norm import FeatureNorm
-from lightning_ood.detectors.fusion import Fusion, RobustZ
 from lightning_ood.detectors.gen import GEN
 from lightning_ood.detectors.gradnorm import GradNorm
 from lightning_ood.detectors.kl_matching import KLMatching

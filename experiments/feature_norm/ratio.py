@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from lightning_ood.folder import read_checkpoint
+from lightning_ood.engine.run_dir import read_checkpoint
 from lightning_ood.report.table import MEAN
 
 HERE = Path(__file__).parent

@@ -18,12 +18,12 @@ from kit import OOD, TEST, TRAIN, Kit, arguments
 from lightning_ood.detectors.ash import ASH
 from lightning_ood.detectors.base import Detector
 from lightning_ood.detectors.calibration import split
+from lightning_ood.detectors.combine.fusion import Fisher, Joint, RobustZ, Rule
 from lightning_ood.detectors.dice import DICE
 from lightning_ood.detectors.energy import Energy
 from lightning_ood.detectors.entropy import Entropy
 from lightning_ood.detectors.fdbd import FDBD
 from lightning_ood.detectors.feature_norm import FeatureNorm
-from lightning_ood.detectors.fusion import Fisher, Joint, RobustZ, Rule
 from lightning_ood.detectors.gen import GEN
 from lightning_ood.detectors.gradnorm import GradNorm
 from lightning_ood.detectors.knn import KNN

@@ -22,12 +22,12 @@ from report import write
 from torch import Tensor
 from torch.utils.data import Subset
 
+from lightning_ood.backbone.inspect import evaluating
 from lightning_ood.data.datamodule import IDSets, OODDataModule
 from lightning_ood.data.digits import Digits
-from lightning_ood.hashing import hash_index
-from lightning_ood.modes import evaluating
-from lightning_ood.module import OODModule
-from lightning_ood.nac_me import NACME
+from lightning_ood.detectors.nac_me import NACME
+from lightning_ood.engine.module import OODModule
+from lightning_ood.ops.hashing import hash_index
 
 HERE = Path(__file__).parent
 ALPHAS, SAMPLES = (0.1, 1.0, 10.0, 100.0), (5, 50, 500)  # 0.1 and 500 are the authors'

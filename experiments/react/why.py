@@ -12,9 +12,9 @@ from torch import Tensor
 
 from lightning_ood.data.datamodule import data_root
 from lightning_ood.data.sets import open_set
-from lightning_ood.detectors.percentile import percentile
-from lightning_ood.module import OODModule
+from lightning_ood.engine.module import OODModule
 from lightning_ood.networks import cifar
+from lightning_ood.ops.quantiles import percentile
 
 NETWORKS = {
     "DenseNet": (cifar.DenseNet, "checkpoints/densenet_bc_100_12_cifar10.pth.tar"),

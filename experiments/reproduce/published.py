@@ -11,11 +11,11 @@ from typing import Any
 
 import yaml
 
-from lightning_ood.arguments import resolve_paths
+from lightning_ood.commands.arguments import resolve_paths
 from lightning_ood.data.files import ImageList
 from lightning_ood.data.sets import open_set
 from lightning_ood.errors import InputError
-from lightning_ood.metrics import METRICS
+from lightning_ood.metrics.rates import METRICS
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]

@@ -20,7 +20,7 @@ from lightning_ood.data.sampling import ExactSampler
 from lightning_ood.data.sets import Batch, ImageSet, Transform, collate, open_set
 from lightning_ood.data.specs import IDSets, Spec, TestSet
 from lightning_ood.errors import InputError
-from lightning_ood.folder import say
+from lightning_ood.ops.console import rank_zero_print
 
 
 def data_root(root: str | Path | None = None) -> Path:
@@ -201,7 +201,7 @@ class OODDataModule(L.LightningDataModule):
             except InputError as error:
                 raise InputError(f"{key}: {error}") from error
             if self._opened[key].notice:
-                say(f"{key}: {self._opened[key].notice}")
+                rank_zero_print(f"{key}: {self._opened[key].notice}")
         images = self._opened[key].using(self._transform(spec))
         if len(images) < 2:
             raise InputError(

@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 
 from lightning_ood.data.images import load_image
 from lightning_ood.errors import InputError
-from lightning_ood.hashing import hash_index
+from lightning_ood.ops.hashing import hash_index
 
 SIZE = 32
 TEST_SHARE = 0.25

@@ -15,8 +15,8 @@ from lightning_ood.detectors.nesting import metrics_in, unnest
 from lightning_ood.detectors.spec import plain, remembering
 from lightning_ood.errors import InputError
 from lightning_ood.features import Features, Head, Setup
-from lightning_ood.perturbation import Perturbation
 from lightning_ood.views import View
+from lightning_ood.views.perturbation import Perturbation
 
 Fitted = Mapping[str, Tensor]
 

@@ -12,8 +12,8 @@ from lightning_ood.detectors.base import Detector, Fitted
 from lightning_ood.detectors.needs import index_of
 from lightning_ood.errors import InputError
 from lightning_ood.features import Features, Setup
-from lightning_ood.hashing import hash_index
-from lightning_ood.sketches import Sample
+from lightning_ood.ops.hashing import hash_index
+from lightning_ood.statistics.sketches import Sample
 
 Scoring = Callable[[Detector, Features, Fitted], Tensor]
 

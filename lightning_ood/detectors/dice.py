@@ -4,10 +4,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lightning_ood.detectors.base import Fitted, LogitScore
-from lightning_ood.detectors.moments import Centred
-from lightning_ood.detectors.percentile import percentile
+from lightning_ood.detectors.centred import Centred
 from lightning_ood.detectors.shaping import Shaping
 from lightning_ood.features import Features
+from lightning_ood.ops.quantiles import percentile
 
 
 class DICE(Centred, Shaping):

@@ -7,7 +7,7 @@ from lightning_ood.detectors.base import SMALLEST, Detector, Fitted
 from lightning_ood.detectors.needs import index_of
 from lightning_ood.errors import InputError
 from lightning_ood.features import Features, Setup
-from lightning_ood.sketches import Sample
+from lightning_ood.statistics.sketches import Sample
 
 
 class Bank(Sample):

@@ -7,10 +7,10 @@ from torch import Tensor
 
 from lightning_ood.detectors.base import Fitted, LogitScore
 from lightning_ood.detectors.needs import labels_of
-from lightning_ood.detectors.percentile import percentile, spread
 from lightning_ood.detectors.shaping import Shaping
 from lightning_ood.features import Features, Setup
-from lightning_ood.sketches import QuantileSketch, quantile
+from lightning_ood.ops.quantiles import percentile, spread
+from lightning_ood.statistics.sketches import QuantileSketch, quantile
 
 CACHED = 2**18  # weights that are pruned at once on a CPU: 1 MB stays in its cache
 LAUNCHED = 2**24  # elsewhere: 64 MB keep the launches few

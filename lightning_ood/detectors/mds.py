@@ -3,9 +3,9 @@
 from torch import Tensor
 
 from lightning_ood.detectors.base import Detector, Fitted
-from lightning_ood.detectors.moments import Moments, whitening
 from lightning_ood.detectors.needs import labels_of
 from lightning_ood.features import Features, Setup
+from lightning_ood.statistics.moments import Moments, whitening
 
 
 class MDS(Detector):

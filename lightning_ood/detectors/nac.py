@@ -8,14 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from lightning_ood.detectors.base import Detector, Fitted
-from lightning_ood.detectors.coverage import Scheme, StateCounts, bin_edges, bin_index, covered, layer_score
 from lightning_ood.detectors.needs import index_of
-from lightning_ood.detectors.percentile import spread
 from lightning_ood.errors import InputError
 from lightning_ood.features import Features, Setup
-from lightning_ood.hashing import hash_index
-from lightning_ood.sketches import Sample
-from lightning_ood.transfer import beside
+from lightning_ood.ops.hashing import hash_index
+from lightning_ood.ops.quantiles import spread
+from lightning_ood.ops.transfer import beside
+from lightning_ood.statistics.coverage import Scheme, StateCounts, bin_edges, bin_index, covered, layer_score
+from lightning_ood.statistics.sketches import Sample
 
 POOLED = "pooled"
 CHECKED = 1000  # training images inside and as many outside the subset whose scores are kept

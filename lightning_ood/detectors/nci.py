@@ -4,7 +4,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lightning_ood.detectors.base import Fitted
-from lightning_ood.detectors.moments import Centred
+from lightning_ood.detectors.centred import Centred
 from lightning_ood.features import Features
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from lightning_ood.detectors.base import Detector, LogitScore
 from lightning_ood.errors import InputError
 from lightning_ood.features import Features, Setup
-from lightning_ood.perturbation import Perturbation
+from lightning_ood.views.perturbation import Perturbation
 
 
 class ODIN(LogitScore):

@@ -5,7 +5,7 @@ from torch import Tensor
 from lightning_ood.detectors.base import Fitted, LogitScore
 from lightning_ood.detectors.shaping import Shaping
 from lightning_ood.features import Features, Setup
-from lightning_ood.sketches import QuantileSketch, quantile
+from lightning_ood.statistics.sketches import QuantileSketch, quantile
 
 
 class ReAct(Shaping):

@@ -4,9 +4,9 @@ import torch
 from torch import Tensor
 
 from lightning_ood.detectors.base import Detector, Fitted
-from lightning_ood.detectors.moments import Moments
 from lightning_ood.errors import InputError
 from lightning_ood.features import Features, Setup
+from lightning_ood.statistics.moments import Moments
 
 
 def default_dim(width: int) -> int:

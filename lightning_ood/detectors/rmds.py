@@ -5,8 +5,8 @@ from torch import Tensor
 
 from lightning_ood.detectors.base import Fitted
 from lightning_ood.detectors.mds import MDS
-from lightning_ood.detectors.moments import whitening
 from lightning_ood.features import Features
+from lightning_ood.statistics.moments import whitening
 
 
 class RMDS(MDS):

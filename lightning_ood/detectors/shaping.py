@@ -7,7 +7,7 @@ from torch import Tensor
 from lightning_ood.detectors.base import Detector, Fitted, LogitScore
 from lightning_ood.detectors.energy import Energy
 from lightning_ood.features import Features
-from lightning_ood.perturbation import Perturbation
+from lightning_ood.views.perturbation import Perturbation
 
 
 class Shaping(Detector):

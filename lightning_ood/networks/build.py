@@ -15,8 +15,8 @@ from torch import nn
 
 from lightning_ood.errors import InputError
 from lightning_ood.networks.online import hub, reachable
+from lightning_ood.networks.preprocess import Preprocess
 from lightning_ood.networks.weights import load_weights
-from lightning_ood.preprocess import Preprocess
 
 _SUFFIXES = (".pth", ".pt", ".tar", ".th", ".bin", ".ckpt", ".safetensors")
 _ELSEWHERE = ("hf-hub:", "local-dir:")  # timm's own words for a repository and a folder that hold config and weights

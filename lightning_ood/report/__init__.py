@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from lightning_ood.files import write_text
+from lightning_ood.ops.files import write_text
 from lightning_ood.report.console import Costs, print_table
 from lightning_ood.report.environment import environment
 from lightning_ood.report.fits import read_fits, write_fits

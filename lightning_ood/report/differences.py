@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from lightning_ood.paired import Difference, Placements, auroc_difference, bootstrap, drawn_difference
+from lightning_ood.metrics.paired import Difference, Placements, auroc_difference, bootstrap, drawn_difference
 from lightning_ood.report.paper import PRINTED, Cell, Grid
 from lightning_ood.report.table import MEAN, detectors_of, summarise
 

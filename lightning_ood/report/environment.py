@@ -7,6 +7,7 @@ import importlib.util
 import os
 import platform
 import re
+import subprocess
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from datetime import datetime, timezone
@@ -16,13 +17,13 @@ from pathlib import Path
 import torch
 import yaml
 
+from lightning_ood import __version__
+
 _PACKAGES = ("torch", "torchvision", "timm", "lightning", "torchmetrics", "numpy", "scipy", "scikit-learn")
 
 
 def environment() -> dict[str, str]:
     """Code, machine, and versions of Python and what computes the numbers."""
-    from lightning_ood.tracking import code_version  # Lightning's loggers come with it
-
     code = code_version()
     found = {"lightning_ood": code["lightning_ood"]}
     if "commit" in code:
@@ -82,3 +83,12 @@ def _processor() -> str:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         return next(line for line in lines if line.startswith("model name")).partition(":")[2].strip()
     return platform.processor() or platform.machine()
+
+
+def code_version() -> dict[str, str]:
+    """The package's version and, in a checkout, its commit; ``+`` where files differ from it."""
+    version = {"lightning_ood": __version__}
+    git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*"]
+    with suppress(OSError, subprocess.SubprocessError):  # installed without its history
+        version["commit"] = subprocess.run(git, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    return version

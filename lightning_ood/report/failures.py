@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from lightning_ood.metrics import count_95
+from lightning_ood.metrics.rates import count_95
 from lightning_ood.report.drawing import new_figure, rows_of, write_cells
 from lightning_ood.report.table import detectors_of
 

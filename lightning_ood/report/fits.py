@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from lightning_ood.files import write_text
+from lightning_ood.ops.files import write_text
 from lightning_ood.report.drawing import COLOURS, ID_COLOUR, legend, new_figure, panels_of, styles_of
 from lightning_ood.report.table import MEAN
 

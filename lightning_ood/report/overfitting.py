@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from lightning_ood.metrics import Scores, auroc
+from lightning_ood.metrics.rates import Scores, auroc
 
 PREFIX = "training_scores."
 

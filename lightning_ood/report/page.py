@@ -13,7 +13,7 @@ import jinja2
 import pandas as pd
 from PIL import Image
 
-from lightning_ood.metrics import METRICS
+from lightning_ood.metrics.rates import METRICS
 from lightning_ood.report.console import Costs, caption
 from lightning_ood.report.environment import bibtex, environment, papers
 from lightning_ood.report.mistakes import PREFIX

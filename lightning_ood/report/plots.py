@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from lightning_ood.files import write_whole
-from lightning_ood.metrics import count_95
+from lightning_ood.metrics.rates import count_95
+from lightning_ood.ops.files import write_whole
 from lightning_ood.report.drawing import DPI, ID_COLOUR, legend, new_figure, panels_of, rows_of, styles_of, write_cells
 from lightning_ood.report.failures import class_failures, taken_for
 from lightning_ood.report.fits import blocks, contributions, coverage

@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 
 from lightning_ood.errors import InputError
-from lightning_ood.files import write_text, write_whole
-from lightning_ood.intervals import auroc_interval, fpr95_draws, fpr95_interval
-from lightning_ood.metrics import METRICS, Comparison, sort_scores
+from lightning_ood.metrics.intervals import auroc_interval, fpr95_draws, fpr95_interval
+from lightning_ood.metrics.rates import METRICS, Comparison, sort_scores
+from lightning_ood.ops.files import write_text, write_whole
 
 IMAGE_COLUMNS = {  # of scores.parquet, before the detectors
     "dataset": "string",

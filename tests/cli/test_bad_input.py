@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from lightning_ood.cli import main
+from lightning_ood.commands.cli import main
 from tests.cli.conftest import CORE, DETECTORS
 from tests.conftest import Run
 

@@ -14,7 +14,7 @@ import torchvision
 import yaml
 from PIL import Image
 
-from lightning_ood.cli import main
+from lightning_ood.commands.cli import main
 from tests.cli.test_bad_input import folder
 from tests.conftest import ROOT, Run
 from tests.tiny import Net

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lightning_ood.cli import main
+from lightning_ood.commands.cli import main
 from lightning_ood.report import summarise, write_scores
 from tests.report.conftest import make_scores
 

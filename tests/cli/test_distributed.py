@@ -25,7 +25,7 @@ OWN = {
         "init_args": {"base": {"class_path": "lightning_ood.detectors.dice.DICE"}, "weight": "search"},
     },
     "fusion": {
-        "class_path": "lightning_ood.detectors.fusion.Fusion",
+        "class_path": "lightning_ood.detectors.combine.fusion.Fusion",
         "init_args": {
             "of": {
                 "energy": {"class_path": "lightning_ood.detectors.energy.Energy"},

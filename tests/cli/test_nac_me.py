@@ -9,9 +9,9 @@ import pytest
 import torch
 import yaml
 
+from lightning_ood.detectors.nac_me import NACME
 from lightning_ood.features import Features, Head
-from lightning_ood.nac_me import NACME
-from lightning_ood.preprocess import Preprocess
+from lightning_ood.networks.preprocess import Preprocess
 from tests.conftest import Run
 from tests.tiny import Images, Net
 
@@ -32,7 +32,7 @@ def monitoring(config: Path, folder: Path) -> None:
         "default_root_dir": str(folder),
         "logger": {"class_path": "lightning.pytorch.loggers.CSVLogger", "init_args": {"save_dir": str(folder)}},
         "callbacks": [
-            {"class_path": "lightning_ood.selection.NACMECallback", "init_args": {"samples": 5, "alpha": 20.0}},
+            {"class_path": "lightning_ood.engine.selection.NACMECallback", "init_args": {"samples": 5, "alpha": 20.0}},
             {
                 "class_path": "lightning.pytorch.callbacks.ModelCheckpoint",
                 "init_args": {

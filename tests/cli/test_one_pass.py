@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from torch import Tensor
 
-from lightning_ood.cli import main
+from lightning_ood.commands.cli import main
 from tests.cli.conftest import CORE, DETECTORS
 from tests.tiny import Net
 

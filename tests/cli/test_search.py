@@ -20,7 +20,7 @@ def with_searches(config: Path) -> Path:
     content["data"]["val_ood"] = {"glow": images(9, shift=90, seed=4), "dusk": images(7, shift=-60, seed=5)}
     chosen = {name: str(DETECTORS / f"{name}.yaml") for name in SEARCHING}
     chosen["on_images"] = {
-        "class_path": "lightning_ood.detectors.search.Search",
+        "class_path": "lightning_ood.detectors.combine.search.Search",
         "init_args": {"of": str(DETECTORS / "energy.yaml"), "grid": {"temperature": [0.5, 4.0]}, "against": []},
     }
     content["scoring"]["detectors"] = chosen

@@ -13,12 +13,12 @@ import pytest
 import yaml
 from torch import Tensor
 
-from lightning_ood.cli import main as command_line
+from lightning_ood.commands.cli import main as command_line
+from lightning_ood.commands.sweep import space
+from lightning_ood.commands.sweep.choice import Choice
+from lightning_ood.commands.sweep.plan import plan, resolve, together
+from lightning_ood.commands.sweep.point import Resolver, argument, main
 from lightning_ood.errors import InputError
-from lightning_ood.sweep import space
-from lightning_ood.sweep.choice import Choice
-from lightning_ood.sweep.plan import plan, resolve, together
-from lightning_ood.sweep.point import Resolver, argument, main
 from tests.cli.conftest import DETECTORS
 from tests.conftest import ROOT, Run
 from tests.tiny import Net

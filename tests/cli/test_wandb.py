@@ -14,7 +14,7 @@ import pytest
 import yaml
 from lightning.pytorch.loggers import CSVLogger
 
-from lightning_ood.cli import main
+from lightning_ood.commands.cli import main
 from lightning_ood.report import read_scores, scalars
 from tests.conftest import Run
 from tests.wandb_files import Offline, read

@@ -13,7 +13,7 @@ import pytest
 import torchvision
 import yaml
 
-from lightning_ood.cli import main
+from lightning_ood.commands.cli import main
 from lightning_ood.data.datamodule import OODDataModule
 from lightning_ood.report import summarise, without_csid
 from tests.conftest import ROOT, Run
@@ -176,7 +176,10 @@ def test_validation_sets_cost_nothing_without_a_search(
     loaded = []
     loaders = OODDataModule.val_dataloader
     monkeypatch.setattr(OODDataModule, "val_dataloader", lambda data: loaded.append(loaders(data)) or loaders(data))
-    search = {"class_path": "lightning_ood.detectors.search.Search", "init_args": {"against": against, "held_out": 0.5}}
+    search = {
+        "class_path": "lightning_ood.detectors.combine.search.Search",
+        "init_args": {"against": against, "held_out": 0.5},
+    }
     bench(path, "fit", more=("--scoring.detectors", json.dumps({"energy": ENERGY, "searched": search})))
     assert {name for found in loaded for name in found} == passed
 

@@ -10,11 +10,11 @@ from PIL import Image
 from torch.utils.data import DistributedSampler
 from torchvision.transforms.functional import to_tensor
 
-from lightning_ood import preprocess
 from lightning_ood.data import Digits, ImageList, Patches
 from lightning_ood.data.augment import Augment
 from lightning_ood.data.datamodule import IDSets, OODDataModule, data_root
 from lightning_ood.errors import InputError
+from lightning_ood.networks import preprocess
 
 
 class Preprocess:

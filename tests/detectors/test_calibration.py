@@ -10,7 +10,7 @@ from lightning_ood.detectors.mds import MDS
 from lightning_ood.detectors.nap import NAP
 from lightning_ood.errors import InputError
 from lightning_ood.features import Features, Setup
-from lightning_ood.hashing import hash_index
+from lightning_ood.ops.hashing import hash_index
 
 TRAIN, _ = random_features()
 SETUP = setup_for(TRAIN)

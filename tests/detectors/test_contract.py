@@ -1,8 +1,5 @@
 """Every detector of the folder keeps to the contract, and the contract notices one that does not."""
 
-import importlib
-import inspect
-import pkgutil
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -10,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-import lightning_ood.detectors
+from lightning_ood.detectors import list_detectors
 from lightning_ood.detectors.base import Detector, Fitted
 from lightning_ood.detectors.block_norm import BlockNorm
 from lightning_ood.detectors.dice import DICE
@@ -31,24 +28,12 @@ from lightning_ood.testing import check_detector
 ANSWERS_ANOTHER_QUESTION = {"NAC": "its default alpha saturates on the toy"}
 
 
-def found() -> list[type[Detector]]:
-    classes: list[type[Detector]] = []
-    for info in pkgutil.iter_modules(lightning_ood.detectors.__path__):
-        module = importlib.import_module(f"lightning_ood.detectors.{info.name}")
-        for value in vars(module).values():
-            if inspect.isclass(value) and issubclass(value, Detector) and value.__module__ == module.__name__:
-                classes.append(value)
-    return [c for c in classes if not inspect.isabstract(c)]
-
-
 def test_the_folder_is_searched() -> None:
-    assert {"MSP", "MaxLogit", "Energy", "DICE", "ReAct", "LINe", "NAP", "NAC", "FeatureNorm"} <= {
-        c.__name__ for c in found()
-    }
+    assert {"MSP", "MaxLogit", "Energy", "DICE", "ReAct", "LINe", "NAP", "NAC", "FeatureNorm"} <= set(list_detectors())
 
 
 @pytest.mark.parametrize("attention", [False, True], ids=["convolutional", "class_token"])
-@pytest.mark.parametrize("detector", found(), ids=lambda c: c.__name__)
+@pytest.mark.parametrize("detector", list_detectors().values(), ids=list_detectors())
 def test_default(detector: type[Detector], attention: bool) -> None:
     check_detector(detector, separates=detector.__name__ not in ANSWERS_ANOTHER_QUESTION, attention=attention)
 

@@ -4,8 +4,8 @@ import torch
 
 from lightning_ood.detectors.dice import DICE
 from lightning_ood.detectors.msp import MSP
-from lightning_ood.detectors.percentile import percentile
 from lightning_ood.features import Features, Head, Setup
+from lightning_ood.ops.quantiles import percentile
 
 HEAD = Head(torch.tensor([[1.0, 0, -1], [0, 2, 1]]), torch.tensor([0.5, -0.5]))
 

@@ -8,8 +8,8 @@ from baseline_toys import features, fit, fitted_score, random_features, setup_fo
 from torch import Tensor
 
 from lightning_ood.detectors.base import Detector
+from lightning_ood.detectors.combine.fusion import Fisher, Fusion, Joint, RobustZ, Rule
 from lightning_ood.detectors.energy import Energy
-from lightning_ood.detectors.fusion import Fisher, Fusion, Joint, RobustZ, Rule
 from lightning_ood.detectors.knn import KNN
 from lightning_ood.detectors.max_logit import MaxLogit
 from lightning_ood.detectors.mds import MDS

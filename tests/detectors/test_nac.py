@@ -3,12 +3,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from lightning_ood.detectors.coverage import StateCounts, bin_edges, bin_index, count_bins, coverage, layer_score
 from lightning_ood.detectors.nac import NAC, NACLayer, balanced_subset
 from lightning_ood.errors import InputError
 from lightning_ood.features import Features, Head, Setup
-from lightning_ood.metrics import auroc
-from lightning_ood.toy import CLASSES, Reads, Toy
+from lightning_ood.metrics.rates import auroc
+from lightning_ood.statistics.coverage import StateCounts, bin_edges, bin_index, count_bins, coverage, layer_score
+from lightning_ood.testing.toy import CLASSES, Reads, Toy
 
 HEAD = Head(torch.tensor([[1.0, 0, -1], [0, 2, 1]]), torch.zeros(2))
 STATES = torch.tensor([[0.5, 0.2], [0.5, 0.9], [0.52, 0.95], [1.0, 0.45]])

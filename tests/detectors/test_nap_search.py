@@ -13,10 +13,10 @@ from lightning_ood.detectors.nap import NAP
 from lightning_ood.detectors.odin import ODIN
 from lightning_ood.errors import InputError
 from lightning_ood.features import Features
-from lightning_ood.hashing import hash_index
-from lightning_ood.metrics import auroc
+from lightning_ood.metrics.rates import auroc
+from lightning_ood.ops.hashing import hash_index
 from lightning_ood.testing import check_detector
-from lightning_ood.toy import Reads, Toy
+from lightning_ood.testing.toy import Reads, Toy
 from lightning_ood.views import Jigsaw, Noise, Rotate, View
 
 TOY = Toy()

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from lightning_ood.detectors.base import Detector, Fitted
+from lightning_ood.detectors.combine.search import Search, varied
 from lightning_ood.detectors.dice import DICE
 from lightning_ood.detectors.energy import Energy
 from lightning_ood.detectors.knn import KNN
@@ -16,13 +17,12 @@ from lightning_ood.detectors.nac import NAC, NACLayer
 from lightning_ood.detectors.odin import ODIN
 from lightning_ood.detectors.pseudo_ood import criterion
 from lightning_ood.detectors.react import ReAct
-from lightning_ood.detectors.search import Search, varied
 from lightning_ood.errors import InputError
 from lightning_ood.features import Features
-from lightning_ood.hashing import hash_index
-from lightning_ood.metrics import auroc, fpr95
+from lightning_ood.metrics.rates import auroc, fpr95
+from lightning_ood.ops.hashing import hash_index
 from lightning_ood.testing import check_detector
-from lightning_ood.toy import Reads, Toy
+from lightning_ood.testing.toy import Reads, Toy
 from lightning_ood.views import Blur, Jigsaw, View
 
 TOY = Toy()

@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 
 from lightning_ood.detectors.base import Detector
+from lightning_ood.detectors.combine.fusion import Fusion
+from lightning_ood.detectors.combine.search import Search
 from lightning_ood.detectors.dice import DICE
 from lightning_ood.detectors.energy import Energy
 from lightning_ood.detectors.fdbd import FDBD
-from lightning_ood.detectors.fusion import Fusion
 from lightning_ood.detectors.knn import KNN
 from lightning_ood.detectors.line import LINe
 from lightning_ood.detectors.max_logit import MaxLogit
@@ -22,12 +23,11 @@ from lightning_ood.detectors.nnguide import NNGuide
 from lightning_ood.detectors.react import ReAct
 from lightning_ood.detectors.residual import Residual
 from lightning_ood.detectors.rmds import RMDS
-from lightning_ood.detectors.search import Search
 from lightning_ood.detectors.vim import ViM
 from lightning_ood.detectors.vra import VRA
 from lightning_ood.features import Features
-from lightning_ood.fits import taken
-from lightning_ood.toy import Reads, Toy
+from lightning_ood.suite import taken
+from lightning_ood.testing.toy import Reads, Toy
 
 Fitted = dict[str, Tensor]
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from lightning_ood.commands.sweep import space
+from lightning_ood.commands.sweep.report import flat, label, markdown, short_names
 from lightning_ood.report.table import METRIC_COLUMNS
-from lightning_ood.sweep import space
-from lightning_ood.sweep.report import flat, label, markdown, short_names
 from tests.conftest import ROOT
 
 SWEEPS = sorted(p for p in (ROOT / "experiments").rglob("*.yaml") if "\nmethod:" in p.read_text())

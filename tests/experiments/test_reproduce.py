@@ -16,7 +16,7 @@ import yaml
 from experiments.reproduce.compare import compare, markdown
 from experiments.reproduce.published import Table, merged, read
 from experiments.reproduce.run import name_of
-from lightning_ood.cli import main
+from lightning_ood.commands.cli import main
 from lightning_ood.detectors.base import Detector
 from lightning_ood.errors import InputError
 from tests.cli.conftest import images

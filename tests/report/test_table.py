@@ -4,7 +4,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from lightning_ood.errors import InputError
-from lightning_ood.metrics import METRICS, ood_metrics
+from lightning_ood.metrics.rates import METRICS, ood_metrics
 from lightning_ood.report import accuracy, read_scores, summarise, write_metrics, write_scores
 
 COLUMNS = [

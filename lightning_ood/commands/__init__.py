@@ -1,0 +1,1 @@
+"""The commands of ``train.py``, one file or folder each."""

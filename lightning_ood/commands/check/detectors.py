@@ -1,0 +1,74 @@
+"""What each detector needs, and whether it is there: of all detectors, not up to the first that lacks something."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import torch
+from torchmetrics import Metric
+
+from lightning_ood.commands.check.findings import Findings
+from lightning_ood.detectors.base import Detector
+from lightning_ood.errors import InputError
+from lightning_ood.features import Features, Setup
+from lightning_ood.statistics.sketches import state_bytes
+
+
+def serve(found: Findings, detectors: Mapping[str, Detector], setup: Setup) -> dict[str, Detector]:
+    """Sets every detector up; says what it reads and holds, or why it cannot run.
+
+    Returns:
+        those that can.
+    """
+    served: dict[str, Detector] = {}
+    states: dict[int, int] = {}
+    setup = setup.sharing()
+    for name, detector in detectors.items():
+        with found.catching("detectors", name):
+            detector.setup(setup)
+            served[name] = detector
+            metrics = [metric for metric in detector.modules() if isinstance(metric, Metric)]
+            parts, own = list(detector.family()), {id(metric): state_bytes(metric) for metric in metrics}
+            states |= own  # detectors share what they sum up alike
+            found.detectors[name] = {
+                "fit": detector.fits,
+                "extra_forwards": detector.extra_forwards,
+                "taps": sorted({tap for part in parts for tap in part.taps}),
+                "gradients": sorted({tap for part in parts for tap in part.gradients}),
+                "attention": any(part.attention for part in parts),
+                "views": sorted({str(view) for part in parts for view in part.views}),
+                "linear_head": any(part.linear_head for part in parts),
+                "state_bytes": sum(own.values()),
+            }
+    found.estimate["memory"] = {"state_bytes": sum(states.values())}
+    return served
+
+
+def needs_labels(detector: Detector, features: Features, setup: Setup) -> bool:
+    """Whether a fit works with labels and not without: tried on a batch, since no detector declares it.
+
+    Args:
+        detector: is left reset; the caller sets it up again.
+        features: of a batch of training images; where the set has no labels, predictions stand in.
+        setup: of the network.
+    """
+    labels = features.prediction if features.labels is None else features.labels
+    index = torch.arange(len(features))
+    known = replace(features, labels=labels, index=index)
+    if not _fits(detector, known, replace(setup, labels=labels.cpu())):
+        return False
+    return not _fits(detector, replace(known, labels=None), replace(setup, labels=None))
+
+
+def _fits(detector: Detector, features: Features, setup: Setup) -> bool:
+    try:
+        detector.setup(setup)
+        detector.to(features.logits.device)
+        detector.update(features)
+        detector.compute()
+    except InputError:
+        return False
+    finally:
+        detector.reset()
+    return True

@@ -1,0 +1,151 @@
+"""``python train.py compare RUN…``: runs, or the detectors of one, on the same images: which is better, by how much."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
+from collections.abc import Sequence
+from pathlib import Path
+
+from lightning_ood.errors import InputError
+from lightning_ood.ops.files import write_text
+from lightning_ood.report.differences import Entry, Scores, difference_table, differences, measure
+from lightning_ood.report.matching import match_images
+from lightning_ood.report.paper import FORMATS, paper_table
+from lightning_ood.report.table import MEAN, read_scores, without_csid
+
+_HELP = """\
+Compares runs, or the detectors of one run, on the images that all of them scored.
+
+  compare runs/a                    the detectors of a run against its first
+  compare runs/a runs/b             every detector of b against the same of a
+  compare ours='runs/seed*'         repetitions of one (seeds, checkpoints): mean and standard deviation over them
+  compare base=runs/b0 base=runs/b1 ours='runs/a*'    mean against mean, the repetitions held fixed
+
+AUROC: DeLong's paired test. FPR95, and with --bootstrap AUROC too: paired bootstrap over images. p-values are
+two-sided and not corrected for the number of comparisons."""
+
+
+def open_runs(arguments: Sequence[str], sets: Sequence[str] = (), full_spectrum: bool = False) -> Scores:
+    """Reads the scores of each ``RUN`` or ``NAME=RUNS`` (a pattern, or the name given again: repetitions of one).
+
+    Covariate-shifted ID images are left out, or with ``full_spectrum`` counted as ID.
+
+    Raises:
+        InputError: if there is no such run, one is given twice, or they did not score the same images.
+    """
+    folders: dict[str, list[Path]] = {}
+    single: list[str] = []
+    for argument in arguments:
+        name, given, pattern = argument.partition("=")
+        if not given or Path(argument).is_dir():
+            same_name = sum(Path(other).resolve().name == Path(argument).resolve().name for other in arguments) > 1
+            name, found = argument if same_name else Path(argument).resolve().name, [Path(argument)]
+            single.append(name)
+        else:
+            start = Path(Path(pattern).anchor)
+            below = Path(pattern).relative_to(start)
+            found = sorted(start.glob(str(below))) if below.parts else [start]
+        if not found:
+            raise InputError(f"{argument}: there is no folder {pattern}")
+        folders.setdefault(name, []).extend(found)
+    paths = [path for found in folders.values() for path in found]
+    places = [path.resolve() for path in paths]
+    twice = {str(path) for path, place in zip(paths, places, strict=True) if places.count(place) > 1}
+    if twice:
+        raise InputError(f"{', '.join(sorted(twice))}: the same run is given twice")
+    for name in single:
+        if len(folders[name]) > 1:
+            raise InputError(f"{name} is the name of a run and of repetitions, {name}=…; choose another NAME")
+    tables = {str(path): read_scores(path) for path in paths}
+    if full_spectrum:
+        tables = {path: table.assign(role=table["role"].replace("csid", "id")) for path, table in tables.items()}
+    matched = match_images({path: without_csid(table) for path, table in tables.items()}, sets)
+    return Scores({name: [matched[str(path)] for path in found] for name, found in folders.items()})
+
+
+def pair(entries: Sequence[Entry], baseline: str = "") -> list[tuple[Entry, Entry]]:
+    """What is compared with what: (baseline, other).
+
+    Args:
+        entries: runs and detectors.
+        baseline: a run (its detectors against the same of the others), a detector (against the others of its run), or
+            ``RUN/DETECTOR`` (against all). Where empty the first run, or the first detector of a single one.
+
+    Raises:
+        InputError: if it is none of these.
+    """
+    runs, detectors = (list(dict.fromkeys(entry[i] for entry in entries)) for i in (0, 1))
+    baseline = baseline or (runs[0] if len(runs) > 1 else detectors[0])
+    run, _, detector = baseline.rpartition("/")
+    if baseline in runs:
+        found = [((baseline, name), (other, name)) for other, name in entries]
+    elif baseline in detectors:
+        found = [((of, baseline), (of, name)) for of, name in entries]
+    elif (run, detector) in entries:
+        found = [((run, detector), entry) for entry in entries]
+    else:
+        raise InputError(
+            f"--baseline {baseline}: neither a run ({', '.join(runs)}), nor a detector ({', '.join(detectors)}), nor "
+            "RUN/DETECTOR"
+        )
+    return [(first, other) for first, other in found if first in entries and first != other]
+
+
+def choose(entries: Sequence[Entry], detectors: Sequence[str]) -> list[Entry]:
+    """The entries of these detectors; all where none is named.
+
+    Raises:
+        InputError: if one of them has no scores.
+    """
+    held = list(dict.fromkeys(name for _, name in entries))
+    unknown = [name for name in detectors if name not in held]
+    if unknown:
+        raise InputError(f"--detectors: there are no scores of {', '.join(unknown)}; there are of {', '.join(held)}")
+    return [entry for entry in entries if not detectors or entry[1] in detectors]
+
+
+def main(args: list[str]) -> None:
+    """``compare RUN…``: a table of the runs, and which is better, by how much, with interval and p-value."""
+    parser = ArgumentParser("train.py compare", description=_HELP, formatter_class=RawDescriptionHelpFormatter)
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="a run's folder, or NAME=FOLDERS: repetitions of one")
+    parser.add_argument("--baseline", default="", help="a run, a detector, or RUN/DETECTOR; the first by default")
+    parser.add_argument("--detectors", nargs="+", default=[], help="those to compare; all by default")
+    parser.add_argument("--sets", nargs="+", default=[], help="OOD sets to compare on; all by default")
+    parser.add_argument("--full_spectrum", action="store_true", help="count covariate-shifted ID images as ID")
+    parser.add_argument("--bootstrap", action="store_true", help="AUROC by the paired bootstrap too, not DeLong's test")
+    parser.add_argument("--draws", type=int, default=2000, help="resamples of the bootstrap (default: 2000)")
+    parser.add_argument("--seed", type=int, default=0, help="of the resamples (default: 0)")
+    parser.add_argument("--out", type=Path, help="folder for the tables as Markdown, LaTeX and CSV")
+    options = parser.parse_args(args)
+    if options.draws < 100:
+        raise InputError(f"--draws {options.draws}: at least 100 for an interval; 2000 is the default")
+    scores = open_runs(options.runs, options.sets, options.full_spectrum)
+    entries = choose(scores.entries, options.detectors)
+    compared = pair(entries, options.baseline)
+    values = measure(scores, entries)
+    tables, frames = {"table": paper_table(values)}, {"table": values}
+    print(tables["table"].markdown())
+    if compared:
+        found = differences(scores, values, compared, options.draws, options.seed, options.bootstrap)
+        tables["differences"], frames["differences"] = difference_table(found), found
+        sizes = found.groupby("group")["dataset"].transform("nunique")
+        print(difference_table(found[(found["dataset"] == MEAN) | (sizes == 1)]).markdown())
+        print(caption(options.draws, options.bootstrap))
+    elif len(entries) > 1:
+        print("No differences: the runs share no detector. --baseline RUN/DETECTOR compares all with that one")
+    if options.out:
+        for name, table in tables.items():
+            for ending, write in FORMATS.items():
+                write_text(options.out / f"{name}.{ending}", write(table))
+            write_text(options.out / f"{name}.csv", frames[name].to_csv(index=False, float_format="%.10g"))
+        print(f"Tables are in {options.out}")
+
+
+def caption(draws: int, bootstrap: bool) -> str:
+    """What the differences are."""
+    tests = f"paired bootstrap over images, {draws} draws"
+    tests = f"{tests} for both" if bootstrap else f"FPR95 {tests}; AUROC DeLong's paired test"
+    return (
+        "Δ: percentage points, detector minus baseline, [95 % interval], two-sided p-value, not corrected for the "
+        f"number of comparisons; bold: better, p < 0.05. {tests}. What varies is the draw of the test images."
+    )

@@ -1,0 +1,96 @@
+"""NAC-ME: how well a classifier will do elsewhere, from how much of its neurons' range its training images cover."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from lightning_ood.detectors.nac import POOLED, Pool, neuron_states
+from lightning_ood.detectors.needs import labels_of
+from lightning_ood.features import Features
+from lightning_ood.statistics.coverage import bin_edges, bin_index, count_bins, coverage
+from lightning_ood.statistics.sketches import Sketch, own
+
+Ones = Literal["drop", "keep"]
+DivideBy = Literal["edges", "bins"]
+
+
+class NACME(Sketch):
+    """Neuron Activation Coverage for Model Evaluation. Liu et al. ICLR 2024. https://arxiv.org/abs/2306.02879.
+
+    The states of the training images' neurons (see ``detectors.nac.NAC``), counted in uniform bins:
+    ``mean over neurons of 1/M sum over bins of min(count / O, 1)``. Higher = the model is expected to generalise better
+    under shift. The value grows with the number of images until O saturates: compare checkpoints on the same images.
+
+    A metric on any classifier: ``update(Features(logits, pooled, Head(weight, bias), labels=labels))``. State: counts,
+    N * (M - 1) int64, so that it is exact on any number of processes.
+
+    The defaults are those of the authors' code for model evaluation, which differ from those of detection: uniform
+    bins, images that are classified rightly alone, alpha 0.1. Two of its quirks are options: a state of exactly 1 lies
+    in no bin (``ones``), and the M - 1 bins are divided by M, so that the largest value is (M - 1) / M (``divide_by``).
+    Deviation: their training images are augmented at random, which makes the value noisy; here they are whatever
+    ``update`` is given, in ``selection.NACMECallback`` the plain images.
+
+    Args:
+        neurons: N, of the layer.
+        layer: ``pooled``, the penultimate feature (closed-form gradient), or a tap whose map and gradient the features
+            hold.
+        samples: O, how many images make a bin count as covered.
+        bins: M, the number of edges.
+        alpha: steepness of the sigmoid.
+        pool: how a map and its gradient are each taken together over space.
+        correct_only: count only images that are classified rightly; needs labels.
+        ones: what becomes of states of exactly 1, a saturated sigmoid: ``drop``, or ``keep`` in the last bin.
+        divide_by: ``edges``, M, or ``bins``, M - 1.
+    """
+
+    is_differentiable = False
+    higher_is_better = True
+
+    counts: Tensor
+
+    def __init__(
+        self,
+        neurons: int,
+        layer: str = POOLED,
+        samples: int = 500,
+        bins: int = 50,
+        alpha: float = 0.1,
+        pool: Pool = "sum",
+        correct_only: bool = True,
+        ones: Ones = "drop",
+        divide_by: DivideBy = "edges",
+    ) -> None:
+        super().__init__()
+        self.layer, self.samples, self.alpha, self.pool = layer, samples, alpha, pool
+        self.correct_only, self.divide_by = correct_only, divide_by
+        self.edges = bin_edges(bins, "uniform")
+        if ones == "keep":
+            self.edges[-1] = 1.01
+        self.add_state("counts", torch.zeros(neurons, bins - 1, dtype=torch.int64), "sum")
+
+    def update(self, features: Features) -> None:
+        """Counts the states of a batch.
+
+        Args:
+            features: logits and, for ``pooled``, pooled and head; for a tap, its map and gradient; labels where only
+                images that are classified rightly count.
+
+        Raises:
+            InputError: if labels or the head are needed and missing.
+        """
+        counted = features.prediction == labels_of(features) if self.correct_only else None
+        self.count(neuron_states(features, self.layer, self.alpha, self.pool), counted)
+
+    def count(self, states: Tensor, counted: Tensor | None = None) -> None:
+        """Counts ``states`` ``[B, N]`` in [0, 1], of the images where ``counted`` ``[B]`` is true."""
+        index = bin_index(states, self.edges)
+        self.counts = count_bins(own(self.counts), index, counted)
+
+    def compute(self) -> Tensor:
+        """The coverage over all processes: a number in [0, 1], float64; 0 of no image."""
+        value = coverage(self.counts, self.samples).mean()
+        edges = len(self.edges)
+        return value if self.divide_by == "edges" else value * edges / (edges - 1)

@@ -1,0 +1,197 @@
+"""The LightningModule: a network as a backbone, frozen or trained here, whose steps return ``Features``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Literal
+
+import lightning as L
+import torch
+import torch.nn.functional as F
+from lightning.pytorch.cli import OptimizerCallable
+from lightning.pytorch.trainer.states import TrainerFn
+from torch import Tensor, nn
+from torchmetrics.classification import MulticlassAccuracy
+
+from lightning_ood.backbone import Backbone
+from lightning_ood.backbone.cache import FeatureCache
+from lightning_ood.data.datamodule import OODDataModule, data_root
+from lightning_ood.data.sets import Batch
+from lightning_ood.errors import InputError
+from lightning_ood.features import Features
+from lightning_ood.networks.build import build
+from lightning_ood.networks.weights import weights_hash
+from lightning_ood.views import View
+from lightning_ood.views.perturbation import Perturbation
+
+
+class OODModule(L.LightningModule):
+    """A pretrained image classifier whose features are read, or a small one that ``fit`` trains first.
+
+    Args:
+        name: ``timm:NAME`` or ``torchvision:NAME``.
+        network: instead of a name, any ``nn.Module`` that maps ``[B, 3, H, W]`` to logits, by class path.
+        weights: ``pretrained``, ``none`` (random), or a .pth/.safetensors file, relative to ``root``.
+        options: keyword arguments for the model's constructor, such as ``num_classes``.
+        preprocess: overrides of the model's own: ``size``, ``resize``, ``interpolation``, ``mean``, ``std``.
+        head: name of the classifier's module, where it cannot be found.
+        train: what ``fit`` trains before it fits the detectors: nothing, the classifier, or the whole network.
+        optimizer: of the trained parameters.
+        warmup: share of the training steps over which the learning rate rises; it falls along a cosine afterwards.
+        label_smoothing: of the cross-entropy.
+        root: folder that relative weight paths start from; the data's root where None.
+        cache: folder of a feature cache; none where None.
+        cache_gb: what it may hold, in GB.
+        channels_last: keep images and weights with the channel innermost: faster convolutions on a GPU's tensor cores.
+        compile: backend of ``torch.compile``, such as ``inductor``, for passes that take no gradient; eager where None.
+    """
+
+    def __init__(
+        self,
+        name: str | None = None,
+        network: nn.Module | None = None,
+        weights: str = "pretrained",
+        options: dict[str, Any] | None = None,
+        preprocess: dict[str, Any] | None = None,
+        head: str | None = None,
+        train: Literal["nothing", "classifier", "network"] = "nothing",
+        optimizer: OptimizerCallable = torch.optim.AdamW,
+        warmup: float = 0.1,
+        label_smoothing: float = 0.0,
+        root: str | None = None,
+        cache: str | None = None,
+        cache_gb: float = 20.0,
+        channels_last: bool = False,
+        compile: str | None = None,
+    ) -> None:
+        super().__init__()
+        built = build(name, network, weights, options, preprocess, data_root(root))
+        self.preprocess = built.preprocess
+        self.source = built.source
+        self.backbone = Backbone(
+            built.network,
+            built.preprocess.size,
+            head,
+            built.preprocess.mean,
+            built.preprocess.std,
+            channels_last,
+            compile,
+        )
+        if cache is not None:
+            self.backbone.cache = FeatureCache(cache, int(cache_gb * 1e9))
+        self.optimizer = optimizer
+        self.warmup = warmup
+        self.label_smoothing = label_smoothing
+        self.trains = train
+        self.views: tuple[View, ...] = ()
+        self.perturbations: tuple[Perturbation, ...] = ()
+        self.accuracy = MulticlassAccuracy(self.backbone.probe.classes, average="micro")
+        self.strict_loading = False  # frozen weights stay out of the checkpoint
+        self.allow_zero_length_dataloader_with_multiple_devices = True  # a process may have no image
+        self.freeze()
+        if train != "nothing":
+            trained = self.backbone.classifier if train == "classifier" else self.backbone.network
+            trained.requires_grad_(True)
+
+    def train(self, mode: bool = True) -> OODModule:
+        """Training mode reaches only what is trained: a frozen batch norm keeps its statistics."""
+        super().train(False)
+        if mode and self.trains != "nothing":
+            (self.backbone.classifier if self.trains == "classifier" else self.backbone.network).train()
+        self.training = mode
+        return self
+
+    def plan(
+        self,
+        taps: Iterable[str] = (),
+        gradients: Iterable[str] = (),
+        attention: bool = False,
+        views: Iterable[View] = (),
+    ) -> None:
+        """Decides what the next pass reads from each image; wrong names fail here."""
+        self.backbone.configure(taps, gradients, attention)
+        self.views = tuple(dict.fromkeys(views))
+        self.perturbations = ()
+
+    def perturb(self, perturbations: Iterable[Perturbation]) -> None:
+        """Decides which steps of each image the next pass reads too; they depend on what was fitted."""
+        self.perturbations = tuple(dict.fromkeys(perturbations))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits ``[B, K]`` of preprocessed images ``[B, 3, H, W]``."""
+        return self.backbone.network(images)
+
+    def features(self, batch: Batch, views: bool = True) -> Features:
+        """Everything that was planned, from one forward (and those that views and perturbations cost)."""
+        planned = self.views if views else ()
+        return self.backbone(batch.image, batch.label, batch.index, planned, self.perturbations)
+
+    def on_fit_start(self) -> None:
+        """Lightning trains a module in the mode that it finds it in.
+
+        Raises:
+            InputError: if the validation images cannot say which epoch is the best.
+        """
+        data: OODDataModule | None = self.trainer.datamodule  # type: ignore[attr-defined]
+        images = data.val_set if data is not None else None
+        chooses = any(getattr(c, "monitor", None) == "val/accuracy" for c in self.trainer.callbacks)  # type: ignore[attr-defined]
+        if data is not None and images is None and chooses:
+            raise InputError("choosing by val/accuracy needs validation images: give data.id.val")
+        if images is not None and len(images) < self.trainer.world_size:
+            # Lightning leaves out the validation hooks of a process without images, and the others wait for it
+            raise InputError(
+                f"data.id.val: {images.name} has {len(images)} images, fewer than the {self.trainer.world_size} "
+                "processes; give more images or use fewer processes"
+            )
+        self.train()
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Cross-entropy of a batch of training images."""
+        loss = F.cross_entropy(self(batch.image), batch.label, label_smoothing=self.label_smoothing)
+        self.log("train/loss", loss, prog_bar=True)
+        return loss
+
+    def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> Any:
+        """While training: accuracy on held-out images. In the fit pass: the features of training images."""
+        if self.trainer.state.fn == TrainerFn.VALIDATING:
+            # Views are of training images; a validation OOD set has none.
+            return self.features(batch, views=dataloader_idx == 0) if len(batch.index) else None
+        if len(batch.index):
+            self.accuracy.update(self(batch.image), batch.label)
+        return None
+
+    def on_validation_epoch_end(self) -> None:
+        """Logs the validation accuracy, which a ModelCheckpoint can choose by."""
+        if self.trainer.state.fn == TrainerFn.FITTING:
+            self.log("val/accuracy", self.accuracy.compute(), prog_bar=True)
+            self.accuracy.reset()
+
+    def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> Any:
+        """The features of test images."""
+        return self.features(batch) if len(batch.index) else None
+
+    def configure_optimizers(self) -> Any:
+        """The chosen optimiser under linear warm-up and cosine decay, stepped per batch."""
+        optimizer = self.optimizer(p for p in self.parameters() if p.requires_grad)
+        steps = int(self.trainer.estimated_stepping_batches)
+        rise = max(1, round(self.warmup * steps))
+        schedule = torch.optim.lr_scheduler.SequentialLR(
+            optimizer,
+            [
+                torch.optim.lr_scheduler.LinearLR(optimizer, start_factor=0.04, total_iters=rise),
+                torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=max(1, steps - rise)),
+            ],
+            milestones=[rise],
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def weights_hash(self) -> str:
+        """sha256 of the network's weights, buffers and head included."""
+        return weights_hash(self.backbone.network)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Frozen weights stay out; what they are (source and hash) and what they were run in goes in."""
+        run_in = {"precision": self.trainer.precision} if self._trainer is not None else {}
+        checkpoint["backbone"] = {"source": self.source, "hash": self.weights_hash(), **run_in}
+        if self.trains == "nothing":
+            checkpoint["state_dict"] = {}

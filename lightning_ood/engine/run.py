@@ -1,0 +1,217 @@
+"""A run from start to end: train what is to be trained, fit, save; load, score, report. The command line calls this."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from functools import partial
+from pathlib import Path
+
+import lightning as L
+import pandas as pd
+from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
+
+from lightning_ood.data.datamodule import OODDataModule
+from lightning_ood.engine.module import OODModule
+from lightning_ood.engine.results import finish, table_of
+from lightning_ood.engine.run_dir import RunFolder, read_checkpoint
+from lightning_ood.engine.scoring import ScoringCallback
+from lightning_ood.engine.training import train
+from lightning_ood.errors import InputError
+from lightning_ood.ops.console import rank_zero_print
+from lightning_ood.ops.processes import naming_the_dead
+
+STATE = "ScoringCallback"
+LEAVE_OUT = "look for non-finite features, or leave the detector out"
+
+
+def fit(
+    trainer: L.Trainer,
+    module: OODModule,
+    data: OODDataModule,
+    scoring: ScoringCallback,
+    folder: RunFolder,
+    recipe: str = "",
+    overwrite: bool = False,
+) -> Path:
+    """Trains the network if it is to be trained, fits every detector in one pass, saves both.
+
+    What the folder holds is kept: weights of the same recipe, the fit of detectors with the same arguments on the same
+    network and images.
+
+    Args:
+        trainer: with ``scoring`` among its callbacks.
+        module: the network.
+        data: its ID training images are fitted on.
+        scoring: the detectors.
+        folder: of the run; its ``last`` is returned.
+        recipe: what the training depends on.
+        overwrite: train and fit again whatever the folder holds.
+
+    Raises:
+        InputError: if the trainer cannot make one exact pass, the folder holds weights of another recipe, or a
+            detector cannot be fitted or its fit is not a number (the others' are saved before).
+    """
+    _check_exact(trainer)
+    with _together(trainer), folder.under_way("fit"):
+        if module.trains != "nothing":
+            train(trainer, module, data, folder, recipe, overwrite)
+        _prepare(trainer, module, data, scoring, None if overwrite else folder.last)
+        if scoring.to_fit:
+            _fit_detectors(trainer, module, data, scoring)
+        wrong = [*scoring.refused, *(f"the fit of {entry} is not a number: {LEAVE_OUT}" for entry in scoring.unfit())]
+        if wrong and not scoring.fitted:
+            raise InputError("; ".join(wrong))
+        folder.save(folder.last, partial(trainer.save_checkpoint, weights_only=False), trainer.is_global_zero)
+        trainer.strategy.barrier()
+    if wrong:
+        raise InputError(f"{'; '.join(wrong)}. The other detectors' fit is saved in {folder.last}")
+    return folder.last
+
+
+def _prepare(
+    trainer: L.Trainer, module: OODModule, data: OODDataModule, scoring: ScoringCallback, before: Path | None
+) -> None:
+    """Brings the parts together; takes over what an earlier fit, if any, need not do again."""
+    trainer.strategy.connect(module)
+    trainer.datamodule = data  # type: ignore[attr-defined]  # the names of its classes are saved in any case
+    data.trainer = trainer
+    data.setup("validate")
+    scoring.reset()
+    scoring.fingerprint = data.fingerprint()
+    if before is not None and before.is_file():
+        _keep(before, module, scoring, trainer.precision)
+    rank_zero_print(f"Fitting {', '.join(scoring.to_fit) or 'no detector: none of them needs it'}")
+
+
+def _fit_detectors(trainer: L.Trainer, module: OODModule, data: OODDataModule, scoring: ScoringCallback) -> None:
+    """One exact pass over the training images."""
+    trainer.validate(module, datamodule=data, verbose=False)
+    assert data.train_set is not None
+    images = len(data.train_set)
+    seen = scoring.finish_fit(trainer.strategy.root_device, images)
+    _say_cached(module)
+    rank_zero_print(
+        f"Fitted on {seen} images" + (f"; {images - seen} unreadable ones were left out" if seen < images else "")
+    )
+
+
+def _keep(path: Path, module: OODModule, scoring: ScoringCallback, precision: str) -> None:
+    """Takes over from an earlier fit what need not be fitted again."""
+    try:
+        saved = read_checkpoint(path)
+        state = saved["callbacks"][STATE]
+    except (InputError, KeyError):
+        return  # it is going to be replaced
+    backbone = saved["backbone"]
+    if backbone["hash"] == module.weights_hash() and backbone.get("precision", precision) == precision:
+        kept = scoring.keep(state)
+        if kept:
+            rank_zero_print(f"Keeping the fit of {', '.join(kept)} ({path}); --overwrite fits them again")
+
+
+def _say_cached(module: OODModule) -> None:
+    cache = module.backbone.cache
+    if cache is not None:
+        rank_zero_print(
+            f"Feature cache {cache.folder}: {cache.hits} batches taken from it, {cache.misses} sent through the network"
+        )
+
+
+def _together(trainer: L.Trainer) -> AbstractContextManager[None]:
+    return naming_the_dead(getattr(trainer.strategy.launcher, "procs", []), trainer.world_size)
+
+
+def _check_exact(trainer: L.Trainer) -> None:
+    if isinstance(trainer.strategy.launcher, _MultiProcessingLauncher):
+        raise InputError(
+            "this strategy starts its processes by spawn or fork and leaves what they fitted in them: use "
+            "`--trainer.strategy ddp`"
+        )
+    limits = {name: getattr(trainer, name) for name in ("limit_val_batches", "limit_test_batches")}
+    shortened = [f"{name} {value}" for name, value in limits.items() if isinstance(value, int) or value < 1]
+    if shortened:
+        raise InputError(
+            f"{', '.join(shortened)}: fast_dev_run, overfit_batches and limit_*_batches would shorten the fit and the "
+            "test in silence; give shorter sets instead (an image list)"
+        )
+
+
+def load(path: Path, module: OODModule, data: OODDataModule, scoring: ScoringCallback, precision: str) -> None:
+    """Takes over what ``fit`` saved: trained weights, the names of the classes and fitted detectors.
+
+    Raises:
+        InputError: if the file was fitted with another backbone or in another precision, or lacks a detector.
+    """
+    saved = read_checkpoint(path)
+    try:
+        backbone, state = saved["backbone"], saved["callbacks"][STATE]
+    except KeyError as error:
+        raise InputError(f"{path} is no checkpoint that `fit` wrote: it lacks {error}") from error
+    if module.trains != "nothing":
+        missing = module.load_state_dict(saved["state_dict"], strict=False).missing_keys
+        if missing:
+            raise InputError(f"{path} holds the fit of {backbone['source']}, which lacks {missing[0]}; run fit again")
+    if backbone["hash"] != module.weights_hash():
+        raise InputError(
+            f"{path} was fitted on {backbone['source']} (weights {backbone['hash'][:12]}), and the network now is "
+            f"{module.source} (weights {module.weights_hash()[:12]}): run fit again, or give the weights it was made of"
+        )
+    fitted_in = backbone.get("precision", precision)
+    if scoring.fitting and fitted_in != precision:
+        raise InputError(
+            f"{path} was fitted with --trainer.precision {fitted_in}, and this run has {precision}: the features "
+            "differ by more than some detectors bear. Give both the same"
+        )
+    data.load_state_dict(saved.get("OODDataModule", {}))
+    scoring.load_state_dict(state)
+
+
+def test(
+    trainer: L.Trainer,
+    module: OODModule,
+    data: OODDataModule,
+    scoring: ScoringCallback,
+    folder: RunFolder,
+    checkpoint: Path | None = None,
+    config: str = "",
+    command: str = "python train.py fit --config …",
+) -> pd.DataFrame | None:
+    """Scores every test image once with every detector; writes, prints and logs the table.
+
+    Args:
+        trainer: with ``scoring`` among its callbacks.
+        module: the network.
+        data: its ID and OOD test sets are scored.
+        scoring: the detectors.
+        folder: of the run.
+        checkpoint: what ``fit`` saved; ``folder.last`` where None.
+        config: the resolved configuration, for the report.
+        command: what to run where a fit is needed, for the error.
+
+    Returns:
+        metrics.csv as a table, on the first process; None on the others.
+
+    Raises:
+        InputError: if a fit is needed and missing, or a score is not finite (the other detectors' scores and table
+            are written before).
+    """
+    _check_exact(trainer)
+    with _together(trainer), folder.under_way("test"):
+        _restore(checkpoint or folder.last, module, data, scoring, trainer.precision, command)
+        trainer.test(module, datamodule=data, verbose=False)
+        _say_cached(module)
+        rows, scores = scoring.finish_test(trainer.strategy.root_device)
+        if not trainer.is_global_zero:
+            return None
+        table = table_of(rows.numpy(), scores.numpy(), list(scoring.detectors), data)
+        return finish(table, scoring, folder.path, config, trainer.loggers, data)
+
+
+def _restore(
+    path: Path, module: OODModule, data: OODDataModule, scoring: ScoringCallback, precision: str, command: str
+) -> None:
+    if path.is_file():
+        load(path, module, data, scoring, precision)
+    elif scoring.fitting or module.trains != "nothing":
+        what = ", ".join(scoring.fitting) or "the network"
+        raise InputError(f"{what} must be fitted first, and there is no {path}. Run: {command}")

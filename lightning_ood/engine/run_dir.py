@@ -1,0 +1,86 @@
+"""The folder of a run: its checkpoints, and a note there while a job is under way."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch.utilities import rank_zero_only
+
+from lightning_ood.errors import InputError
+from lightning_ood.ops.console import rank_zero_print
+from lightning_ood.ops.files import PARTIAL, write_text
+
+
+class RunFolder:
+    """Where a run leaves what it made. A file appears under its name when it is whole, never before.
+
+    Attributes:
+        path: the folder.
+        last: ``checkpoints/last.ckpt``, the fitted detectors (and trained weights).
+        training: ``checkpoints/training.ckpt``, the last whole epoch of a training, there until it is over.
+        trained: ``checkpoints/trained.ckpt``, weights alone, there as soon as the training is over.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+        self.last = self.path / "checkpoints" / "last.ckpt"
+        self.training = self.path / "checkpoints" / "training.ckpt"
+        self.trained = self.path / "checkpoints" / "trained.ckpt"
+        self._note = self.path / "unfinished.json"
+
+    @contextmanager
+    def under_way(self, job: str) -> Iterator[None]:
+        """Leaves a note while a job runs, so that the next one can tell that this one died."""
+        self._begin(job)
+        try:
+            yield
+        except InputError:
+            self._end()  # the user was told
+            raise
+        self._end()
+
+    @rank_zero_only
+    def _begin(self, job: str) -> None:
+        if self._note.is_file():
+            last = json.loads(self._note.read_text() or "{}")
+            job_before, started = last.get("job", "job"), last.get("started", "at an unknown time")
+            rank_zero_print(
+                f"The last {job_before} in {self.path} (started {started}) did not finish; only whole files are used"
+            )
+            for partial in self.path.rglob(PARTIAL):
+                partial.unlink()
+        now = datetime.now(timezone.utc).isoformat(timespec="seconds")
+        write_text(self._note, json.dumps({"job": job, "started": now, "process": os.getpid()}))
+
+    @rank_zero_only
+    def _end(self) -> None:
+        self._note.unlink(missing_ok=True)
+
+    @staticmethod
+    def save(path: Path, write: Callable[[Path], Any], first: bool = True) -> Path:
+        """Calls ``write`` with another name and renames; every process calls it, the ``first`` renames."""
+        partial = path.with_suffix(".partial")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write(partial)
+        if first:
+            partial.replace(path)
+        return path
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """A checkpoint's content; nothing in it is executed.
+
+    Raises:
+        InputError: if it is not a whole checkpoint.
+    """
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise InputError(f"{path} cannot be read as a checkpoint: {str(error).splitlines()[0]}") from error

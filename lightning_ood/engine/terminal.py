@@ -1,0 +1,63 @@
+"""What a run shows while it works: its progress, the network's taps, and none of the libraries' usual remarks."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import warnings
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import RichProgressBar
+from lightning.pytorch.trainer.states import TrainerFn
+from rich.console import Console
+from rich.table import Table
+
+from lightning_ood.engine.module import OODModule
+
+
+class ProgressBar(RichProgressBar):
+    """Calls the passes by what they do."""
+
+    @property
+    def validation_description(self) -> str:
+        """The validate loop fits detectors, except while a network is trained."""
+        return "Fitting" if self.trainer.state.fn == TrainerFn.VALIDATING else "Validation"
+
+    @property
+    def test_description(self) -> str:
+        """The test loop scores."""
+        return "Scoring"
+
+    def get_metrics(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:
+        """Without the logger's version number."""
+        return {key: value for key, value in super().get_metrics(trainer, pl_module).items() if key != "v_num"}
+
+
+def print_taps(module: OODModule) -> None:
+    """Lists every tap with the shape of its map and whether it is a block."""
+    setup = module.backbone.setup()
+    table = Table("tap", "map of one image", "block", title=f"Taps of {module.source}")
+    for name, shape in setup.maps.items():
+        table.add_row(name, " x ".join(map(str, shape)), "yes" if name in setup.blocks else "")
+    table.add_row("pooled", str(setup.width), "", style="dim")
+    console = Console(width=None if sys.stdout.isatty() else 120)
+    console.print(table)
+    heads = "none" if setup.attention is None else f"{setup.attention[0]} heads x {setup.attention[1]} tokens"
+    console.print(f"{setup.classes} logits; class-token attention: {heads}")
+
+
+def quiet() -> None:
+    """Silences what the libraries say on every run and no user can act on."""
+    for message in (
+        ".*LeafSpec.*",
+        ".*does not have many workers.*",
+        ".*method of metric .* was called before the ``update``.*",
+        ".*Total length of `list` across ranks is zero.*",
+        ".*is smaller than the logging interval.*",
+        ".*module\\(s\\) in eval mode.*",
+    ):
+        warnings.filterwarnings("ignore", message)
+    tips = ("litlogger", "available:", "`weights_only` was not set", "Loading `train_dataloader`", "anonymous setting")
+    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero", "wandb"):
+        logging.getLogger(name).addFilter(lambda record: not any(tip in record.getMessage() for tip in tips))

@@ -1,0 +1,15 @@
+"""Lines for the user, printed by the first process alone."""
+
+from __future__ import annotations
+
+import sys
+
+from rich.console import Console
+
+from lightning_ood.ops.processes import rank
+
+
+def rank_zero_print(text: str) -> None:
+    """Prints one line, on rank 0."""
+    if rank() == 0:
+        Console(file=sys.stdout, highlight=False, soft_wrap=True).print(text, markup=False)

@@ -1,0 +1,1 @@
+"""Bounded summaries of a stream that merge exactly: quantiles, samples, moments, coverage."""

@@ -1,0 +1,183 @@
+"""A network of a few thousand weights and images that it knows: what the contract of a detector is tried on."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lightning_ood.detectors.base import Detector
+from lightning_ood.features import Features, Head, Setup
+from lightning_ood.views import View
+from lightning_ood.views.perturbation import Perturbation
+
+CLASSES, CHANNELS, SIDE = 5, (8, 12, 16), 6
+BLOCKS = ("block1", "block2", "last")
+
+
+@dataclass(frozen=True)
+class Reads:
+    """What a detector and the detectors that it holds read of a batch."""
+
+    taps: frozenset[str] = frozenset()
+    gradients: frozenset[str] = frozenset()
+    attention: bool = False
+    views: frozenset[View] = frozenset()
+    head: bool = False
+    steps: tuple[Perturbation, ...] = ()  # they follow from the fit
+
+    @classmethod
+    def of(cls, detector: Detector) -> Reads:
+        """After its ``setup``."""
+        parts = list(detector.family())
+        return cls(
+            frozenset(tap for part in parts for tap in part.taps),
+            frozenset(tap for part in parts for tap in part.gradients),
+            any(part.attention for part in parts),
+            frozenset(view for part in parts for view in part.views),
+            any(part.linear_head for part in parts),
+        )
+
+
+@dataclass(frozen=True)
+class Images:
+    """Images ``[B, 3, 12, 12]``, their labels and their positions in the set."""
+
+    pixels: Tensor
+    labels: Tensor
+    index: Tensor
+
+
+@dataclass
+class Toy:
+    """Three convolutions with fixed weights, a mean over space and a linear classifier fitted by least squares.
+
+    Of its 5 classes the last has no images, of its 16 units the first is dead: no detector may mind. ID images are a
+    pattern per class with noise; OOD images are weak noise, of which the network is not sure.
+
+    Args:
+        attention: whether it pretends to have a class token: two heads, attention over the positions of the last map.
+        signed: leaves out the last rectification, so that features are negative too.
+        seed: of weights and images.
+    """
+
+    attention: bool = False
+    signed: bool = False
+    seed: int = 0
+    head: Head = field(init=False)
+
+    def __post_init__(self) -> None:
+        draw = torch.Generator().manual_seed(self.seed)
+        shapes = zip((3, *CHANNELS), CHANNELS, strict=False)
+        self._kernels = [torch.randn(o, i, 3, 3, generator=draw) * (2 / (9 * i)) ** 0.5 for i, o in shapes]
+        self._kernels[-1][0] = 0  # the dead unit
+        self._heads = torch.randn(2, CHANNELS[-1], generator=draw)
+        self._patterns = torch.randn(CLASSES - 1, 3, 2 * SIDE, 2 * SIDE, generator=draw)
+        train = self.train()
+        pooled = self._maps(train.pixels)["last"].flatten(2).mean(2)
+        target = 10.0 * F.one_hot(train.labels, CLASSES) - 2.0
+        ridge = pooled.T @ pooled + 1e-2 * torch.eye(CHANNELS[-1])
+        bias = torch.linspace(-0.2, 0.2, CLASSES)
+        self.head = Head(torch.linalg.solve(ridge, pooled.T @ (target - bias)).T.contiguous(), bias)
+
+    def setup(self, labels: Tensor | None = None) -> Setup:
+        """What a detector is told before the first batch."""
+        sides = (SIDE, SIDE)
+        return Setup(
+            width=CHANNELS[-1],
+            classes=CLASSES,
+            head=self.head,
+            maps={tap: torch.Size((c, *sides)) for tap, c in zip(BLOCKS, CHANNELS, strict=True)},
+            blocks=BLOCKS,
+            attention=(2, SIDE**2 + 1) if self.attention else None,
+            labels=labels,
+        )
+
+    def train(self, size: int = 400) -> Images:
+        """ID training images."""
+        return self._known(size, self.seed + 1)
+
+    def known(self, size: int = 48) -> Images:
+        """ID test images."""
+        return self._known(size, self.seed + 2)
+
+    def unknown(self, size: int = 48) -> Images:
+        """OOD test images."""
+        pixels = 0.3 * torch.randn(size, 3, 2 * SIDE, 2 * SIDE, generator=torch.Generator().manual_seed(self.seed + 3))
+        return Images(pixels, torch.zeros(size, dtype=torch.int64), torch.arange(size))
+
+    def __call__(self, images: Images, reads: Reads) -> Features:
+        """The features of images: what ``reads`` names and nothing else, so that undeclared reading fails."""
+        maps = self._maps(images.pixels)
+        pooled = maps["last"].flatten(2).mean(2)
+        view_of = {view: replace(images, pixels=view(images.pixels, images.index)) for view in reads.views}
+        inner = replace(reads, views=frozenset(), steps=())
+        return Features(
+            logits=self.head(pooled),
+            pooled=pooled,
+            head=self.head if reads.head else None,
+            maps={tap: maps[tap] for tap in reads.taps},
+            gradients=self._gradients(images.pixels, reads.gradients),
+            attention=self._attention(maps["last"]) if reads.attention else None,
+            labels=images.labels,
+            index=images.index,
+            views={**{view: self(changed, inner) for view, changed in view_of.items()}, **self._stepped(images, reads)},
+        )
+
+    @torch.enable_grad()
+    def _stepped(self, images: Images, reads: Reads) -> dict[Hashable, Features]:
+        """The features of images after each step."""
+        pixels = images.pixels.detach().requires_grad_(bool(reads.steps))
+        inner = replace(reads, views=frozenset(), steps=())
+        stepped: dict[Hashable, Features] = {}
+        for step in reads.steps:
+            gradient = torch.autograd.grad(step.loss(self(replace(images, pixels=pixels), inner)).sum(), pixels)[0]
+            stepped[step] = self(replace(images, pixels=step(pixels, gradient)), inner)
+        return stepped
+
+    def _known(self, size: int, seed: int) -> Images:
+        draw = torch.Generator().manual_seed(seed)
+        labels = torch.arange(size) % (CLASSES - 1)
+        pixels = 1.5 * self._patterns[labels] + 0.3 * torch.randn(size, 3, 2 * SIDE, 2 * SIDE, generator=draw)
+        return Images(pixels, labels, torch.arange(size))
+
+    def _maps(self, pixels: Tensor) -> dict[str, Tensor]:
+        first, second, third = self._kernels
+        block1 = F.conv2d(pixels, first, stride=2, padding=1).relu()
+        block2 = F.conv2d(block1, second, padding=1).relu()
+        last = F.conv2d(block2, third, padding=1)
+        return {"block1": block1, "block2": block2, "last": last if self.signed else last.relu()}
+
+    @torch.enable_grad()
+    def _gradients(self, pixels: Tensor, taps: Iterable[str]) -> dict[str, Tensor]:
+        """The derivative of KL(uniform || softmax) by each map."""
+        taps = list(taps)
+        if not taps:
+            return {}
+        maps = self._maps(pixels.clone().requires_grad_())
+        loss = -self.head(maps["last"].flatten(2).mean(2)).log_softmax(1).mean(1).sum()
+        return dict(zip(taps, torch.autograd.grad(loss, [maps[tap] for tap in taps]), strict=True))
+
+    def _attention(self, last: Tensor) -> Tensor:
+        keys = torch.einsum("bcn,hc->bhn", last.flatten(2), self._heads)
+        return F.pad(keys, (1, 0)).softmax(dim=2)
+
+
+def permuted(features: Features, order: Tensor) -> Features:
+    """A batch of the same network with its penultimate units in another order ``[D]``."""
+    head = features.head
+
+    def moved(maps: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {tap: value[:, order] if tap == "last" else value for tap, value in maps.items()}
+
+    return replace(
+        features,
+        pooled=features.pooled[:, order],
+        head=replace(head, weight=head.weight[:, order]) if head else None,
+        maps=moved(features.maps),
+        gradients=moved(features.gradients),
+        views={view: permuted(inner, order) for view, inner in features.views.items()},
+    )

@@ -1,0 +1,1 @@
+"""Generators of pages and the networks that the pages are about; not shipped with the package."""

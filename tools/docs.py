@@ -1,0 +1,161 @@
+"""Pages that are made, not written: ``python -m tools.docs methods --write`` (``--check`` in CI).
+
+``docs/methods.md`` comes from the docstrings, ``docs/backbones.md`` from the networks.
+"""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import re
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torchmetrics import Metric
+
+from lightning_ood.detectors import list_detectors
+from lightning_ood.detectors.base import Detector, LogitScore
+from lightning_ood.detectors.shaping import Shaping
+from lightning_ood.errors import InputError
+from lightning_ood.features import Head, Setup
+from lightning_ood.statistics.sketches import state_bytes
+from lightning_ood.testing.toy import Reads, Toy
+from tools.docs_backbones import backbones
+
+METHODS = Path(__file__).parent.parent / "docs" / "methods.md"
+BACKBONES = METHODS.with_name("backbones.md")
+SIZES = ((512, 10), (2048, 1000))  # (D, K): a ResNet-18 on CIFAR-10, a ResNet-50 on ImageNet
+_INTRODUCTION = """# Methods
+
+One entry per detector, with its default arguments, made from the docstrings by
+`python -m tools.docs methods --write`: do not edit. A higher score is more in-distribution, always.
+z is the penultimate feature (D numbers), f the logits (K), W and b the classifier's weight and bias.
+
+Every detector scores from the one forward pass that all share. *Extra forwards* are the passes it asks for beyond that
+one, per training image in the fit and per test image. *State* is what it sums up while it fits; it does not grow with
+the number of images; that of a detector that chooses among blocks is given for one block. A *score of the logits* can
+be the `base` of a *shaping*, which changes the feature or the classifier before.
+"""
+
+
+def methods() -> str:
+    """The page."""
+    kinds = list(list_detectors().values())
+    sizes = [f"state at D = {width}, K = {classes}" for width, classes in SIZES]
+    header = ["detector", "kind", "reads", "fits on", *sizes, "extra forwards (fit, test)"]
+    lines = [_row(header), _row(["---"] * len(header))]
+    lines += [_row([f"[{kind.__name__}](#{kind.__name__.lower()})", *facts(kind)]) for kind in kinds]
+    return "\n".join([_INTRODUCTION, *lines, *(_section(kind) for kind in kinds)]) + "\n"
+
+
+def facts(kind: type[Detector]) -> list[str]:
+    """What a detector reads and costs with its default arguments, found by setting it up."""
+    detector = kind()
+    detector.setup(Toy(attention=False).setup(Toy().train().labels))
+    extra = detector.extra_forwards
+    sort = "shaping" if issubclass(kind, Shaping) else "score of the logits" if issubclass(kind, LogitScore) else ""
+    state = [_bytes(state_size(kind, width, classes)) for width, classes in SIZES]
+    return [sort, _reads(detector), _fits_on(detector), *state, f"{extra['fit']}, {extra['test']}"]
+
+
+def state_size(kind: type[Detector], width: int, classes: int) -> int:
+    """Bytes of a detector's sums; nothing is allocated.
+
+    Args:
+        kind: of the detector, taken with its default arguments.
+        width: D; the network has one block, of D x 7 x 7.
+        classes: K.
+    """
+    with torch.device("meta"):
+        head = Head(torch.zeros(classes, width), torch.zeros(classes))
+        detector = kind()
+        map_ = torch.Size((width, 7, 7))
+        detector.setup(Setup(width, classes, head, {"last": map_, "block": map_}, ("block",)))
+    return sum(state_bytes(part) for part in detector.modules() if isinstance(part, Metric))
+
+
+def _reads(detector: Detector) -> str:
+    reads = Reads.of(detector)
+    gradients = [f"gradient of `{tap}`" for tap in sorted(reads.gradients)]
+    taps = ["maps of the blocks"] if len(reads.taps) > 1 else [f"map `{tap}`" for tap in reads.taps]
+    named = ["z and classifier"] * reads.head + taps + gradients + ["attention"] * reads.attention
+    return ", ".join(named) or ("logits" if isinstance(detector, LogitScore) else "z and logits")
+
+
+def _fits_on(detector: Detector) -> str:
+    if not detector.fits:
+        return "nothing"
+    toy = Toy()
+    batch = toy(toy.train(), Reads.of(detector))
+    try:
+        detector.update(replace(batch, labels=None))
+    except InputError:
+        return "training images with labels"
+    return "training images"
+
+
+def _bytes(size: int) -> str:
+    for unit, scale in (("MB", 1e6), ("kB", 1e3)):
+        if size >= scale:
+            return f"{size / scale:.3g} {unit}"
+    return f"{size} B" if size else "0"
+
+
+def _section(kind: type[Detector]) -> str:
+    module = sys.modules[kind.__module__]
+    paper = " ".join((module.__doc__ or "").split())
+    lines = [f"\n## {kind.__name__}\n", f"{paper}\n", f"`{kind.__module__}.{kind.__name__}`\n", *_body(kind)]
+    for other in vars(module).values():
+        if inspect.isclass(other) and other.__module__ == module.__name__ and not issubclass(other, Detector):
+            lines += [f"\n### {other.__name__}\n", *_body(other)]
+    return _markdown("\n".join(lines))
+
+
+def _body(kind: type) -> list[str]:
+    """Paragraphs and arguments or attributes of a class."""
+    text = re.split(r"\nRaises:\n", inspect.cleandoc(kind.__doc__ or ""))[0]
+    body, *entries = re.split(r"\n(?:Args|Attributes):\n", text)
+    arguments = [argument for entry in entries for argument in _arguments(entry)]
+    return [body.rstrip(), *(["\nArguments:\n"] if arguments else []), *(f"- `{n}`: {what}" for n, what in arguments)]
+
+
+def _arguments(text: str) -> Iterator[tuple[str, str]]:
+    for entry in re.split(r"\n(?=    \w+:)", "\n" + text.rstrip()):
+        name, _, what = entry.partition(":")
+        if name.strip():
+            yield name.strip(), " ".join(what.split())
+
+
+def _markdown(text: str) -> str:
+    """Markdown of a docstring: roles and double backticks become plain code."""
+    text = re.sub(r":\w+:`~?(?:[\w.]+\.)?(\w+)`", r"`\1`", text)
+    return text.replace("``", "`")
+
+
+def _row(cells: list[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Writes the page or checks that it is current."""
+    parser = argparse.ArgumentParser(prog="python -m tools.docs", description=__doc__)
+    parser.add_argument("page", choices=["methods", "backbones"])
+    action = parser.add_mutually_exclusive_group(required=True)
+    action.add_argument("--write", action="store_true", help="write the page")
+    action.add_argument("--check", action="store_true", help="fail where the page is not what the code says")
+    parser.add_argument("--path", type=Path, help="of the page")
+    options = parser.parse_args(arguments)
+    path = options.path or {"methods": METHODS, "backbones": BACKBONES}[options.page]
+    text = methods() if options.page == "methods" else backbones(list_detectors().values())
+    if options.write:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    elif not path.is_file() or path.read_text(encoding="utf-8") != text:
+        raise SystemExit(f"{path} is not current: run `python -m tools.docs {options.page} --write`")
+
+
+if __name__ == "__main__":
+    main()
