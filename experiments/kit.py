@@ -17,7 +17,7 @@ from torch import Tensor
 from lightning_ood.backbone import Backbone
 from lightning_ood.data.datamodule import data_root
 from lightning_ood.data.sets import open_set
-from lightning_ood.features import Features, Setup
+from lightning_ood.features import Features, NetworkInfo
 from lightning_ood.networks import cifar
 from lightning_ood.networks.build import build
 from lightning_ood.views import Blur, Crop, Invert, Jigsaw, Noise, PhaseScramble, Rotate, View
@@ -61,9 +61,9 @@ class Kit:
         self.backbone = Backbone(built.network.eval(), built.preprocess.size)
         self.backbone.configure(["last"])
 
-    def setup(self) -> Setup:
+    def info(self) -> NetworkInfo:
         """What detectors are told."""
-        return self.backbone.setup(self.features(TRAIN).labels)
+        return self.backbone.info(self.features(TRAIN).labels)
 
     def features(self, name: str) -> Features:
         """Of a set."""

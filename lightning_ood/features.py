@@ -29,12 +29,12 @@ class Head:
     bias: Tensor
 
     @property
-    def classes(self) -> int:
+    def num_classes(self) -> int:
         """K."""
         return self.weight.shape[0]
 
     @property
-    def width(self) -> int:
+    def num_features(self) -> int:
         """D."""
         return self.weight.shape[1]
 
@@ -165,12 +165,12 @@ def _select(value: Any, rows: Tensor | slice) -> Any:
 
 
 @dataclass(frozen=True)
-class Setup:
+class NetworkInfo:
     """What is known of the network and of the fit set before the first batch.
 
     Attributes:
-        width: D, length of the penultimate feature.
-        classes: K, number of logits.
+        num_features: D, length of the penultimate feature.
+        num_classes: K, number of logits.
         head: the linear classifier; None where the network's is not linear.
         maps: every tap that can be read -> shape ``[C, ...]`` of one image's map.
         blocks: the taps that are the network's own blocks, in order of execution; the last is the map before pooling.
@@ -181,8 +181,8 @@ class Setup:
         sketches: those that several detectors hold, by what they sum up; None where each detector has its own.
     """
 
-    width: int
-    classes: int
+    num_features: int
+    num_classes: int
     head: Head | None = None
     maps: Mapping[str, torch.Size] = field(default_factory=dict)
     blocks: tuple[str, ...] = ()
@@ -192,7 +192,7 @@ class Setup:
     std: tuple[float, ...] = (1.0, 1.0, 1.0)
     sketches: dict[Hashable, Any] | None = None
 
-    def sharing(self) -> Setup:
+    def sharing(self) -> NetworkInfo:
         """The same for detectors that see the same images: they hold one sketch of what they sum up alike.
 
         Such detectors are updated, computed and reset together: all of them before the next batch or step. A detector

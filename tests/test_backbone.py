@@ -40,22 +40,22 @@ def network(request: pytest.FixtureRequest) -> nn.Module:
 
 def test_reads_what_the_network_computes(network: nn.Module) -> None:
     backbone = Backbone(network, (64, 64))
-    setup = backbone.setup()
+    info = backbone.info()
     images = torch.randn(3, 3, 64, 64)
     with torch.no_grad():
         logits = network(images)
-    taps = [*setup.blocks, "last"]
-    backbone.configure(taps, attention=setup.attention is not None)
+    taps = [*info.blocks, "last"]
+    backbone.configure(taps, attention=info.attention is not None)
     features = backbone(images)
 
     torch.testing.assert_close(features.logits, logits, atol=1e-5, rtol=1e-5)
     assert features.head is not None
     torch.testing.assert_close(features.head(features.pooled), logits, atol=1e-4, rtol=1e-4)
     for tap in taps:
-        assert features.maps[tap].shape == (3, *setup.maps[tap])
-    if setup.attention is not None:
-        assert features.attention is not None and features.attention.shape == (3, *setup.attention)
-        torch.testing.assert_close(features.attention.sum(2), torch.ones(3, setup.attention[0]))
+        assert features.maps[tap].shape == (3, *info.maps[tap])
+    if info.attention is not None:
+        assert features.attention is not None and features.attention.shape == (3, *info.attention)
+        torch.testing.assert_close(features.attention.sum(2), torch.ones(3, info.attention[0]))
 
 
 @pytest.mark.parametrize("name", ["timm_resnet", "resnet20", "densenet", "torchvision_mobilenet", "resnet18", "wrn"])
@@ -94,7 +94,7 @@ def test_an_output_that_the_network_overwrites_is_copied() -> None:
 def test_gradients_are_those_of_plain_autograd_in_any_mode(network: nn.Module) -> None:
     backbone = Backbone(network, (64, 64))
     network.requires_grad_(False)
-    blocks = [name for name in (backbone.setup().blocks[0], backbone.setup().blocks[-1]) if name != "last"]
+    blocks = [name for name in (backbone.info().blocks[0], backbone.info().blocks[-1]) if name != "last"]
     backbone.configure(gradients=blocks)
     images = torch.randn(2, 3, 64, 64)
     with torch.inference_mode():
@@ -142,8 +142,8 @@ def test_planning_leaves_no_trace_in_a_network_that_is_being_trained() -> None:
         network.train()
         before = {key: value.clone() for key, value in network.state_dict().items()}
         backbone = Backbone(network, (64, 64))
-        setup = backbone.setup()
-        backbone.configure(setup.blocks, attention=setup.attention is not None)
+        info = backbone.info()
+        backbone.configure(info.blocks, attention=info.attention is not None)
         assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
         assert all(part.training for part in network.modules())
 
@@ -155,15 +155,15 @@ def test_wrong_names_fail_before_any_image() -> None:
     with pytest.raises(InputError, match="class token"):
         backbone.configure(attention=True)
     with pytest.raises(InputError, match=r"model.head: the network has no module 'fcc'"):
-        Backbone(ResNet20(7), (32, 32), head="fcc").setup()
+        Backbone(ResNet20(7), (32, 32), head="fcc").info()
 
 
 def test_a_network_without_a_classifier_is_refused() -> None:
     headless = timm.create_model("vit_tiny_patch16_224", num_classes=0, img_size=64, depth=1)
     with pytest.raises(InputError, match="no classifier"):
-        Backbone(headless, (64, 64)).setup()
+        Backbone(headless, (64, 64)).info()
     with pytest.raises(InputError, match="does not return logits"):
-        Backbone(nn.Conv2d(3, 4, 3), (64, 64)).setup()
+        Backbone(nn.Conv2d(3, 4, 3), (64, 64)).info()
 
 
 def test_a_head_that_is_not_linear_has_no_weights() -> None:
@@ -177,8 +177,8 @@ def test_a_head_that_is_not_linear_has_no_weights() -> None:
 
     body = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
     network = nn.Sequential(body, Cosine()).eval()
-    setup = Backbone(network, (32, 32), head="1").setup()
-    assert setup.head is None and setup.width == 8 and setup.classes == 5
+    info = Backbone(network, (32, 32), head="1").info()
+    assert info.head is None and info.num_features == 8 and info.num_classes == 5
 
 
 @pytest.mark.parametrize("options", [{"channels_last": True}, {"compile": "eager"}], ids=str)

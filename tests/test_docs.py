@@ -6,6 +6,7 @@ import re
 import pytest
 import torch
 
+from lightning_ood.detectors import list_detectors
 from lightning_ood.detectors.base import Detector
 from lightning_ood.detectors.energy import Energy
 from lightning_ood.detectors.feature_norm import FeatureNorm
@@ -13,7 +14,7 @@ from lightning_ood.detectors.line import LINe
 from lightning_ood.detectors.odin import ODIN
 from lightning_ood.detectors.react import ReAct
 from lightning_ood.detectors.she import SHE
-from tools.docs import METHODS, detectors, facts, main, methods, state_size
+from tools.docs import METHODS, facts, main, methods, state_size
 
 MADE_OF_OTHERS = {"Search", "Fusion"}  # no paper of their own to deviate from
 
@@ -22,7 +23,7 @@ def test_the_page_is_current() -> None:
     assert METHODS.read_text(encoding="utf-8") == methods(), "run `python -m tools.docs methods --write`"
 
 
-@pytest.mark.parametrize("kind", detectors(), ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("kind", list_detectors().values(), ids=lambda kind: kind.__name__)
 def test_a_detector_says_where_it_is_from_what_it_fits_and_deviates_in(kind: type[Detector]) -> None:
     module, text = inspect.getmodule(kind), " ".join((kind.__doc__ or "").split())
     assert module is not None and module.__doc__

@@ -22,7 +22,7 @@ def test_one_that_cannot_be_fitted_does_not_take_the_others_along() -> None:
     infinite = replace(batch, pooled=batch.pooled.index_fill(0, torch.tensor([3]), torch.inf))
     detectors: dict[str, Detector] = {"knn": KNN(10_000), "mds": MDS(), "react": ReAct()}
     for name, detector in detectors.items():
-        detector.setup(toy.setup(batch.labels))
+        detector.setup(toy.info(batch.labels))
         detector.update(infinite if name == "mds" else batch)
     fits: dict[str, dict[str, Tensor]] = {}
     refused = computed(detectors, fits)

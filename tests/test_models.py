@@ -11,12 +11,12 @@ from torch import Tensor, nn
 from lightning_ood.backbone import Backbone
 from lightning_ood.errors import InputError
 from lightning_ood.networks.cifar import ResNet20
-from tools.docs import BACKBONES, detectors
+from tools.docs import BACKBONES
 from tools.docs_backbones import backbones
 from tools.survey import Model, refusals, scores
 from tools.zoo import MODELS, REFUSED
 
-KINDS = detectors()
+KINDS = list(list_detectors().values())
 NAMES = [model.name for model in MODELS]
 CLASS_TOKEN = (":vit_", "deit", "beit", "eva02", "cait", "xcit", "pit_")
 RECTIFIED = ("resne", "vgg", "regnetx", "regnety", "repvgg", "inception", "googlenet", "alexnet", "dla34", "_resnet")
@@ -62,26 +62,26 @@ def test_families() -> None:
 def test_reads_what_the_network_computes(model: Model) -> None:
     network = model.build_small()
     backbone = Backbone(network, (model.side, model.side))
-    setup, batch = backbone.setup(), images(model, 3)
+    info, batch = backbone.info(), images(model, 3)
     with torch.no_grad():
         logits = network(batch)
-    backbone.configure([*setup.blocks, "last"], attention=setup.attention is not None)
+    backbone.configure([*info.blocks, "last"], attention=info.attention is not None)
     features = backbone(batch)
 
     torch.testing.assert_close(features.logits, logits, atol=1e-5, rtol=1e-5)
-    assert features.pooled.shape == (3, setup.width)
+    assert features.pooled.shape == (3, info.num_features)
     assert (features.head is None) == (model.name in NOT_LINEAR)
     if features.head is not None:
         scale = float(logits.abs().max())
         torch.testing.assert_close(features.head(features.pooled), logits, atol=1e-5 * scale, rtol=1e-4)
 
-    assert len(setup.blocks) >= 2 and len(set(setup.blocks)) == len(setup.blocks)
-    for tap in (*setup.blocks, "last"):
+    assert len(info.blocks) >= 2 and len(set(info.blocks)) == len(info.blocks)
+    for tap in (*info.blocks, "last"):
         value = features.maps[tap]
-        assert value.shape == (3, *setup.maps[tap]) and value.isfinite().all()
+        assert value.shape == (3, *info.maps[tap]) and value.isfinite().all()
         assert value.ndim == 3 or value.shape[2] == value.shape[3], "square images have square maps"
     if any(word in model.name for word in RECTIFIED) and "inception_v4" not in model.name and "_bit" not in model.name:
-        for tap in setup.blocks:
+        for tap in info.blocks:
             assert features.maps[tap].min() >= 0, f"{tap} is after the block's activation"
 
     entering = pooled_maps(network, batch)
@@ -89,10 +89,10 @@ def test_reads_what_the_network_computes(model: Model) -> None:
         last, read = features.maps["last"], entering[-1]
         torch.testing.assert_close(last, read if last.shape == read.shape else read.movedim(3, 1))
 
-    assert (setup.attention is not None) == any(word in model.name for word in CLASS_TOKEN)
-    if setup.attention is not None:
-        assert features.attention is not None and features.attention.shape == (3, *setup.attention)
-        torch.testing.assert_close(features.attention.sum(2), torch.ones(3, setup.attention[0]))
+    assert (info.attention is not None) == any(word in model.name for word in CLASS_TOKEN)
+    if info.attention is not None:
+        assert features.attention is not None and features.attention.shape == (3, *info.attention)
+        torch.testing.assert_close(features.attention.sum(2), torch.ones(3, info.attention[0]))
 
 
 @pytest.mark.parametrize("model", MODELS, ids=NAMES)
@@ -101,7 +101,7 @@ def test_every_detector_scores_or_says_why_not(model: Model) -> None:
     known = images(model, 12)
     labels = backbone(known).prediction
     labels[8:] = torch.arange(4)  # some are wrong
-    wide = backbone.probe.width > WIDE
+    wide = backbone.probe.num_features > WIDE
     tried = {kind.__name__: kind() for kind in KINDS if not (wide and kind.__name__ in DECOMPOSE)}
     scored, refused = scores(backbone, tried, known, labels, images(model, 3), passes=5)
     assert scored.keys() | refused.keys() == tried.keys()
@@ -118,7 +118,7 @@ def test_a_network_without_one_classifier_is_refused_and_says_what_to_write(mode
     with pytest.raises(
         InputError, match=r"no classifier that could be found: .*options.num_classes\), or .*model.head"
     ):
-        Backbone(network, (model.side, model.side)).setup()
+        Backbone(network, (model.side, model.side)).info()
 
 
 def test_class_attention_is_that_of_the_unfused_formula() -> None:
@@ -201,7 +201,7 @@ def test_layout_of_maps_as_long_as_they_have_channels(name: str) -> None:
     network = make().eval()
     side = 256 if "resnet" in name else 64  # a first block of 64 x 64 x 64 or 16 x 16 x 16
     backbone = Backbone(network, (side, side))
-    block = backbone.setup().blocks[0]
+    block = backbone.info().blocks[0]
     raw: list[Tensor] = []
     network.get_submodule(block).register_forward_hook(lambda module, args, output: raw.append(output))
     backbone.configure([block])
@@ -212,17 +212,17 @@ def test_layout_of_maps_as_long_as_they_have_channels(name: str) -> None:
 
 @pytest.mark.parametrize("size", [(64, 32), (32, 96), (256, 128)])
 def test_layout_of_maps_that_are_not_square(size: tuple[int, int]) -> None:
-    setup = Backbone(torchvision.models.resnet18(num_classes=7).eval(), size).setup()
-    channels = [setup.maps[block][0] for block in setup.blocks]
+    info = Backbone(torchvision.models.resnet18(num_classes=7).eval(), size).info()
+    channels = [info.maps[block][0] for block in info.blocks]
     assert channels == [64, 64, 128, 128, 256, 256, 512, 512]
     swin = torchvision.models.SwinTransformer([4, 4], 16, [1, 1, 1, 1], [2, 2, 2, 2], [2, 2], num_classes=7).eval()
-    setup = Backbone(swin, size).setup()
-    assert [setup.maps[block][0] for block in setup.blocks] == [16, 32, 32, 64, 64, 128, 128, 128]
+    info = Backbone(swin, size).info()
+    assert [info.maps[block][0] for block in info.blocks] == [16, 32, 32, 64, 64, 128, 128, 128]
 
 
 def test_a_last_map_of_one_pixel_is_still_that_of_the_last_block() -> None:
-    setup = Backbone(timm.create_model("resnet18", num_classes=7).eval(), (32, 32)).setup()
-    assert setup.maps["last"] == (512, 1, 1) and setup.blocks[-1] == "layer4.1"
+    info = Backbone(timm.create_model("resnet18", num_classes=7).eval(), (32, 32)).info()
+    assert info.maps["last"] == (512, 1, 1) and info.blocks[-1] == "layer4.1"
 
 
 @pytest.mark.parametrize("make", [torchvision.models.googlenet, torchvision.models.inception_v3])
@@ -238,9 +238,9 @@ def test_a_network_without_maps_serves_what_reads_none() -> None:
     torch.manual_seed(0)
     network = nn.Sequential(nn.Flatten(), nn.Linear(192, 16), nn.ReLU(), nn.Linear(16, 7)).eval()
     backbone = Backbone(network, (8, 8))
-    setup = backbone.setup()
-    assert not setup.maps and not setup.blocks
-    refused = refusals({kind.__name__: kind() for kind in KINDS}, setup)
+    info = backbone.info()
+    assert not info.maps and not info.blocks
+    refused = refusals({kind.__name__: kind() for kind in KINDS}, info)
     assert {"NAP", "FeatureNorm", "BlockNorm"} <= refused.keys() and "Energy" not in refused
     assert all("map" in why for why in refused.values()), refused
     served = {kind.__name__: kind() for kind in KINDS if kind.__name__ not in refused}

@@ -29,7 +29,7 @@ def test_steps_are_those_of_plain_autograd(name: str) -> None:
     network = MODELS[name]().eval().requires_grad_(False)
     backbone = Backbone(network, (64, 64))
     images = torch.randn(2, 3, 64, 64)
-    block = backbone.setup().blocks[0]
+    block = backbone.info().blocks[0]
     backbone.configure(["last"], gradients=[block])
     steps = [Perturbation("confidence", STEP, confidence), Perturbation("length", STEP, length)]
     with torch.inference_mode():

@@ -43,10 +43,10 @@ def images(kit: Path, name: str, count: int, transform: object) -> tuple[Tensor,
 
 @torch.inference_mode()
 def scores(backbone: Backbone, train: tuple[Tensor, Tensor], test: Tensor, bf16: bool) -> dict[str, Tensor]:
-    setup = backbone.setup(train[1]).sharing()
+    info = backbone.info(train[1]).sharing()
     detectors = {name: make() for name, make in MAKE.items()}  # type: ignore[operator]
     for detector in detectors.values():
-        detector.setup(setup)
+        detector.setup(info)
     backbone.configure(["last"])
     with torch.autocast("cpu", torch.bfloat16, enabled=bf16):  # around the steps alone, as in a Trainer
         features, tested = backbone(*train, torch.arange(len(train[0]))), backbone(test)

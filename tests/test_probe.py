@@ -10,7 +10,7 @@ import torchvision
 from torch import nn
 
 from lightning_ood.backbone import Backbone
-from lightning_ood.features import Setup
+from lightning_ood.features import NetworkInfo
 from lightning_ood.networks.cifar import DenseNet, ResNet18, WideResNet
 
 Widths = list[int]
@@ -74,22 +74,22 @@ BLOCKS: dict[str, tuple[Callable[[], nn.Module], Widths]] = {
 }
 
 
-def setup_of(network: nn.Module) -> Setup:
-    return Backbone(network.eval(), (64, 64)).setup()
+def setup_of(network: nn.Module) -> NetworkInfo:
+    return Backbone(network.eval(), (64, 64)).info()
 
 
 @pytest.mark.parametrize("name", BLOCKS)
 def test_blocks(name: str) -> None:
     make, widths = BLOCKS[name]
-    setup = setup_of(make())
-    assert [setup.maps[block][0] for block in setup.blocks] == widths
-    order = [list(setup.maps).index(block) for block in setup.blocks]
+    info = setup_of(make())
+    assert [info.maps[block][0] for block in info.blocks] == widths
+    order = [list(info.maps).index(block) for block in info.blocks]
     assert order == sorted(order), "in order of execution"
 
 
 def test_a_dense_block_is_what_its_layers_are_joined_to() -> None:
-    setup = setup_of(timm.create_model("densenet121", num_classes=5))
-    assert setup.blocks[:2] == ("features.denseblock1", "features.denseblock2") and setup.blocks[-1] == "last"
+    info = setup_of(timm.create_model("densenet121", num_classes=5))
+    assert info.blocks[:2] == ("features.denseblock1", "features.denseblock2") and info.blocks[-1] == "last"
 
 
 def test_a_net_of_layers_without_blocks_has_its_activations() -> None:

@@ -20,7 +20,7 @@ from lightning_ood.detectors import list_detectors
 from lightning_ood.detectors.base import Detector, LogitScore
 from lightning_ood.detectors.shaping import Shaping
 from lightning_ood.errors import InputError
-from lightning_ood.features import Head, Setup
+from lightning_ood.features import Head, NetworkInfo
 from lightning_ood.statistics.sketches import state_bytes
 from lightning_ood.testing.toy import Reads, Toy
 from tools.docs_backbones import backbones
@@ -54,7 +54,7 @@ def methods() -> str:
 def facts(kind: type[Detector]) -> list[str]:
     """What a detector reads and costs with its default arguments, found by setting it up."""
     detector = kind()
-    detector.setup(Toy(attention=False).setup(Toy().train().labels))
+    detector.setup(Toy(attention=False).info(Toy().train().labels))
     extra = detector.extra_forwards
     sort = "shaping" if issubclass(kind, Shaping) else "score of the logits" if issubclass(kind, LogitScore) else ""
     state = [_bytes(state_size(kind, width, classes)) for width, classes in SIZES]
@@ -73,7 +73,7 @@ def state_size(kind: type[Detector], width: int, classes: int) -> int:
         head = Head(torch.zeros(classes, width), torch.zeros(classes))
         detector = kind()
         map_ = torch.Size((width, 7, 7))
-        detector.setup(Setup(width, classes, head, {"last": map_, "block": map_}, ("block",)))
+        detector.setup(NetworkInfo(width, classes, head, {"last": map_, "block": map_}, ("block",)))
     return sum(state_bytes(part) for part in detector.modules() if isinstance(part, Metric))
 
 

@@ -10,7 +10,7 @@ import torch
 from lightning_ood.backbone import Backbone
 from lightning_ood.detectors.base import Detector
 from lightning_ood.errors import InputError
-from lightning_ood.features import Setup
+from lightning_ood.features import NetworkInfo
 from tools.survey import Model, refusals
 from tools.zoo import MODELS, REFUSED
 
@@ -49,27 +49,27 @@ def _row(model: Model, kinds: list[type[Detector]]) -> tuple[list[str], list[str
     height, width = model.size()
     images = f"{height} x {width}"
     try:
-        setup = Backbone(model.build(), (height, width)).setup()
+        info = Backbone(model.build(), (height, width)).info()
     except InputError as error:
         return [images, "", "", "", "", "all"], [f"all: {error}"]
-    said = refused(kinds, setup)
-    last = setup.maps.get("last")
+    said = refused(kinds, info)
+    last = info.maps.get("last")
     cells = [
         images,
-        str(setup.width),
+        str(info.num_features),
         " x ".join(map(str, last)) if last is not None else "none",
-        str(len(setup.blocks)),
-        "{} x {}".format(*setup.attention) if setup.attention else "none",
+        str(len(info.blocks)),
+        "{} x {}".format(*info.attention) if info.attention else "none",
         str(len(said)) if said else "none",
     ]
     return cells, _grouped(said)
 
 
-def refused(kinds: Iterable[type[Detector]], setup: Setup) -> dict[str, str]:
+def refused(kinds: Iterable[type[Detector]], info: NetworkInfo) -> dict[str, str]:
     """The detectors that a network does not serve, and why; nothing is allocated."""
-    setup = replace(setup, head=setup.head.to("meta") if setup.head else None)
+    info = replace(info, head=info.head.to("meta") if info.head else None)
     with torch.device("meta"):
-        return {name: why for kind in kinds for name, why in refusals({kind.__name__: kind()}, setup).items()}
+        return {name: why for kind in kinds for name, why in refusals({kind.__name__: kind()}, info).items()}
 
 
 def _grouped(said: dict[str, str]) -> list[str]:

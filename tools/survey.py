@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from lightning_ood.backbone import Backbone
 from lightning_ood.detectors.base import Detector
 from lightning_ood.errors import InputError
-from lightning_ood.features import Setup
+from lightning_ood.features import NetworkInfo
 from lightning_ood.testing.toy import Reads
 
 
@@ -60,12 +60,12 @@ class Model:
         return side, side
 
 
-def refusals(detectors: Mapping[str, Detector], setup: Setup) -> dict[str, str]:
+def refusals(detectors: Mapping[str, Detector], info: NetworkInfo) -> dict[str, str]:
     """Sets detectors up and says which of them a network or a fit set does not serve, and why."""
     said = {}
     for name, detector in detectors.items():
         try:
-            detector.setup(setup)
+            detector.setup(info)
         except InputError as error:
             said[name] = str(error)
     return said
@@ -92,7 +92,7 @@ def scores(
     Returns:
         name -> scores ``[B]``, and name -> reason for the detectors that the network does not serve.
     """
-    refused = refusals(detectors, backbone.setup(labels.repeat(passes)))
+    refused = refusals(detectors, backbone.info(labels.repeat(passes)))
     served = {name: detector for name, detector in detectors.items() if name not in refused}
     _plan(backbone, served.values())
     views = tuple({view for detector in served.values() for view in Reads.of(detector).views})

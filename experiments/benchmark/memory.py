@@ -25,7 +25,7 @@ from torchmetrics import Metric
 from lightning_ood.backbone import Backbone
 from lightning_ood.detectors.base import Detector
 from lightning_ood.detectors.feature_norm import FeatureNorm
-from lightning_ood.features import Features, Head, Setup
+from lightning_ood.features import Features, Head, NetworkInfo
 from lightning_ood.statistics.sketches import state_bytes
 from lightning_ood.suite import Fits, taken
 from lightning_ood.views import Jigsaw
@@ -93,12 +93,12 @@ def imagenet(rows: int, bank: int) -> dict[str, Any]:
     head = Head(torch.randn(CLASSES, WIDTH, generator=draw) * 0.03, torch.zeros(CLASSES))
     labels = torch.randint(CLASSES, (IMAGES,), generator=draw)
     maps = {tap: torch.Size([channels, 1, 1]) for tap, channels in MAPS.items()}  # a pixel: pooling is not measured
-    setup = Setup(WIDTH, CLASSES, head, maps, tuple(MAPS), None, labels)
+    info = NetworkInfo(WIDTH, CLASSES, head, maps, tuple(MAPS), None, labels)
     suite: dict[str, Detector] = {**of_last(bank), **core(), **nac4_of(tuple(MAPS)), "jigsaw": FeatureNorm()}
     suite = {name: detector for name, detector in suite.items() if detector.fits}
-    setup = setup.sharing()
+    info = info.sharing()
     for detector in suite.values():
-        detector.setup(setup)
+        detector.setup(info)
     seconds = dict.fromkeys(suite, 0.0)
     with torch.inference_mode():
         for index in torch.randperm(IMAGES, generator=draw)[:rows].split(BATCH):

@@ -125,9 +125,9 @@ class Passes:
     @torch.inference_mode()
     def prepare(self, images: Images) -> None:
         """Sets the detectors up for training images; reads the first batch, which a compiler is waited for at."""
-        setup = self.backbone.setup(images.labels.cpu()).sharing()
+        info = self.backbone.info(images.labels.cpu()).sharing()
         for detector in self.detectors.values():
-            detector.setup(setup)
+            detector.setup(info)
             detector.to(images.labels.device)
         parts = self._parts()
         self.backbone.configure(

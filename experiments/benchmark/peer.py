@@ -44,7 +44,7 @@ def detectors(backbone: Backbone) -> dict[str, Any]:
     linear = copy.deepcopy(backbone.classifier[0])
     head = nn.Sequential(nn.Flatten(), linear)
     w, b = linear.weight.detach(), linear.bias.detach()
-    width = backbone.probe.width
+    width = backbone.probe.num_features
     made = {
         "msp": d.MaxSoftmax(network),
         "maxlogit": d.MaxLogit(network),

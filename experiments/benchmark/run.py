@@ -147,7 +147,7 @@ def benchmark(name: str, options: argparse.Namespace) -> None:
     """Measures one network."""
     network, device = NETWORKS[name], options.device
     backbone = network.backbone(device, options.channels_last, options.compile)
-    classes = backbone.probe.classes
+    classes = backbone.probe.num_classes
     train, test = (Images.random(options.images, network.size, network.batch, device, seed) for seed in (0, 1))
     train = spread(backbone, train)
     groups, done = suites(network, options.suites, options.bank), []
@@ -155,7 +155,7 @@ def benchmark(name: str, options: argparse.Namespace) -> None:
     result |= {
         "batch": network.batch,
         "bank": options.bank,
-        "width": backbone.probe.width,
+        "width": backbone.probe.num_features,
         "detectors": {n: len(s) for n, s in groups.items()},
     }
 

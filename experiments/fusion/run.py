@@ -83,7 +83,7 @@ class Scores:
     """Scores of every member on a network's sets, once fitted on a part of the training images and once on all."""
 
     def __init__(self, kit: Kit) -> None:
-        setup, train = kit.setup(), kit.features(TRAIN)
+        info, train = kit.info(), kit.features(TRAIN)
         fitted_on, scored_on = split(train, HELD_OUT, 0)
         pseudo = {"known": fitted_on, "id": scored_on, **{name: kit.view(name) for name in STAND_INS}}
         real = {"known": train, "id": kit.features(TEST), **{name: kit.features(name) for name in OOD}}
@@ -91,7 +91,7 @@ class Scores:
         self.real: dict[str, dict[str, Tensor]] = {name: {} for name in real}
         for name, member in members().items():
             for table, sets in ((self.pseudo, pseudo), (self.real, real)):
-                member.setup(setup)
+                member.setup(info)
                 member.reset()
                 for start in range(0, len(sets["known"]) if member.fits else 0, 500):
                     member.update(sets["known"].select(slice(start, start + 500)))

@@ -84,7 +84,7 @@ class Judge(L.Callback):
             row["train_accuracy"] = 100 * right.double().mean().item()
             for alpha in ALPHAS:
                 for samples in SAMPLES:
-                    metric = NACME(pl_module.backbone.probe.width, samples=samples, alpha=alpha)
+                    metric = NACME(pl_module.backbone.probe.num_features, samples=samples, alpha=alpha)
                     for batch in batches:
                         metric.update(batch)
                     row[f"nac_me alpha={alpha:g} O={samples}"] = metric.compute().item()

@@ -52,16 +52,16 @@ def logs(detectors: tuple[Detector, Detector], fitted: dict[str, Tensor], featur
 
 
 def report(kit: Kit) -> None:
-    setup, train = kit.setup(), kit.features(TRAIN)
+    info, train = kit.info(), kit.features(TRAIN)
     sets = {name: kit.features(name) for name in (TEST, *OOD)}
     views = {name: kit.view(name) for name in VIEWS}
     print(f"\n## {kit.network}\n")
     print("| base | stand-in | w | AUROC against it | " + " | ".join(OOD) + " | mean |")
     print("|---|---|---|---|" + "---|" * (len(OOD) + 1))
     prior = NAP()
-    prior.setup(setup)
+    prior.setup(info)
     for letter, base in bases(kit.network).items():
-        base.setup(setup)
+        base.setup(info)
         fitted_on, scored_on = split(train, HELD_OUT, 0) if base.fits else (train, train)
         if base.fits:
             base.update(fitted_on)

@@ -19,7 +19,7 @@ from lightning_ood.backbone.classifier import feature_of, linear_head
 from lightning_ood.backbone.inspect import evaluating, overwritten_outputs
 from lightning_ood.backbone.probe import Probe, Tap, probe
 from lightning_ood.errors import InputError
-from lightning_ood.features import Features, Head, Setup
+from lightning_ood.features import Features, Head, NetworkInfo
 from lightning_ood.networks.weights import weights_hash
 from lightning_ood.views import View
 from lightning_ood.views.perturbation import Perturbation
@@ -88,11 +88,11 @@ class Backbone(nn.Module):
         """The classifier's weights as they are now; None where it is not linear."""
         return linear_head(list(self.classifier)) if self.probe.linear else None
 
-    def setup(self, labels: Tensor | None = None) -> Setup:
+    def info(self, labels: Tensor | None = None) -> NetworkInfo:
         """What detectors may know before the first batch; ``labels`` are those of the fit set."""
-        return Setup(
-            width=self.probe.width,
-            classes=self.probe.classes,
+        return NetworkInfo(
+            num_features=self.probe.num_features,
+            num_classes=self.probe.num_classes,
             head=self.head,
             maps={name: tap.shape for name, tap in self.probe.taps.items()},
             blocks=self.probe.blocks,

@@ -95,7 +95,7 @@ def find_classifier(calls: Sequence[Candidate], logits: Tensor, head: str | None
 def is_linear(modules: Sequence[nn.Module], feature: Tensor, logits: Tensor) -> bool:
     """Whether the logits are the modules' linear function of the penultimate feature: tried, not looked up."""
     head = linear_head(modules)
-    return head is not None and head.width == feature.shape[1] and _close(head(feature.float()), logits.float())
+    return head is not None and head.num_features == feature.shape[1] and _close(head(feature.float()), logits.float())
 
 
 def _close(one: Tensor, other: Tensor) -> bool:

@@ -50,8 +50,8 @@ class Probe:
         classifiers: name of the module whose input is the penultimate feature and whose output are the logits; two
             names where the logits are the mean of two outputs, the feature being both inputs side by side.
         linear: whether the logits are a linear function of the penultimate feature.
-        classes: K.
-        width: D.
+        num_classes: K.
+        num_features: D.
         taps: module name -> tap, in order of execution; the alias ``last`` is the map before global pooling.
         blocks: names of the network's own blocks, in order of execution; ``last`` at the end where that is not the
             output of the last block.
@@ -59,8 +59,8 @@ class Probe:
 
     classifiers: tuple[str, ...]
     linear: bool
-    classes: int
-    width: int
+    num_classes: int
+    num_features: int
     taps: dict[str, Tap]
     blocks: tuple[str, ...]
 

@@ -14,7 +14,7 @@ from torchmetrics import Metric
 from lightning_ood.detectors.nesting import metrics_in, unnest
 from lightning_ood.detectors.spec import plain, remembering
 from lightning_ood.errors import InputError
-from lightning_ood.features import Features, Head, Setup
+from lightning_ood.features import Features, Head, NetworkInfo
 from lightning_ood.views import View
 from lightning_ood.views.perturbation import Perturbation
 
@@ -88,23 +88,23 @@ class Detector(Metric):
         arguments = {name: plain(value) for name, value in getattr(self, "_arguments", {}).items()}
         return {"class_path": f"{type(self).__module__}.{type(self).__name__}", "init_args": arguments}
 
-    def setup(self, setup: Setup) -> None:
+    def setup(self, info: NetworkInfo) -> None:
         """Learns the network's shapes, chooses taps and declares states. Called again before every fit.
 
         Raises:
             InputError: if the network or the fit set lacks what the detector needs.
         """
-        if self.linear_head and setup.head is None:
+        if self.linear_head and info.head is None:
             what = (
                 f"{type(self).__name__} reads the weights of a linear classifier and this network's is not one linear"
             )
             raise InputError(f"{what} layer; leave the detector out for this network")
         for tap in dict.fromkeys((*self.taps, *self.gradients)):
-            self._require_map(tap, setup)
-        self.head = setup.head
+            self._require_map(tap, info)
+        self.head = info.head
         for child in self._parts():
             if isinstance(child, Detector):
-                child.setup(setup)
+                child.setup(info)
 
     def update(self, features: Features) -> None:
         """Adds a batch of training images to the sums. The default has nothing to fit."""
@@ -184,9 +184,9 @@ class Detector(Metric):
         for child, incoming in zip(self._parts(), incoming_state._parts(), strict=True):
             child.merge_state(incoming)
 
-    def _require_map(self, tap: str, setup: Setup) -> None:
-        if tap not in setup.maps:
-            near = get_close_matches(tap, setup.maps, n=3) or list(setup.maps)
+    def _require_map(self, tap: str, info: NetworkInfo) -> None:
+        if tap not in info.maps:
+            near = get_close_matches(tap, info.maps, n=3) or list(info.maps)
             raise InputError(
                 f"{type(self).__name__} reads the map {tap!r}, which this network does not have; "
                 f"write one of: {', '.join(near) or '(it has no maps)'}"

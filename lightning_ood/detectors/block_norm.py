@@ -8,7 +8,7 @@ from lightning_ood.detectors.base import Fitted, LogitScore
 from lightning_ood.detectors.feature_norm import FeatureNorm, feature_norm
 from lightning_ood.detectors.nesting import nest, unnest
 from lightning_ood.detectors.shaping import Shaping
-from lightning_ood.features import Features, Setup
+from lightning_ood.features import Features, NetworkInfo
 
 
 class BlockNorm(Shaping):
@@ -52,9 +52,9 @@ class BlockNorm(Shaping):
         """Only a choice or a scale has to be found."""
         return self.match or self.norm.fits
 
-    def setup(self, setup: Setup) -> None:
+    def setup(self, info: NetworkInfo) -> None:
         """Declares what the scale is found from."""
-        super().setup(setup)
+        super().setup(info)
         self.add_state("sums", torch.zeros(len(self.norm.taps), dtype=torch.float64), "sum")
         self.add_state("length", torch.zeros((), dtype=torch.float64), "sum")
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from lightning_ood.detectors.base import Detector, Fitted
 from lightning_ood.detectors.needs import index_of
 from lightning_ood.errors import InputError
-from lightning_ood.features import Features, Setup
+from lightning_ood.features import Features, NetworkInfo
 from lightning_ood.ops.hashing import hash_index
 from lightning_ood.statistics.sketches import Sample
 
@@ -32,24 +32,24 @@ class FeatureSample(nn.Module):
 
     Args:
         size: images kept at most.
-        setup: of the network; where the fit set is known, no more images are kept room for than it has.
+        info: of the network; where the fit set is known, no more images are kept room for than it has.
         detectors: those that will read the sample, after their own ``setup``.
         seed: draws other images.
     """
 
-    def __init__(self, size: int, setup: Setup, detectors: Sequence[Detector], seed: int = 0) -> None:
+    def __init__(self, size: int, info: NetworkInfo, detectors: Sequence[Detector], seed: int = 0) -> None:
         super().__init__()
         parts = [part for detector in detectors for part in detector.family()]
         shapes: dict[tuple[str, str], Sequence[int]] = {
-            ("logits", ""): (setup.classes,),
-            ("pooled", ""): (setup.width,),
-            **{("maps", tap): setup.maps[tap] for part in parts for tap in part.taps},
-            **{("gradients", tap): setup.maps[tap] for part in parts for tap in part.gradients},
+            ("logits", ""): (info.num_classes,),
+            ("pooled", ""): (info.num_features,),
+            **{("maps", tap): info.maps[tap] for part in parts for tap in part.taps},
+            **{("gradients", tap): info.maps[tap] for part in parts for tap in part.gradients},
         }
-        if any(part.attention for part in parts) and setup.attention is not None:
-            shapes["attention", ""] = setup.attention
+        if any(part.attention for part in parts) and info.attention is not None:
+            shapes["attention", ""] = info.attention
         self.shapes = shapes
-        size = bounded(size, setup)
+        size = bounded(size, info)
         self.samples = nn.ModuleList(Sample(size, prod(shape), seed) for shape in shapes.values())
 
     def update(self, features: Features) -> None:
@@ -58,7 +58,7 @@ class FeatureSample(nn.Module):
             value = getattr(features, kind)
             sample.update((value[tap] if tap else value).flatten(1), index_of(features))  # type: ignore[operator]
 
-    def compute(self, setup: Setup) -> Features:
+    def compute(self, info: NetworkInfo) -> Features:
         """The sampled images over all processes."""
         values: dict[tuple[str, str], Tensor] = {}
         for (key, shape), sample in zip(self.shapes.items(), self.samples, strict=True):
@@ -67,7 +67,7 @@ class FeatureSample(nn.Module):
         return Features(
             logits=logits,
             pooled=values["pooled", ""],
-            head=setup.head.to(logits.device) if setup.head is not None else None,
+            head=info.head.to(logits.device) if info.head is not None else None,
             maps={tap: value for (kind, tap), value in values.items() if kind == "maps"},
             gradients={tap: value for (kind, tap), value in values.items() if kind == "gradients"},
             attention=values.get(("attention", "")),
@@ -83,22 +83,22 @@ class Calibration(nn.Module):
     Args:
         detectors: after their ``setup``; they stay with whoever made them.
         size: images kept at most.
-        setup: of the network.
+        info: of the network.
         seed: draws other images.
         scoring: gives the number, ``[B]``; the detector's score by default.
     """
 
     def __init__(
-        self, detectors: Sequence[Detector], size: int, setup: Setup, seed: int = 0, scoring: Scoring = plain_score
+        self, detectors: Sequence[Detector], size: int, info: NetworkInfo, seed: int = 0, scoring: Scoring = plain_score
     ) -> None:
         super().__init__()
         self.detectors = tuple(detectors)  # a tuple: not registered here, so not summed or merged twice
-        self.network, self.scoring = setup, scoring
+        self.network, self.scoring = info, scoring
         self.fitting = [i for i, detector in enumerate(detectors) if detector.fits]
         self.ready = [i for i, detector in enumerate(detectors) if not detector.fits]
-        self.scores = Sample(bounded(size, setup), len(self.ready), seed, torch.float64) if self.ready else None
+        self.scores = Sample(bounded(size, info), len(self.ready), seed, torch.float64) if self.ready else None
         read = [self.detectors[i] for i in self.fitting]
-        self.features = FeatureSample(size, setup, read, seed) if read else None
+        self.features = FeatureSample(size, info, read, seed) if read else None
 
     def update(self, features: Features) -> None:
         """Offers a batch."""
@@ -134,9 +134,9 @@ class Calibration(nn.Module):
         return out
 
 
-def bounded(size: int, setup: Setup) -> int:
+def bounded(size: int, info: NetworkInfo) -> int:
     """``size``, or the number of images in the fit set where it is known and smaller."""
-    return size if setup.labels is None else min(size, max(len(setup.labels), 1))
+    return size if info.labels is None else min(size, max(len(info.labels), 1))
 
 
 def split(features: Features, share: float, seed: int) -> tuple[Features, Features]:

@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from lightning_ood.detectors.base import Detector
-from lightning_ood.features import Features, Setup
+from lightning_ood.features import Features, NetworkInfo
 from lightning_ood.statistics.moments import Mean
 
 
@@ -12,10 +12,10 @@ class Centred(Detector):
 
     mean: Mean
 
-    def setup(self, setup: Setup) -> None:
+    def setup(self, info: NetworkInfo) -> None:
         """Declares the mean."""
-        super().setup(setup)
-        self.mean = setup.sketch("mean", Mean, setup.width)
+        super().setup(info)
+        self.mean = info.sketch("mean", Mean, info.num_features)
 
     def update(self, features: Features) -> None:
         """Adds a batch to the mean."""

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from lightning_ood.detectors.base import Detector, Fitted
 from lightning_ood.errors import InputError
-from lightning_ood.features import Features, Setup
+from lightning_ood.features import Features, NetworkInfo
 from lightning_ood.views import Jigsaw, Raw, View
 
 
@@ -59,14 +59,14 @@ class FeatureNorm(Detector):
         """Only a choice has to be made."""
         return self.block is None
 
-    def setup(self, setup: Setup) -> None:
+    def setup(self, info: NetworkInfo) -> None:
         """Takes the network's blocks where none are given, and declares a sum and a count for each."""
-        self.taps = (self.block,) if self.block else tuple(self.blocks or setup.blocks)
+        self.taps = (self.block,) if self.block else tuple(self.blocks or info.blocks)
         if not self.taps:
             raise InputError("FeatureNorm finds no blocks in this network: name its maps in `blocks`")
         if self.raw and self.fits:  # the pair: the image and its jigsaw
-            self.views = (Raw(setup.mean, setup.std), Raw(setup.mean, setup.std, self.jigsaw))
-        super().setup(setup)
+            self.views = (Raw(info.mean, info.std), Raw(info.mean, info.std, self.jigsaw))
+        super().setup(info)
         self.add_state("sums", torch.zeros(len(self.taps), dtype=torch.float64), "sum")
         self.add_state("counts", torch.zeros(len(self.taps), dtype=torch.int64), "sum")
         self.add_state("images", torch.zeros((), dtype=torch.int64), "sum")

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from lightning_ood.detectors.base import Detector, Fitted
-from lightning_ood.features import Features, Setup
+from lightning_ood.features import Features, NetworkInfo
 
 
 class KLMatching(Detector):
@@ -22,11 +22,11 @@ class KLMatching(Detector):
     sums: Tensor
     count: Tensor
 
-    def setup(self, setup: Setup) -> None:
+    def setup(self, info: NetworkInfo) -> None:
         """Declares the sums."""
-        super().setup(setup)
-        self.add_state("sums", torch.zeros(setup.classes, setup.classes, dtype=torch.float64), "sum")
-        self.add_state("count", torch.zeros(setup.classes, dtype=torch.float64), "sum")
+        super().setup(info)
+        self.add_state("sums", torch.zeros(info.num_classes, info.num_classes, dtype=torch.float64), "sum")
+        self.add_state("count", torch.zeros(info.num_classes, dtype=torch.float64), "sum")
 
     def update(self, features: Features) -> None:
         """Adds a batch's softmax to the sums of the predicted classes."""

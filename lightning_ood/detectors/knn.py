@@ -6,7 +6,7 @@ from torch import Tensor
 from lightning_ood.detectors.base import SMALLEST, Detector, Fitted
 from lightning_ood.detectors.needs import index_of
 from lightning_ood.errors import InputError
-from lightning_ood.features import Features, Setup
+from lightning_ood.features import Features, NetworkInfo
 from lightning_ood.statistics.sketches import Sample
 
 
@@ -37,10 +37,10 @@ class Bank(Sample):
         return rows if known.all() else rows[known]
 
 
-def draw_bank(setup: Setup, size: int, seed: int) -> Bank:
+def draw_bank(info: NetworkInfo, size: int, seed: int) -> Bank:
     """A bank of at most ``size`` training images, no larger than the fit set where that is known."""
-    known = size if setup.labels is None else min(size, max(len(setup.labels), 1))
-    return setup.sketch("bank", Bank, known, setup.width, seed)
+    known = size if info.labels is None else min(size, max(len(info.labels), 1))
+    return info.sketch("bank", Bank, known, info.num_features, seed)
 
 
 def check_k(k: int, held: int) -> None:
@@ -72,10 +72,10 @@ class Neighbours(Detector):
         super().__init__()
         self.k, self.bank_size, self.seed = k, bank_size, seed
 
-    def setup(self, setup: Setup) -> None:
+    def setup(self, info: NetworkInfo) -> None:
         """Declares the bank."""
-        super().setup(setup)
-        self.bank = draw_bank(setup, self.bank_size, self.seed)
+        super().setup(info)
+        self.bank = draw_bank(info, self.bank_size, self.seed)
 
     def update(self, features: Features) -> None:
         """Offers the directions and energies of a batch to the bank."""

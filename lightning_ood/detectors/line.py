@@ -8,7 +8,7 @@ from torch import Tensor
 from lightning_ood.detectors.base import Fitted, LogitScore
 from lightning_ood.detectors.needs import labels_of
 from lightning_ood.detectors.shaping import Shaping
-from lightning_ood.features import Features, Setup
+from lightning_ood.features import Features, NetworkInfo
 from lightning_ood.ops.quantiles import percentile, spread
 from lightning_ood.statistics.sketches import QuantileSketch, quantile
 
@@ -61,13 +61,13 @@ class LINe(Shaping):
         self.weight_percentile, self.activation_percentile = weight_percentile, activation_percentile
         self.threshold, self.clip_percentile = threshold, clip_percentile
 
-    def setup(self, setup: Setup) -> None:
+    def setup(self, info: NetworkInfo) -> None:
         """Declares the sums of the features per class."""
-        super().setup(setup)
-        self.add_state("sums", torch.zeros(setup.classes, setup.width, dtype=torch.float64), "sum")
-        self.add_state("images", torch.zeros(setup.classes, dtype=torch.int64), "sum")
+        super().setup(info)
+        self.add_state("sums", torch.zeros(info.num_classes, info.num_features, dtype=torch.float64), "sum")
+        self.add_state("images", torch.zeros(info.num_classes, dtype=torch.int64), "sum")
         if self.clip_percentile is not None:
-            self.entries = setup.sketch("entries", QuantileSketch)
+            self.entries = info.sketch("entries", QuantileSketch)
 
     def update(self, features: Features) -> None:
         """Sums the penultimate features per class."""

@@ -4,7 +4,7 @@ from torch import Tensor
 
 from lightning_ood.detectors.base import Detector, Fitted
 from lightning_ood.detectors.needs import labels_of
-from lightning_ood.features import Features, Setup
+from lightning_ood.features import Features, NetworkInfo
 from lightning_ood.statistics.moments import Moments, whitening
 
 
@@ -23,10 +23,10 @@ class MDS(Detector):
 
     moments: Moments
 
-    def setup(self, setup: Setup) -> None:
+    def setup(self, info: NetworkInfo) -> None:
         """Declares the sums."""
-        super().setup(setup)
-        self.moments = setup.sketch("moments", Moments, setup.classes, setup.width)
+        super().setup(info)
+        self.moments = info.sketch("moments", Moments, info.num_classes, info.num_features)
 
     def update(self, features: Features) -> None:
         """Adds a batch to the class sums and second moments."""

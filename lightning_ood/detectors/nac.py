@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from lightning_ood.detectors.base import Detector, Fitted
 from lightning_ood.detectors.needs import index_of
 from lightning_ood.errors import InputError
-from lightning_ood.features import Features, Setup
+from lightning_ood.features import Features, NetworkInfo
 from lightning_ood.ops.hashing import hash_index
 from lightning_ood.ops.quantiles import spread
 from lightning_ood.ops.transfer import beside
@@ -86,10 +86,10 @@ class NAC(Detector):
         self.taps = self.gradients = tuple(name for name in self.layers if name != POOLED)
         self.linear_head = POOLED in self.layers
 
-    def setup(self, setup: Setup) -> None:
+    def setup(self, info: NetworkInfo) -> None:
         """Starts a histogram per layer and draws the subset."""
-        super().setup(setup)
-        widths = {name: setup.width if name == POOLED else setup.maps[name][0] for name in self.layers}
+        super().setup(info)
+        widths = {name: info.num_features if name == POOLED else info.maps[name][0] for name in self.layers}
         self.histograms = nn.ModuleList(
             StateCounts(widths[name], layer.bins - 1) for name, layer in self.layers.items()
         )
@@ -97,8 +97,8 @@ class NAC(Detector):
         self.inside = Sample(CHECKED, sum(self.widths), self.seed, torch.int32)
         self.outside = Sample(CHECKED, sum(self.widths), self.seed, torch.int32)
         self.chosen: Tensor | None = None
-        if self.images is not None and setup.labels is not None:  # no labels are known where it only scores
-            self.chosen = balanced_subset(setup.labels.cpu(), self.images, self.seed)
+        if self.images is not None and info.labels is not None:  # no labels are known where it only scores
+            self.chosen = balanced_subset(info.labels.cpu(), self.images, self.seed)
 
     def update(self, features: Features) -> None:
         """Counts the states of the batch.

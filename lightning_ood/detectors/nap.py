@@ -10,7 +10,7 @@ from lightning_ood.detectors.base import SMALLEST, Detector, Fitted
 from lightning_ood.detectors.nesting import nest, unnest
 from lightning_ood.detectors.pseudo_ood import PseudoOOD, criterion, middle_of_best
 from lightning_ood.errors import InputError
-from lightning_ood.features import Features, Setup
+from lightning_ood.features import Features, NetworkInfo
 from lightning_ood.views import Jigsaw, View
 
 STEPS = 20  # the weights that a search tries are 0, 1 / STEPS, ..., 1
@@ -93,28 +93,28 @@ class NAP(Detector):
         """To search a weight; and the base may have to."""
         return self.searches or (self.base is not None and self.base.fits)
 
-    def setup(self, setup: Setup) -> None:
+    def setup(self, info: NetworkInfo) -> None:
         """Chooses the form.
 
         Raises:
             InputError: if the attention form is asked for without a class token, or the base has no positive form.
         """
-        if self.form == "attention" and setup.attention is None:
+        if self.form == "attention" and info.attention is None:
             raise InputError("NAP's attention form needs a class token, which this network has not: write form: map")
         if self.base is not None and not self.base.positive:
             raise InputError(
                 f"NAP multiplies into a positive score, and {type(self.base).__name__}'s never is and has no positive "
                 "form; take another base, or add the two up after the run"
             )
-        self.attention = self.form == "attention" or (self.form == "auto" and setup.attention is not None)
+        self.attention = self.form == "attention" or (self.form == "auto" and info.attention is not None)
         self.taps = () if self.attention else (self.tap,)
-        super().setup(setup.sharing() if self.searches else setup)
+        super().setup(info.sharing() if self.searches else info)
         if self.searches:
             alone = NAP(None, 0.5, self.form, self.tap, self.eps, self.power, self.head_reduction, self.self_entry)
-            alone.setup(setup)
+            alone.setup(info)
             assert self.base is not None
             pair = (alone, self.base)
-            self.trial = PseudoOOD(pair, self.views, setup, self.images, self.held_out, self.seed, log_score)
+            self.trial = PseudoOOD(pair, self.views, info, self.images, self.held_out, self.seed, log_score)
 
     def update(self, features: Features) -> None:
         """Fits the base and keeps what a search scores."""

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lightning_ood.detectors.base import Detector, LogitScore
 from lightning_ood.errors import InputError
-from lightning_ood.features import Features, Setup
+from lightning_ood.features import Features, NetworkInfo
 from lightning_ood.views.perturbation import Perturbation
 
 
@@ -44,10 +44,10 @@ class ODIN(LogitScore):
         self.temperature, self.epsilon, self.in_pixels = temperature, epsilon, in_pixels
         self.step = (epsilon, epsilon, epsilon)
 
-    def setup(self, setup: Setup) -> None:
+    def setup(self, info: NetworkInfo) -> None:
         """Takes the length of the step from the preprocessing."""
-        super().setup(setup)
-        red, green, blue = setup.std if self.in_pixels else (1.0, 1.0, 1.0)
+        super().setup(info)
+        red, green, blue = info.std if self.in_pixels else (1.0, 1.0, 1.0)
         self.step = (self.epsilon / red, self.epsilon / green, self.epsilon / blue)
 
     def of_logits(self, logits: Tensor) -> Tensor:

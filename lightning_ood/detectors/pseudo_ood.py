@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from lightning_ood.detectors.base import Detector, Fitted
 from lightning_ood.detectors.calibration import Calibration, Scoring, check_share, check_steps, plain_score, split
 from lightning_ood.errors import InputError
-from lightning_ood.features import Features, Setup
+from lightning_ood.features import Features, NetworkInfo
 from lightning_ood.views import View
 
 Criterion = Literal["auroc", "fpr95"]
@@ -26,7 +26,7 @@ class PseudoOOD(nn.Module):
     Args:
         detectors: after their ``setup``.
         views: transforms of ID images.
-        setup: of the network.
+        info: of the network.
         size: images kept of each set at most.
         held_out: share of the training images that detectors are not fitted on and scored on instead. Not used where
             no detector is fitted.
@@ -38,7 +38,7 @@ class PseudoOOD(nn.Module):
         self,
         detectors: Sequence[Detector],
         views: Sequence[View],
-        setup: Setup,
+        info: NetworkInfo,
         size: int,
         held_out: float = 0.0,
         seed: int = 0,
@@ -49,9 +49,9 @@ class PseudoOOD(nn.Module):
         check_steps("A search", detectors)
         self.views, self.seed = tuple(views), seed
         self.share = held_out if any(detector.fits for detector in detectors) else 0.0
-        self.known = Calibration(detectors, size, setup, seed, scoring)
+        self.known = Calibration(detectors, size, info, seed, scoring)
         self.names = tuple(str(view) for view in views) or ("validation OOD set",)
-        others = [Calibration(detectors, size, setup, seed, scoring) for _ in self.names]
+        others = [Calibration(detectors, size, info, seed, scoring) for _ in self.names]
         self.unknown = nn.ModuleList(others)
 
     def update(self, features: Features) -> Features:

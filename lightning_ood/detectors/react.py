@@ -4,7 +4,7 @@ from torch import Tensor
 
 from lightning_ood.detectors.base import Fitted, LogitScore
 from lightning_ood.detectors.shaping import Shaping
-from lightning_ood.features import Features, Setup
+from lightning_ood.features import Features, NetworkInfo
 from lightning_ood.statistics.sketches import QuantileSketch, quantile
 
 
@@ -37,11 +37,11 @@ class ReAct(Shaping):
         """Only a percentile has to be found."""
         return self.threshold is None
 
-    def setup(self, setup: Setup) -> None:
+    def setup(self, info: NetworkInfo) -> None:
         """Starts the histogram where a percentile is asked for."""
-        super().setup(setup)
+        super().setup(info)
         if self.fits:
-            self.entries = setup.sketch("entries", QuantileSketch)
+            self.entries = info.sketch("entries", QuantileSketch)
 
     def update(self, features: Features) -> None:
         """Counts all entries of the penultimate features."""

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from lightning_ood.detectors.base import Detector, Fitted
 from lightning_ood.errors import InputError
-from lightning_ood.features import Features, Setup
+from lightning_ood.features import Features, NetworkInfo
 from lightning_ood.statistics.moments import Moments
 
 
@@ -42,16 +42,16 @@ class Residual(Detector):
         super().__init__()
         self.dim = dim
 
-    def setup(self, setup: Setup) -> None:
+    def setup(self, info: NetworkInfo) -> None:
         """Checks ``dim`` against the network and declares the sums."""
-        super().setup(setup)
-        width = setup.width
+        super().setup(info)
+        width = info.num_features
         if self.dim is not None and not 0 <= self.dim < width:
             raise InputError(
                 f"dim={self.dim} leaves {type(self).__name__} no residual space in a feature of {width} units; "
                 f"write a dim from 0 to {width - 1}, or null for the authors' rule (here {default_dim(width)})"
             )
-        self.moments = setup.sketch("moments", Moments, 1, width)
+        self.moments = info.sketch("moments", Moments, 1, width)
 
     def update(self, features: Features) -> None:
         """Adds a batch to the second moments."""

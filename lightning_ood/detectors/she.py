@@ -9,7 +9,7 @@ from torch import Tensor
 from lightning_ood.detectors.base import Detector, Fitted
 from lightning_ood.detectors.needs import labels_of
 from lightning_ood.errors import InputError
-from lightning_ood.features import Features, Setup
+from lightning_ood.features import Features, NetworkInfo
 
 
 class SHE(Detector):
@@ -28,11 +28,11 @@ class SHE(Detector):
     sums: Tensor
     count: Tensor
 
-    def setup(self, setup: Setup) -> None:
+    def setup(self, info: NetworkInfo) -> None:
         """Declares the sums."""
-        super().setup(setup)
-        self.add_state("sums", torch.zeros(setup.classes, setup.width, dtype=torch.float64), "sum")
-        self.add_state("count", torch.zeros(setup.classes, dtype=torch.float64), "sum")
+        super().setup(info)
+        self.add_state("sums", torch.zeros(info.num_classes, info.num_features, dtype=torch.float64), "sum")
+        self.add_state("count", torch.zeros(info.num_classes, dtype=torch.float64), "sum")
 
     def update(self, features: Features) -> None:
         """Adds the correctly classified images of a batch."""

@@ -6,7 +6,7 @@ from torch import Tensor
 from lightning_ood.detectors.base import Fitted
 from lightning_ood.detectors.needs import index_of
 from lightning_ood.detectors.residual import Residual, residual_norm
-from lightning_ood.features import Features, Setup
+from lightning_ood.features import Features, NetworkInfo
 from lightning_ood.statistics.sketches import Sample
 
 
@@ -38,12 +38,12 @@ class ViM(Residual):
         super().__init__(dim)
         self.rows, self.seed = rows, seed
 
-    def setup(self, setup: Setup) -> None:
+    def setup(self, info: NetworkInfo) -> None:
         """Declares the sums and the sample."""
-        super().setup(setup)
+        super().setup(info)
         self.add_state("max_logit", torch.zeros((), dtype=torch.float64), "sum")
         self.add_state("seen", torch.zeros((), dtype=torch.float64), "sum")
-        self.sample = setup.sketch("pooled", Sample, self.rows, setup.width, self.seed)
+        self.sample = info.sketch("pooled", Sample, self.rows, info.num_features, self.seed)
 
     def update(self, features: Features) -> None:
         """Adds a batch to the second moments and the mean largest logit, and offers it to the sample."""

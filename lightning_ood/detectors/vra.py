@@ -7,7 +7,7 @@ from lightning_ood.detectors.base import Fitted, LogitScore
 from lightning_ood.detectors.needs import index_of
 from lightning_ood.detectors.shaping import Shaping
 from lightning_ood.errors import InputError
-from lightning_ood.features import Features, Setup
+from lightning_ood.features import Features, NetworkInfo
 from lightning_ood.statistics.sketches import Sample
 
 
@@ -69,10 +69,10 @@ class VRA(Shaping):
         """Only where a threshold is a percentile."""
         return self.low is None or self.high is None
 
-    def setup(self, setup: Setup) -> None:
+    def setup(self, info: NetworkInfo) -> None:
         """Declares the sample."""
-        super().setup(setup)
-        self.sample = setup.sketch("pooled", Sample, self.rows, setup.width, self.seed)
+        super().setup(info)
+        self.sample = info.sketch("pooled", Sample, self.rows, info.num_features, self.seed)
 
     def update(self, features: Features) -> None:
         """Offers a batch to the sample."""

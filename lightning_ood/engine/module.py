@@ -85,7 +85,7 @@ class OODModule(L.LightningModule):
         self.trains = train
         self.views: tuple[View, ...] = ()
         self.perturbations: tuple[Perturbation, ...] = ()
-        self.accuracy = MulticlassAccuracy(self.backbone.probe.classes, average="micro")
+        self.accuracy = MulticlassAccuracy(self.backbone.probe.num_classes, average="micro")
         self.strict_loading = False  # frozen weights stay out of the checkpoint
         self.allow_zero_length_dataloader_with_multiple_devices = True  # a process may have no image
         self.freeze()

@@ -66,7 +66,7 @@ class ScoringCallback(L.Callback):
         """Matches the detectors with the network and the fit set, and plans what each forward reads."""
         data: OODDataModule = trainer.datamodule  # type: ignore[attr-defined]
         module: OODModule = pl_module  # type: ignore[assignment]
-        check_logits(module.backbone.probe.classes, data.classes, data.known_labels)
+        check_logits(module.backbone.probe.num_classes, data.classes, data.known_labels)
         self.prepare(module, data.labels, fit=stage != "test")
         data.reads_val_ood = any(part.val_ood for detector in self.to_fit.values() for part in detector.family())
 
@@ -76,10 +76,10 @@ class ScoringCallback(L.Callback):
         Raises:
             InputError: naming the detector that the network or the fit set cannot serve, and why.
         """
-        setup = module.backbone.setup(labels).sharing()
+        info = module.backbone.info(labels).sharing()
         for name, detector in self.detectors.items():
             with about(f"detector {name!r}"):
-                detector.setup(setup)
+                detector.setup(info)
         used = self.to_fit if fit else self.detectors
         parts = [part for detector in used.values() for part in detector.family()]
         module.plan(

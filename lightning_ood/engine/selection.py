@@ -72,13 +72,13 @@ class NACMECallback(L.Callback):
             InputError: if the layer does not exist, or there are no validation images to judge on.
         """
         module: OODModule = pl_module  # type: ignore[assignment]
-        setup = module.backbone.setup()
-        if self.layer == POOLED and setup.head is None:
+        info = module.backbone.info()
+        if self.layer == POOLED and info.head is None:
             raise InputError("NAC-ME reads the weights of a linear classifier, which this network lacks; name a tap")
         taps = () if self.layer == POOLED else (self.layer,)
         with evaluating(module):
             module.plan(taps=taps, gradients=taps)
-        neurons = setup.width if self.layer == POOLED else setup.maps[self.layer][0]
+        neurons = info.num_features if self.layer == POOLED else info.maps[self.layer][0]
         self.metric = self.make(neurons).to(module.device)
         self._images(trainer)
 

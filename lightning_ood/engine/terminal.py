@@ -36,15 +36,15 @@ class ProgressBar(RichProgressBar):
 
 def print_taps(module: OODModule) -> None:
     """Lists every tap with the shape of its map and whether it is a block."""
-    setup = module.backbone.setup()
+    info = module.backbone.info()
     table = Table("tap", "map of one image", "block", title=f"Taps of {module.source}")
-    for name, shape in setup.maps.items():
-        table.add_row(name, " x ".join(map(str, shape)), "yes" if name in setup.blocks else "")
-    table.add_row("pooled", str(setup.width), "", style="dim")
+    for name, shape in info.maps.items():
+        table.add_row(name, " x ".join(map(str, shape)), "yes" if name in info.blocks else "")
+    table.add_row("pooled", str(info.num_features), "", style="dim")
     console = Console(width=None if sys.stdout.isatty() else 120)
     console.print(table)
-    heads = "none" if setup.attention is None else f"{setup.attention[0]} heads x {setup.attention[1]} tokens"
-    console.print(f"{setup.classes} logits; class-token attention: {heads}")
+    heads = "none" if info.attention is None else f"{info.attention[0]} heads x {info.attention[1]} tokens"
+    console.print(f"{info.num_classes} logits; class-token attention: {heads}")
 
 
 def quiet() -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lightning_ood.detectors.base import Detector
 from lightning_ood.errors import InputError
-from lightning_ood.features import Features, Setup
+from lightning_ood.features import Features, NetworkInfo
 from lightning_ood.ops.transfer import never_waiting
 from lightning_ood.suite import moved
 from lightning_ood.testing.toy import Reads, Toy, permuted
@@ -110,14 +110,14 @@ def _check_refusals(make: Make, toy: Toy, batch: Features, known: Features) -> N
         _refuses(lambda: detector.compute(), detector, "compute refuses an empty fit")
     else:
         _require(detector.compute() == {}, detector, "what fits nothing computes {}")
-    reads, whole = Reads.of(detector), toy.setup()
-    bare: dict[str, Setup] = {}
+    reads, whole = Reads.of(detector), toy.info()
+    bare: dict[str, NetworkInfo] = {}
     if reads.taps:
         bare["maps"] = replace(whole, maps={}, blocks=())
     if reads.head:
         bare["a linear classifier"] = replace(whole, head=None)
-    for what, setup in bare.items():
-        _refuses(lambda setup=setup: make().setup(setup), detector, f"setup refuses a network without {what}")  # type: ignore[misc]
+    for what, info in bare.items():
+        _refuses(lambda info=info: make().setup(info), detector, f"setup refuses a network without {what}")  # type: ignore[misc]
 
 
 def _check_saved(detector: Detector, fitted: dict[str, Tensor], known: Features) -> None:
@@ -170,11 +170,11 @@ def _check_queued(make: Make, toy: Toy, batch: Features, fit: Fit, known: Featur
 
 def _new(make: Make, toy: Toy, order: Tensor | None = None) -> Detector:
     detector = make()
-    setup = toy.setup(toy.train().labels)
+    info = toy.info(toy.train().labels)
     if order is not None:
-        assert setup.head is not None
-        setup = replace(setup, head=replace(setup.head, weight=setup.head.weight[:, order]))
-    detector.setup(setup)
+        assert info.head is not None
+        info = replace(info, head=replace(info.head, weight=info.head.weight[:, order]))
+    detector.setup(info)
     return detector
 
 

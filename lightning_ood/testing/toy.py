@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lightning_ood.detectors.base import Detector
-from lightning_ood.features import Features, Head, Setup
+from lightning_ood.features import Features, Head, NetworkInfo
 from lightning_ood.views import View
 from lightning_ood.views.perturbation import Perturbation
 
@@ -83,12 +83,12 @@ class Toy:
         bias = torch.linspace(-0.2, 0.2, CLASSES)
         self.head = Head(torch.linalg.solve(ridge, pooled.T @ (target - bias)).T.contiguous(), bias)
 
-    def setup(self, labels: Tensor | None = None) -> Setup:
+    def info(self, labels: Tensor | None = None) -> NetworkInfo:
         """What a detector is told before the first batch."""
         sides = (SIDE, SIDE)
-        return Setup(
-            width=CHANNELS[-1],
-            classes=CLASSES,
+        return NetworkInfo(
+            num_features=CHANNELS[-1],
+            num_classes=CLASSES,
             head=self.head,
             maps={tap: torch.Size((c, *sides)) for tap, c in zip(BLOCKS, CHANNELS, strict=True)},
             blocks=BLOCKS,

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from lightning_ood.detectors.base import Detector
-from lightning_ood.features import Features, Head, Setup
+from lightning_ood.features import Features, Head, NetworkInfo
 
 HEAD = Head(torch.tensor([[1.0, 0, -1], [0, 2, 1]]), torch.tensor([0.5, -0.5]))
 IMAGE = torch.tensor([[3.0, 1, 0.5]])  # logits 3, 2
@@ -20,8 +20,8 @@ def given(logits: Tensor, pooled: Tensor | None = None, labels: Tensor | None = 
     return Features(logits, pooled, labels=labels, index=torch.arange(len(logits)))
 
 
-def setup_for(train: Features) -> Setup:
-    return Setup(train.pooled.shape[1], train.logits.shape[1], train.head, labels=train.labels)
+def setup_for(train: Features) -> NetworkInfo:
+    return NetworkInfo(train.pooled.shape[1], train.logits.shape[1], train.head, labels=train.labels)
 
 
 def fit(detector: Detector, train: Features, batch: int = 37) -> dict[str, Tensor]:

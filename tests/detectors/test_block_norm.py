@@ -6,10 +6,10 @@ from lightning_ood.detectors.block_norm import BlockNorm
 from lightning_ood.detectors.energy import Energy
 from lightning_ood.detectors.feature_norm import FeatureNorm, feature_norm
 from lightning_ood.detectors.max_logit import MaxLogit
-from lightning_ood.features import Features, Head, Setup
+from lightning_ood.features import Features, Head, NetworkInfo
 
 HEAD = Head(torch.eye(2), torch.zeros(2))
-SETUP = Setup(2, 2, HEAD, maps={name: torch.Size((1, 1, 1)) for name in ("a", "b")}, blocks=("a", "b"))
+SETUP = NetworkInfo(2, 2, HEAD, maps={name: torch.Size((1, 1, 1)) for name in ("a", "b")}, blocks=("a", "b"))
 
 
 def batch(pooled: Tensor, head: Head = HEAD, **maps: Tensor) -> Features:
@@ -51,7 +51,7 @@ def test_agrees_with_the_formula(bias: bool) -> None:
     pooled, activation = torch.rand(20, 6, generator=draw), torch.randn(20, 5, 3, 3, generator=draw)
     pooled[0] = 0
     detector = BlockNorm(Energy(), FeatureNorm(block="x"), bias=bias)
-    detector.setup(Setup(6, 4, head, maps={"x": torch.Size((5, 3, 3))}))
+    detector.setup(NetworkInfo(6, 4, head, maps={"x": torch.Size((5, 3, 3))}))
     score = detector.score(Features(head(pooled), pooled, head, {"x": activation}), {})
     z = pooled.double()
     z = z / z.norm(dim=1, keepdim=True).clamp_min(1e-30) * feature_norm(activation).double()[:, None]

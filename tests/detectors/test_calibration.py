@@ -9,7 +9,7 @@ from lightning_ood.detectors.knn import KNN
 from lightning_ood.detectors.mds import MDS
 from lightning_ood.detectors.nap import NAP
 from lightning_ood.errors import InputError
-from lightning_ood.features import Features, Setup
+from lightning_ood.features import Features, NetworkInfo
 from lightning_ood.ops.hashing import hash_index
 
 TRAIN, _ = random_features()
@@ -24,14 +24,14 @@ def test_the_parts_of_a_sample_are_of_the_same_images() -> None:
     maps = {"a": torch.arange(300.0)[:, None, None, None].expand(300, 2, 3, 3).contiguous()}
     features = Features(TRAIN.logits, TRAIN.pooled, maps=maps, index=TRAIN.index)
     reads_a = NAP(tap="a")
-    setup = Setup(24, 6, maps={"a": torch.Size((2, 3, 3))})
-    reads_a.setup(setup)
+    info = NetworkInfo(24, 6, maps={"a": torch.Size((2, 3, 3))})
+    reads_a.setup(info)
     samples = []
     for order in ([(0, 300)], [(290, 300), (0, 1), (1, 290)]):
-        sample = FeatureSample(50, setup, [reads_a])
+        sample = FeatureSample(50, info, [reads_a])
         for piece in pieces(features, order):
             sample.update(piece)
-        samples.append(sample.compute(setup))
+        samples.append(sample.compute(info))
     chosen = hash_index(torch.arange(300), 0).argsort()[:50]
     for held in samples:
         assert held.maps["a"].shape == (50, 2, 3, 3) and held.gradients == {} and held.attention is None

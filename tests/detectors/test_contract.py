@@ -20,7 +20,7 @@ from lightning_ood.detectors.nac import NAC, NACLayer
 from lightning_ood.detectors.nap import NAP
 from lightning_ood.detectors.odin import ODIN
 from lightning_ood.detectors.react import ReAct
-from lightning_ood.features import Features, Setup
+from lightning_ood.features import Features, NetworkInfo
 from lightning_ood.testing import check_detector
 
 # The toy's products of activation and gradient are some hundred times those of the networks that alpha was chosen
@@ -75,9 +75,9 @@ def test_variant(make: Callable[[], Detector], attention: bool) -> None:
 class Mean(Detector):
     """Keeps to the contract: minus the squared distance to the mean feature."""
 
-    def setup(self, setup: Setup) -> None:
-        super().setup(setup)
-        self.add_state("sums", torch.zeros(setup.width, dtype=torch.float64), "sum")
+    def setup(self, info: NetworkInfo) -> None:
+        super().setup(info)
+        self.add_state("sums", torch.zeros(info.num_features, dtype=torch.float64), "sum")
         self.add_state("images", torch.zeros((), dtype=torch.int64), "sum")
 
     def update(self, features: Features) -> None:
@@ -131,9 +131,9 @@ class ReadsUndeclared(Mean):
 
 
 class SumsOutside(Mean):
-    def setup(self, setup: Setup) -> None:
-        super().setup(setup)
-        self.own = torch.zeros(setup.width)
+    def setup(self, info: NetworkInfo) -> None:
+        super().setup(info)
+        self.own = torch.zeros(info.num_features)
 
     def update(self, features: Features) -> None:
         super().update(features)

@@ -4,7 +4,7 @@ import torch
 
 from lightning_ood.detectors.dice import DICE
 from lightning_ood.detectors.msp import MSP
-from lightning_ood.features import Features, Head, Setup
+from lightning_ood.features import Features, Head, NetworkInfo
 from lightning_ood.ops.quantiles import percentile
 
 HEAD = Head(torch.tensor([[1.0, 0, -1], [0, 2, 1]]), torch.tensor([0.5, -0.5]))
@@ -15,7 +15,7 @@ def features(pooled: torch.Tensor, head: Head = HEAD) -> Features:
 
 
 def fitted(detector: DICE, pooled: torch.Tensor, head: Head = HEAD) -> dict[str, torch.Tensor]:
-    detector.setup(Setup(head.width, head.classes, head))
+    detector.setup(NetworkInfo(head.num_features, head.num_classes, head))
     detector.update(features(pooled, head))
     return detector.compute()
 

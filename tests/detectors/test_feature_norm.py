@@ -4,10 +4,10 @@ from torch import Tensor
 
 from lightning_ood.detectors.feature_norm import FeatureNorm, feature_norm
 from lightning_ood.errors import InputError
-from lightning_ood.features import Features, Setup
+from lightning_ood.features import Features, NetworkInfo
 from lightning_ood.views import Jigsaw, Raw
 
-SETUP = Setup(3, 2, maps={name: torch.Size((1, 1, 1)) for name in ("a", "b", "stem")}, blocks=("a", "b"))
+SETUP = NetworkInfo(3, 2, maps={name: torch.Size((1, 1, 1)) for name in ("a", "b", "stem")}, blocks=("a", "b"))
 
 
 def batch(maps: dict[str, Tensor], jigsaw: dict[str, Tensor], view: Jigsaw) -> Features:
@@ -86,14 +86,14 @@ def test_refusals() -> None:
     with pytest.raises(InputError, match=r"'stam'.*stem"):
         FeatureNorm(blocks=["stam"]).setup(SETUP)
     with pytest.raises(InputError, match="no blocks"):
-        FeatureNorm().setup(Setup(3, 2))
+        FeatureNorm().setup(NetworkInfo(3, 2))
 
 
 def test_ratio_on_raw_inputs() -> None:
     """As the authors take it: image and jigsaw both without normalisation; the score stays with the normal input."""
     detector = FeatureNorm(blocks=["b"], border=True, raw=True)
     mean, std = (0.5, 0.4, 0.3), (0.2, 0.25, 0.5)
-    detector.setup(Setup(3, 2, maps=SETUP.maps, blocks=SETUP.blocks, mean=mean, std=std))
+    detector.setup(NetworkInfo(3, 2, maps=SETUP.maps, blocks=SETUP.blocks, mean=mean, std=std))
     whole, shuffled = Raw(mean, std), Raw(mean, std, Jigsaw(3, border=True))
     assert detector.views == (whole, shuffled) and detector.extra_forwards == {"fit": 2, "test": 0}
     logits, pooled = torch.zeros(3, 2), torch.zeros(3, 3)

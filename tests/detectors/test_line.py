@@ -14,7 +14,7 @@ from lightning_ood.detectors.energy import Energy
 from lightning_ood.detectors.line import LINe
 from lightning_ood.detectors.react import ReAct
 from lightning_ood.errors import InputError
-from lightning_ood.features import Features, Head, Setup
+from lightning_ood.features import Features, Head, NetworkInfo
 
 HEAD = Head(torch.tensor([[1.0, -2, 3, 0.5], [-1, 2, 0.25, 1]]), torch.tensor([0.1, -0.2]))
 TRAIN = torch.tensor([[1.0, 0, 2, 1], [3, 1, 0, 1], [0, 2, 1, 4], [1, 4, 1, 2]])
@@ -27,7 +27,7 @@ def features(pooled: Tensor, head: Head = HEAD, labels: Tensor | None = None) ->
 
 
 def fit(detector: LINe, pooled: Tensor = TRAIN, labels: Tensor = LABELS, head: Head = HEAD) -> Fitted:
-    detector.setup(Setup(head.width, head.classes, head))
+    detector.setup(NetworkInfo(head.num_features, head.num_classes, head))
     detector.update(features(pooled, head, labels))
     return detector.compute()
 
@@ -114,7 +114,7 @@ def test_class_without_images_prunes_nothing() -> None:
 
 def test_labels_are_needed() -> None:
     detector = LINe()
-    detector.setup(Setup(4, 2, HEAD))
+    detector.setup(NetworkInfo(4, 2, HEAD))
     with pytest.raises(InputError, match="labels"):
         detector.update(features(TRAIN))
 
@@ -122,7 +122,7 @@ def test_labels_are_needed() -> None:
 def test_state_of_imagenet_is_small() -> None:
     head = Head(torch.zeros(1000, 2048), torch.zeros(1000))
     detector = LINe(10, 10, 0.8)
-    detector.setup(Setup(2048, 1000, head))
+    detector.setup(NetworkInfo(2048, 1000, head))
     assert sum(state.nbytes for state in detector.metric_state.values()) < 20e6
 
 
@@ -137,7 +137,7 @@ def score_imagenet(queue: "multiprocessing.Queue[tuple[int, float, float, float]
     draw = torch.Generator().manual_seed(0)
     head = Head(torch.randn(1000, 2048, generator=draw) / 45, torch.zeros(1000))
     detector = LINe(10, 10, 0.8)
-    detector.setup(Setup(2048, 1000, head))
+    detector.setup(NetworkInfo(2048, 1000, head))
     for labels in torch.arange(2000).split(500):
         detector.update(features(torch.rand(500, 2048, generator=draw), head, labels % 1000))
     start = time.monotonic()

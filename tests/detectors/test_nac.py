@@ -5,7 +5,7 @@ from torch import Tensor
 
 from lightning_ood.detectors.nac import NAC, NACLayer, balanced_subset
 from lightning_ood.errors import InputError
-from lightning_ood.features import Features, Head, Setup
+from lightning_ood.features import Features, Head, NetworkInfo
 from lightning_ood.metrics.rates import auroc
 from lightning_ood.statistics.coverage import StateCounts, bin_edges, bin_index, count_bins, coverage, layer_score
 from lightning_ood.testing.toy import CLASSES, Reads, Toy
@@ -19,8 +19,8 @@ def features(pooled: Tensor, head: Head = HEAD, index: Tensor | None = None) -> 
     return Features(head(pooled), pooled, head, index=index)
 
 
-def ready(detector: NAC, setup: Setup | None = None) -> NAC:
-    detector.setup(setup or Setup(3, 2, HEAD))
+def ready(detector: NAC, info: NetworkInfo | None = None) -> NAC:
+    detector.setup(info or NetworkInfo(3, 2, HEAD))
     return detector
 
 
@@ -95,7 +95,7 @@ def test_coverage_falls_with_samples() -> None:
 def test_agrees_with_the_formula() -> None:
     toy = Toy()
     layers = {"pooled": NACLayer(20, 10, 1.0), "block2": NACLayer(40, 20, 0.02)}
-    detector = ready(NAC(layers), toy.setup())
+    detector = ready(NAC(layers), toy.info())
     assert detector.taps == detector.gradients == ("block2",) and detector.linear_head
     reads = Reads.of(detector)
     train, test = toy(toy.train(), reads), toy(toy.known(), reads)
@@ -127,15 +127,15 @@ def test_closed_form_is_autograd() -> None:
     """Sum times sum over the map that feeds the pooling is the pooled product times H * W."""
     toy = Toy()
     layers = {"pooled": NACLayer(alpha=36.0), "last": NACLayer(alpha=1.0)}
-    detector = ready(NAC(layers), toy.setup())
+    detector = ready(NAC(layers), toy.info())
     batch = toy(toy.known(), Reads.of(detector))
     torch.testing.assert_close(detector.states(batch, "last"), detector.states(batch, "pooled"), rtol=1e-4, atol=1e-6)
 
 
 def test_mean_pooling_needs_the_square_of_the_positions() -> None:
     toy = Toy()
-    total = ready(NAC({"block1": NACLayer(alpha=0.5)}), toy.setup())
-    mean = ready(NAC({"block1": NACLayer(alpha=0.5 * 36**2)}, pool="mean"), toy.setup())
+    total = ready(NAC({"block1": NACLayer(alpha=0.5)}), toy.info())
+    mean = ready(NAC({"block1": NACLayer(alpha=0.5 * 36**2)}, pool="mean"), toy.info())
     batch = toy(toy.known(), Reads.of(total))
     torch.testing.assert_close(mean.states(batch, "block1"), total.states(batch, "block1"), rtol=1e-4, atol=1e-7)
 
@@ -153,7 +153,7 @@ def test_subset_is_balanced_and_seeded() -> None:
 def test_only_the_subset_is_counted() -> None:
     labels = torch.arange(40) % 2
     pooled = torch.rand(40, 3, generator=torch.Generator().manual_seed(0))
-    detector = ready(NAC(images=10), Setup(3, 2, HEAD, labels=labels))
+    detector = ready(NAC(images=10), NetworkInfo(3, 2, HEAD, labels=labels))
     for rows in torch.arange(40).split(7):
         detector.update(features(pooled[rows], index=rows))
     fitted = detector.compute()
@@ -173,7 +173,7 @@ def test_refusals() -> None:
     with pytest.raises(InputError, match="no labels"):
         detector.update(features(torch.rand(4, 3), index=torch.arange(4)))
     with pytest.raises(InputError, match=r"'blok2'.*block2"):
-        ready(NAC({"blok2": NACLayer()}), Toy().setup())
+        ready(NAC({"blok2": NACLayer()}), Toy().info())
     with pytest.raises(InputError, match="at least one layer"):
         NAC({})
 
@@ -183,7 +183,7 @@ def test_training_scores_show_over_fitting() -> None:
     toy = Toy()
 
     def against_test(layer: NACLayer) -> dict[str, float]:
-        detector = ready(NAC({"pooled": layer}, images=100), toy.setup(toy.train().labels))
+        detector = ready(NAC({"pooled": layer}, images=100), toy.info(toy.train().labels))
         reads = Reads.of(detector)
         for rows in torch.arange(400).split(90):
             detector.update(toy(toy.train(), reads).select(rows))
@@ -199,7 +199,7 @@ def test_training_scores_show_over_fitting() -> None:
 
 def test_training_scores_are_the_scores() -> None:
     toy = Toy()
-    detector = ready(NAC({"pooled": NACLayer(20, 10, 1.0), "block2": NACLayer(40, 20, 0.02)}), toy.setup())
+    detector = ready(NAC({"pooled": NACLayer(20, 10, 1.0), "block2": NACLayer(40, 20, 0.02)}), toy.info())
     train = toy(toy.train(), Reads.of(detector))
     detector.update(train)
     fitted = detector.compute()

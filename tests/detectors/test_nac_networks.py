@@ -35,7 +35,7 @@ def test_agrees_with_the_formula_on_a_resnet() -> None:
     train, test = (torch.randn(n, 3, 32, 32, generator=draw) for n in (30, 8))
     detector = published("cifar10_resnet18")
     backbone = Backbone(network, (32, 32))
-    detector.setup(backbone.setup(torch.zeros(30, dtype=torch.int64)))
+    detector.setup(backbone.info(torch.zeros(30, dtype=torch.int64)))
     backbone.configure(detector.taps, detector.gradients)
     for images, index in zip(train.split(11), torch.arange(30).split(11), strict=True):
         detector.update(backbone(images, index=index))
@@ -79,7 +79,7 @@ def test_the_pooled_layer_of_a_transformer_is_its_class_token() -> None:
     tokens = "encoder.layers.encoder_layer_1.ln_2"
     detector = NAC({"pooled": NACLayer(alpha=1), tokens: NACLayer(alpha=1)})
     backbone = Backbone(network, (32, 32))
-    detector.setup(backbone.setup())
+    detector.setup(backbone.info())
     backbone.configure((*detector.taps, "encoder.ln"), (*detector.gradients, "encoder.ln"))
     batch = backbone(torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0)))
     z, g = batch.maps["encoder.ln"], batch.gradients["encoder.ln"]
@@ -103,5 +103,5 @@ def test_published_settings_find_their_layers(
     name: str, network: Callable[[], torch.nn.Module], side: int, neurons: tuple[int, ...]
 ) -> None:
     detector = published(name)
-    detector.setup(Backbone(network().eval(), (side, side)).setup())
+    detector.setup(Backbone(network().eval(), (side, side)).info())
     assert tuple(detector.widths) == neurons

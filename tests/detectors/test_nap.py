@@ -11,11 +11,11 @@ from lightning_ood.detectors.msp import MSP
 from lightning_ood.detectors.nap import NAP, map_prior
 from lightning_ood.detectors.react import ReAct
 from lightning_ood.errors import InputError
-from lightning_ood.features import Features, Head, Setup
+from lightning_ood.features import Features, Head, NetworkInfo
 
 MAP = torch.tensor([[[4.0, 0], [0, 0]], [[1, 1], [1, 1]], [[0, 0], [0, 0]]])[None]
-SETUP = Setup(3, 2, maps={"last": torch.Size((3, 2, 2))}, blocks=("last",))
-WITH_TOKEN = Setup(3, 2, attention=(2, 4), maps=SETUP.maps)
+SETUP = NetworkInfo(3, 2, maps={"last": torch.Size((3, 2, 2))}, blocks=("last",))
+WITH_TOKEN = NetworkInfo(3, 2, attention=(2, 4), maps=SETUP.maps)
 ROW = torch.tensor([0.538776, 0.130985, 0.265654, 0.064585])
 
 
@@ -28,8 +28,8 @@ def of_attention(attention: Tensor) -> Features:
     return Features(torch.zeros(len(attention), 2), torch.zeros(len(attention), 3), attention=attention)
 
 
-def ready(detector: NAP, setup: Setup = SETUP) -> NAP:
-    detector.setup(setup)
+def ready(detector: NAP, info: NetworkInfo = SETUP) -> NAP:
+    detector.setup(info)
     return detector
 
 
@@ -139,7 +139,7 @@ def test_product_agrees_with_the_formula() -> None:
     energy = logits.logsumexp(1)
     probability = logits.softmax(1).amax(1)
     for base, positive in ((ReAct(threshold=1.4), energy), (ReAct(MSP(), 1.4), probability)):
-        score = ready(NAP(base, 0.3), Setup(3, 5, head, maps=SETUP.maps)).score(features, {})
+        score = ready(NAP(base, 0.3), NetworkInfo(3, 5, head, maps=SETUP.maps)).score(features, {})
         torch.testing.assert_close(score.double(), 0.3 * positive.log() + 0.7 * prior.log(), rtol=1e-5, atol=1e-6)
 
 
@@ -148,8 +148,8 @@ def test_base_is_fitted_inside() -> None:
     head = Head(torch.rand(5, 3, generator=draw), torch.ones(5))
     pooled = torch.rand(30, 3, generator=draw)
     features = Features(head(pooled), pooled, head, maps={"last": pooled[:, :, None, None]})
-    detector, alone = ready(NAP(DICE(50)), Setup(3, 5, head, maps=SETUP.maps)), DICE(50)
-    alone.setup(Setup(3, 5, head))
+    detector, alone = ready(NAP(DICE(50)), NetworkInfo(3, 5, head, maps=SETUP.maps)), DICE(50)
+    alone.setup(NetworkInfo(3, 5, head))
     assert detector.fits
     for each in (detector, alone):
         each.update(features)
@@ -170,4 +170,4 @@ class Negative(Energy):
 def test_a_base_without_a_positive_form_is_refused() -> None:
     for base in (Negative(), ReAct(Negative(), 1.0)):
         with pytest.raises(InputError, match="positive"):
-            ready(NAP(base), Setup(3, 5, Head(torch.zeros(5, 3), torch.zeros(5)), maps=SETUP.maps))
+            ready(NAP(base), NetworkInfo(3, 5, Head(torch.zeros(5, 3), torch.zeros(5)), maps=SETUP.maps))

@@ -28,7 +28,7 @@ WEIGHTS = [i / 20 for i in range(21)]
 
 
 def fit(detector: Detector, train: Features = TRAIN) -> dict[str, Tensor]:
-    detector.setup(TOY.setup(train.labels))
+    detector.setup(TOY.info(train.labels))
     for start in range(0, len(train), 70):
         detector.update(train.select(slice(start, start + 70)))
     return detector.compute()
@@ -73,10 +73,10 @@ def test_of_equal_weights_the_middle_one() -> None:
 
 def test_a_fixed_weight_asks_for_no_view() -> None:
     detector = NAP(Energy(), 0.3)
-    detector.setup(TOY.setup())
+    detector.setup(TOY.info())
     assert detector.views == () and not detector.fits
     searching = NAP(Energy(), "search")
-    searching.setup(TOY.setup())
+    searching.setup(TOY.info())
     assert searching.views == (Jigsaw(),) and searching.extra_forwards == {"fit": 1, "test": 0}
 
 

@@ -18,7 +18,7 @@ from lightning_ood.detectors.odin import ODIN
 from lightning_ood.detectors.react import ReAct
 from lightning_ood.detectors.scale import SCALE
 from lightning_ood.errors import InputError
-from lightning_ood.features import Features, Head, Setup
+from lightning_ood.features import Features, Head, NetworkInfo
 
 STD = (0.2, 0.25, 0.5)
 HEAD = Head(torch.tensor([[1.0, 0, -1], [0, 2, 1]]), torch.tensor([0.5, -0.5]))
@@ -46,7 +46,7 @@ def test_values_of_a_linear_network() -> None:
     image = torch.tensor([3.0, 1, 0.5]).view(1, 3, 1, 1)
     plain, stepping = ODIN(), ODIN(epsilon=0.0014, in_pixels=False)
     for detector in (plain, stepping):
-        detector.setup(backbone.setup())
+        detector.setup(backbone.info())
     steps = stepping.perturbations({})
     features = backbone(image, perturbations=steps)
     stepped = features.views[steps[0]]
@@ -71,10 +71,10 @@ def test_a_gradient_of_zero_counts_as_positive() -> None:
 
 def test_step_is_divided_by_the_standard_deviation() -> None:
     detector = ODIN(epsilon=0.01)
-    detector.setup(Setup(3, 2, HEAD, std=STD))
+    detector.setup(NetworkInfo(3, 2, HEAD, std=STD))
     assert detector.perturbations({})[0].step == pytest.approx((0.05, 0.04, 0.02))
     detector = ODIN(epsilon=0.01, in_pixels=False)
-    detector.setup(Setup(3, 2, HEAD, std=STD))
+    detector.setup(NetworkInfo(3, 2, HEAD, std=STD))
     assert detector.perturbations({})[0].step == (0.01, 0.01, 0.01)
 
 
@@ -161,7 +161,7 @@ def test_agrees_with_plain_autograd_after_any_shaping(shaping: str) -> None:
     train, labels = torch.rand(60, 3, 8, 8, generator=draw), torch.arange(60) % 5
     images = torch.rand(9, 3, 8, 8, generator=draw) + 0.05
     backbone = Backbone(network, (8, 8), std=STD)
-    detector.setup(backbone.setup(labels))
+    detector.setup(backbone.info(labels))
     backbone.configure(tap for part in detector.family() for tap in part.taps)
     if detector.fits:
         detector.update(backbone(train, labels))

@@ -11,10 +11,10 @@ from lightning_ood.detectors.max_logit import MaxLogit
 from lightning_ood.detectors.msp import MSP
 from lightning_ood.detectors.odin import ODIN
 from lightning_ood.detectors.react import ReAct
-from lightning_ood.features import Features, Head, Setup
+from lightning_ood.features import Features, Head, NetworkInfo
 
 HEAD = Head(torch.tensor([[1.0, 0, -1], [0, 2, 1]]), torch.tensor([0.5, -0.5]))
-SETUP = Setup(3, 2, HEAD)
+SETUP = NetworkInfo(3, 2, HEAD)
 
 
 def features(pooled: torch.Tensor) -> Features:
@@ -56,7 +56,7 @@ def test_beyond_the_threshold_nothing_counts() -> None:
 def test_percentile_of_one_to_ten(percentile: float, value: float) -> None:
     head = Head(torch.ones(2, 1), torch.zeros(2))
     detector = ReAct(percentile=percentile)
-    detector.setup(Setup(1, 2, head))
+    detector.setup(NetworkInfo(1, 2, head))
     pooled = torch.arange(1.0, 11)[:, None]
     detector.update(Features(head(pooled), pooled, head))
     fit = detector.compute()
@@ -95,7 +95,7 @@ def test_threshold_is_within_a_tenth_of_a_percent_on_heavy_tails(kind: str, perc
     head = Head(torch.ones(2, 25), torch.zeros(2))
     first, second = (ReAct(percentile=percentile) for _ in range(2))
     for detector, share in ((first, values[:150]), (second, values[150:])):
-        detector.setup(Setup(25, 2, head))
+        detector.setup(NetworkInfo(25, 2, head))
         for batch in share.split(64):
             detector.update(Features(head(batch), batch, head))
     first.merge_state(second)

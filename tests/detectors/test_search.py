@@ -31,7 +31,7 @@ TRAIN = TOY(TOY.train(), READS)
 
 
 def fit(detector: Detector, train: Features = TRAIN, ood: Features | None = None) -> dict[str, Tensor]:
-    detector.setup(TOY.setup(train.labels))
+    detector.setup(TOY.info(train.labels))
     for start in range(0, len(train), 90):
         detector.update(train.select(slice(start, start + 90)))
     if ood is not None:

@@ -56,12 +56,12 @@ MAKE: dict[str, Callable[[], Detector]] = {
 
 def detectors(shared: bool) -> dict[str, Detector]:
     toy = Toy()
-    setup = toy.setup(toy.train().labels)
+    info = toy.info(toy.train().labels)
     made = {name: make() for name, make in MAKE.items()}
     if shared:
-        setup = setup.sharing()
+        info = info.sharing()
     for detector in made.values():
-        detector.setup(setup)
+        detector.setup(info)
     return made
 
 

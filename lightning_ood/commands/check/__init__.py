@@ -81,14 +81,14 @@ def check(found: Findings, config: dict[str, Any], quiet: bool = True) -> None:
     contents = read_sets(found, sets, data, options["limit"], quiet)
     check_duplicates(found, sets, contents)
     module = _module(found, config)
-    check_classes(found, sets, module.backbone.probe.classes if module else None)
+    check_classes(found, sets, module.backbone.probe.num_classes if module else None)
     detectors = _detectors(found, config["scoring"]["detectors"])
     trainer = _trainer(found, config["trainer"])
     if module is not None:
         with found.catching("model", "model.preprocess"):
             check_preprocessing(found, module, config["model"])
         train = sets.get(TRAIN)
-        served = serve(found, detectors, module.backbone.setup(train.labels if train is not None else None))
+        served = serve(found, detectors, module.backbone.info(train.labels if train is not None else None))
         if trainer is not None:
             trial = Trial(found, trainer, module, options["samples"], data["batch_size"])
             readable = {key: sets[key] for key, entry in contents.items() if entry.digests}
@@ -102,7 +102,7 @@ def _module(found: Findings, config: dict[str, Any]) -> OODModule | None:
     module: OODModule | None = None
     with found.catching("model", "model"):
         built = make_class(OODModule, {**config["model"], "root": config["data"]["root"]})
-        built.backbone.setup()  # what cannot be probed is told here
+        built.backbone.info()  # what cannot be probed is told here
         module = built
     return module
 
@@ -152,4 +152,4 @@ def _compare(trial: Trial, right: int, images: int, named: float | None) -> None
         found.add("ok", "accuracy", TEST, "not measured: `fit` trains the network first")
     else:
         published = published_accuracy(module) if named is None else named
-        check_accuracy(found, right, images, module.backbone.probe.classes, published)
+        check_accuracy(found, right, images, module.backbone.probe.num_classes, published)

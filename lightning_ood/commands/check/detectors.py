@@ -11,11 +11,11 @@ from torchmetrics import Metric
 from lightning_ood.commands.check.findings import Findings
 from lightning_ood.detectors.base import Detector
 from lightning_ood.errors import InputError
-from lightning_ood.features import Features, Setup
+from lightning_ood.features import Features, NetworkInfo
 from lightning_ood.statistics.sketches import state_bytes
 
 
-def serve(found: Findings, detectors: Mapping[str, Detector], setup: Setup) -> dict[str, Detector]:
+def serve(found: Findings, detectors: Mapping[str, Detector], info: NetworkInfo) -> dict[str, Detector]:
     """Sets every detector up; says what it reads and holds, or why it cannot run.
 
     Returns:
@@ -23,10 +23,10 @@ def serve(found: Findings, detectors: Mapping[str, Detector], setup: Setup) -> d
     """
     served: dict[str, Detector] = {}
     states: dict[int, int] = {}
-    setup = setup.sharing()
+    info = info.sharing()
     for name, detector in detectors.items():
         with found.catching("detectors", name):
-            detector.setup(setup)
+            detector.setup(info)
             served[name] = detector
             metrics = [metric for metric in detector.modules() if isinstance(metric, Metric)]
             parts, own = list(detector.family()), {id(metric): state_bytes(metric) for metric in metrics}
@@ -45,25 +45,25 @@ def serve(found: Findings, detectors: Mapping[str, Detector], setup: Setup) -> d
     return served
 
 
-def needs_labels(detector: Detector, features: Features, setup: Setup) -> bool:
+def needs_labels(detector: Detector, features: Features, info: NetworkInfo) -> bool:
     """Whether a fit works with labels and not without: tried on a batch, since no detector declares it.
 
     Args:
         detector: is left reset; the caller sets it up again.
         features: of a batch of training images; where the set has no labels, predictions stand in.
-        setup: of the network.
+        info: of the network.
     """
     labels = features.prediction if features.labels is None else features.labels
     index = torch.arange(len(features))
     known = replace(features, labels=labels, index=index)
-    if not _fits(detector, known, replace(setup, labels=labels.cpu())):
+    if not _fits(detector, known, replace(info, labels=labels.cpu())):
         return False
-    return not _fits(detector, replace(known, labels=None), replace(setup, labels=None))
+    return not _fits(detector, replace(known, labels=None), replace(info, labels=None))
 
 
-def _fits(detector: Detector, features: Features, setup: Setup) -> bool:
+def _fits(detector: Detector, features: Features, info: NetworkInfo) -> bool:
     try:
-        detector.setup(setup)
+        detector.setup(info)
         detector.to(features.logits.device)
         detector.update(features)
         detector.compute()

@@ -72,7 +72,7 @@ def is_random(module: OODModule) -> bool:
 def published_accuracy(module: OODModule) -> float | None:
     """Percent, as torchvision publishes it for these weights; None where the packages know none."""
     entry = _entry(module) if module.source.startswith("torchvision:") else None
-    if entry is None or len(entry.meta.get("categories", ())) != module.backbone.probe.classes:
+    if entry is None or len(entry.meta.get("categories", ())) != module.backbone.probe.num_classes:
         return None
     return next((values["acc@1"] for values in entry.meta["_metrics"].values() if "acc@1" in values), None)
 

@@ -163,9 +163,9 @@ class Trial:
         features = self._features(batch, "network, first")
         if not labelled:
             features = replace(features, labels=None)
-        setup = self.module.backbone.setup()
+        info = self.module.backbone.info()
         for name, detector in list(detectors.items()):
-            needs = detector.fits and needs_labels(detector, features, setup)
+            needs = detector.fits and needs_labels(detector, features, info)
             self.found.detectors[name]["labels"] = needs
             if needs and not labelled:
                 what = "needs the labels of the training images, and data.id.train has none; give it class labels"

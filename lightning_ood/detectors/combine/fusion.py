@@ -15,7 +15,7 @@ from lightning_ood.detectors.knn import KNN
 from lightning_ood.detectors.nap import NAP
 from lightning_ood.detectors.nesting import nest, unnest
 from lightning_ood.errors import InputError
-from lightning_ood.features import Features, Setup
+from lightning_ood.features import Features, NetworkInfo
 
 
 class Rule(ABC):
@@ -136,11 +136,11 @@ class Fusion(Detector):
     def _of(self) -> dict[str, Detector]:
         return dict(zip(self.names, self.members, strict=True))  # type: ignore[arg-type]
 
-    def setup(self, setup: Setup) -> None:
+    def setup(self, info: NetworkInfo) -> None:
         """Sets the members up and makes room for the sample."""
-        super().setup(setup.sharing() if self.held_out else setup)
+        super().setup(info.sharing() if self.held_out else info)
         check_steps("Fusion", list(self._of.values()))
-        self.calibration = Calibration(list(self._of.values()), self.images, setup, self.seed)
+        self.calibration = Calibration(list(self._of.values()), self.images, info, self.seed)
 
     def update(self, features: Features) -> None:
         """Fits the members and keeps what calibrates them."""

@@ -17,7 +17,7 @@ from lightning_ood.detectors.nesting import nest, unnest
 from lightning_ood.detectors.pseudo_ood import Criterion, PseudoOOD, criterion
 from lightning_ood.detectors.react import ReAct
 from lightning_ood.errors import InputError
-from lightning_ood.features import Features, Setup
+from lightning_ood.features import Features, NetworkInfo
 from lightning_ood.views import Jigsaw, View
 
 
@@ -84,14 +84,14 @@ class Search(Detector):
         """Whether every candidate is."""
         return all(candidate.positive for candidate in self.candidates)
 
-    def setup(self, setup: Setup) -> None:
+    def setup(self, info: NetworkInfo) -> None:
         """Sets every candidate up and makes room for the samples."""
-        setup = setup.sharing() if self.held_out else setup
-        super().setup(setup)
+        info = info.sharing() if self.held_out else info
+        super().setup(info)
         for i, candidate in enumerate(self.candidates):
             if self.leader[i] != i:
-                candidate.setup(setup)
-        self.trial = PseudoOOD(self.candidates, self.views, setup, self.images, self.held_out, self.seed)
+                candidate.setup(info)
+        self.trial = PseudoOOD(self.candidates, self.views, info, self.images, self.held_out, self.seed)
 
     def update(self, features: Features) -> None:
         """Fits the candidates and keeps what they will be tried on."""
