@@ -9,6 +9,7 @@ import torchvision
 from torch import Tensor, nn
 
 from lightning_ood.backbone import Backbone
+from lightning_ood.detectors import list_detectors
 from lightning_ood.errors import InputError
 from lightning_ood.networks.cifar import ResNet20
 from tools.docs import BACKBONES
