@@ -17,7 +17,7 @@ from torch import Tensor
 from lightning_ood.backbone import Backbone
 from lightning_ood.data.datamodule import data_root
 from lightning_ood.data.sets import open_set
-from lightning_ood.features import Features, NetworkInfo
+from lightning_ood.features import Features, NetworkInfo, Reads
 from lightning_ood.networks import cifar
 from lightning_ood.networks.build import build
 from lightning_ood.views import Blur, Crop, Invert, Jigsaw, Noise, PhaseScramble, Rotate, View
@@ -59,7 +59,7 @@ class Kit:
         self.network, self.root, self.cache = network, root, cache / network
         self.transform = built.preprocess.transform()
         self.backbone = Backbone(built.network.eval(), built.preprocess.size)
-        self.backbone.configure(["last"])
+        self.backbone.configure(Reads(("last",)))
 
     def info(self) -> NetworkInfo:
         """What detectors are told."""

@@ -12,12 +12,16 @@ class InputError(ValueError):
     """
 
 
+class NotFiniteError(InputError):
+    """A number that is NaN or infinite where no input that was read well gives one."""
+
+
 @contextmanager
 def about(what: str) -> Iterator[None]:
-    """Says what an error is about: the short fact is raised deep, the context is added here."""
+    """Adds context (detector, dataset, file) to an error raised further down."""
     try:
         yield
     except InputError as error:
-        raise InputError(f"{what}: {error}") from error
+        raise type(error)(f"{what}: {error}") from error
     except Exception as error:
         raise RuntimeError(f"{what}: {type(error).__name__}: {error}") from error

@@ -1,19 +1,18 @@
-"""What one forward pass yields, and what is known before the first: the only things a detector ever sees."""
+"""All that a detector sees: the features of a batch, the network's description, and what it may ask to be read."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from lightning_ood.ops.transfer import beside
-
-S = TypeVar("S")
+from lightning_ood.views import Perturbation, View
 
 
 @dataclass(frozen=True)
@@ -97,26 +96,26 @@ class Features:
         """``[B, D]`` penultimate feature of unit L2 length; a zero feature stays zero."""
         return F.normalize(self.pooled, dim=1)
 
-    def once(self, what: Hashable, of: Tensor, compute: Callable[[], Tensor]) -> Tensor:
-        """What several detectors compute alike from this batch: computed by the first that asks.
-
-        Args:
-            what: it is.
-            of: the fitted tensor that it also depends on, the same memory for the same detectors' fits.
-            compute: gives it.
-        """
-        key = (what, of.data_ptr(), of.shape, of.stride())
-        if key not in self._known:
-            self._known[key] = (of, compute())  # the tensor too: its address stays its own
-        return self._known[key][1]
-
     @cached_property
-    def _known(self) -> dict[Hashable, tuple[Tensor, Tensor]]:
+    def _cache(self) -> dict[tuple[Hashable, int], tuple[Tensor, Tensor]]:
         return {}
 
+    def cached(self, what: Hashable, of: Tensor, compute: Callable[[], Tensor]) -> Tensor:
+        """Caches a value that several detectors compute from this batch.
+
+        Args:
+            what: names the value.
+            of: the fitted tensor that it also depends on. Detectors that share a fit hold the same object.
+            compute: gives the value.
+        """
+        key = (what, id(of))
+        if key not in self._cache:
+            self._cache[key] = (of, compute())  # the tensor too: while it is held, no other one gets its id
+        return self._cache[key][1]
+
     def similarity(self, bank: Tensor) -> Tensor:
-        """``[B, R]`` inner products of the direction with the rows of a bank ``[R, D]``, once for each bank."""
-        return self.once("similarity", bank, lambda: self.direction @ bank.T)
+        """``[B, R]`` inner products of the direction with the rows of a bank ``[R, D]``, cached."""
+        return self.cached("similarity", bank, lambda: self.direction @ bank.T)
 
     @cached_property
     def products(self) -> Tensor:
@@ -165,6 +164,44 @@ def _select(value: Any, rows: Tensor | slice) -> Any:
 
 
 @dataclass(frozen=True)
+class Reads:
+    """What detectors read of a batch besides logits and penultimate feature. ``a | b`` reads both.
+
+    Attributes:
+        taps: names of maps.
+        gradients: taps for which the gradient of KL(uniform || softmax) is read too.
+        attention: whether the class token's attention is read.
+        views: other views of the training images.
+        perturbations: steps of the test images along a gradient; they are known after the fit.
+        head: whether the weights of a linear classifier are read.
+        val_ood: whether the fit reads validation OOD images.
+    """
+
+    taps: tuple[str, ...] = ()
+    gradients: tuple[str, ...] = ()
+    attention: bool = False
+    views: tuple[View, ...] = ()
+    perturbations: tuple[Perturbation, ...] = ()
+    head: bool = False
+    val_ood: bool = False
+
+    def __or__(self, other: Reads) -> Reads:
+        both: dict[str, Any] = {}
+        for entry in fields(self):
+            ours, theirs = getattr(self, entry.name), getattr(other, entry.name)
+            both[entry.name] = tuple(dict.fromkeys(ours + theirs)) if isinstance(ours, tuple) else ours or theirs
+        return Reads(**both)
+
+    @classmethod
+    def union(cls, all_reads: Iterable[Reads]) -> Reads:
+        """What any of ``all_reads`` names."""
+        total = cls()
+        for one in all_reads:
+            total |= one
+        return total
+
+
+@dataclass(frozen=True)
 class NetworkInfo:
     """What is known of the network and of the fit set before the first batch.
 
@@ -178,7 +215,8 @@ class NetworkInfo:
         labels: ``[N]`` int64 labels of the fit set (all of it, on every process), or None where unknown.
         mean: what the preprocessing subtracts per channel from an image in [0, 1].
         std: what it divides by then.
-        sketches: those that several detectors hold, by what they sum up; None where each detector has its own.
+        scope: statistics of the detectors that are updated together, see ``lightning_ood.statistics.share``; None where
+            each detector keeps its own.
     """
 
     num_features: int
@@ -190,28 +228,11 @@ class NetworkInfo:
     labels: Tensor | None = None
     mean: tuple[float, ...] = (0.0, 0.0, 0.0)
     std: tuple[float, ...] = (1.0, 1.0, 1.0)
-    sketches: dict[Hashable, Any] | None = None
+    scope: dict[Hashable, Any] | None = None
 
     def sharing(self) -> NetworkInfo:
-        """The same for detectors that see the same images: they hold one sketch of what they sum up alike.
+        """Returns a copy with a new scope, in which detectors that are given the same batches share their statistics.
 
-        Such detectors are updated, computed and reset together: all of them before the next batch or step. A detector
-        that shows its parts other images than it sees gives them a scope of their own, by this.
+        A detector that gives its children other images than it is given opens a scope of their own this way.
         """
-        return replace(self, sketches={})
-
-    def sketch(self, what: str, make: Callable[..., S], *arguments: Hashable) -> S:
-        """A sketch, ``make(*arguments)``; where detectors share, the one of the first that asked for the same.
-
-        Args:
-            what: what it sums up.
-            make: its class.
-            arguments: the class's.
-        """
-        if self.sketches is None:
-            return make(*arguments)
-        key = (what, make, arguments)
-        if key not in self.sketches:
-            self.sketches[key] = make(*arguments)
-            self.sketches[key].share()
-        return self.sketches[key]
+        return replace(self, scope={})

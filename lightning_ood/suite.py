@@ -1,93 +1,203 @@
-"""What detectors have fitted: name -> tensors, each kept once, moved, checked against the detectors that want it."""
+"""Many detectors as one: the only loop over detectors there is."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor
 
 from lightning_ood.detectors.base import Detector
-from lightning_ood.errors import InputError, about
+from lightning_ood.errors import InputError, NotFiniteError, about
+from lightning_ood.features import Features, NetworkInfo, Reads
 
-Fits = dict[str, dict[str, Tensor]]
+Fits = dict[str, dict[str, Tensor]]  # detector -> its fitted tensors
+Phase = Literal["fit", "test"]
+Step = Literal["setup", "fit", "compute", "score"]
+T = TypeVar("T")
 
-
-def computed(detectors: Mapping[str, Detector], fits: Fits) -> list[str]:
-    """Adds to ``fits`` what the detectors fit, and says of those that cannot why: one does not lose the others' pass.
-
-    Every process meets the same errors, since each detector computes from what all of them hold.
-    """
-    refused = []
-    for name, detector in detectors.items():
-        with about(f"fitting detector {name!r}"):
-            try:
-                fits[name] = taken(fits, detector.compute())
-            except (InputError, torch.linalg.LinAlgError) as error:  # the latter where features are not finite
-                refused.append(f"detector {name!r}: {error}")
-    return refused
+_DOING: dict[Step, str] = {"setup": "", "fit": "fitting ", "compute": "fitting ", "score": "scoring with "}
 
 
-def taken(fits: Fits, fitted: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Fitted tensors on the CPU; for one that another detector fitted too (a bank of neighbours), that one's."""
-    known = [value for tensors in fits.values() for value in tensors.values()]
+class DetectorSuite:
+    """Fits and scores named detectors from the same batches.
 
-    def first(value: Tensor) -> Tensor:
-        alike = (k for k in known if k.shape == value.shape and k.dtype == value.dtype and k.equal(value))
-        return next(alike, value)
-
-    return {key: first(value.detach().cpu()) for key, value in fitted.items()}
-
-
-def moved(fits: Fits, device: torch.device | str) -> Fits:
-    """The same on another device; a tensor that several detectors share stays one.
-
-    A whole number stays on the host: it says which block or candidate was chosen, and the host reads it every batch.
-    """
-    there: dict[tuple[Any, ...], Tensor] = {}
-
-    def move(value: Tensor) -> Tensor:
-        if value.dim() == 0 and not value.is_floating_point():
-            return value.cpu()
-        memory = (value.data_ptr(), value.shape, value.stride(), value.dtype)  # a file tells it too, the object not
-        if memory not in there:
-            there[memory] = value.to(device)
-        return there[memory]
-
-    return {name: {key: move(value) for key, value in fitted.items()} for name, fitted in fits.items()}
-
-
-def not_numbers(fits: Fits) -> list[str]:
-    """``detector: tensor`` of each one that holds a NaN."""
-    return [
-        f"{name}: {key}"
-        for name, fitted in fits.items()
-        for key, value in fitted.items()
-        if value.is_floating_point() and value.isnan().any()
-    ]
-
-
-def check(state: Mapping[str, Any], detectors: Mapping[str, Detector]) -> None:
-    """Whether a saved fit serves detectors.
+    ``setup``, then ``update`` for each batch of training images, ``compute``, and ``score`` for each batch of test
+    images. The sums are exact on any number of processes: each calls ``compute``, also one that had no image.
 
     Args:
-        state: ``fitted`` and ``spec`` by name.
-        detectors: those that need a fit.
+        detectors: name -> detector; None leaves out one that another config names.
 
-    Raises:
-        InputError: if one has none there, or was fitted with other arguments.
+    Attributes:
+        detectors: name -> detector, in order.
+        fitted: name -> fitted tensors, of the detectors that require a fit and have one.
     """
-    missing = [name for name in detectors if name not in state["fitted"]]
-    if missing:
-        raise InputError(
-            f"not fitted: {', '.join(missing)} (fitted are: {', '.join(state['fitted']) or 'none'}). "
-            "Run `python train.py fit` with the same --config first"
-        )
-    for name, detector in detectors.items():
-        was, now = state["spec"].get(name), detector.spec()
-        if was != now:
+
+    def __init__(self, detectors: Mapping[str, Detector | None]) -> None:
+        self.detectors = {name: detector for name, detector in detectors.items() if detector is not None}
+        self.fitted: Fits = {}
+
+    @property
+    def requiring_fit(self) -> dict[str, Detector]:
+        """The detectors that have to see training images before they can score."""
+        return {name: detector for name, detector in self.detectors.items() if detector.requires_fit}
+
+    @property
+    def unfitted(self) -> dict[str, Detector]:
+        """The detectors that still have to be fitted."""
+        return {name: detector for name, detector in self.requiring_fit.items() if name not in self.fitted}
+
+    def setup(self, info: NetworkInfo) -> None:
+        """Sets every detector up; those that are fitted together share their statistics.
+
+        Raises:
+            InputError: naming the detector that the network or the fit set cannot serve, and why.
+        """
+        info = info.sharing()
+        for name, detector in {**self.unfitted, **self.detectors}.items():  # an owner of statistics is updated
+            self.attempt("setup", name, partial(detector.setup, info))
+
+    def reads(self, phase: Phase) -> Reads:
+        """What the detectors read of a batch, for ``Backbone.configure``.
+
+        Args:
+            phase: ``fit``, where only those that still have to be fitted read, or ``test``, after the fit.
+        """
+        if phase == "fit":
+            return Reads.union(detector.reads for detector in self.unfitted.values())
+        total = Reads.union(detector.reads for detector in self.detectors.values())
+        perturbations = []
+        for name, detector in self.detectors.items():
+            if detector.extra_forwards["test"]:
+                with torch.inference_mode(False):  # a gradient needs copies that may be part of a graph
+                    fitted = {key: value.clone() for key, value in self.fitted.get(name, {}).items()}
+                perturbations += detector.perturbations(fitted)
+        return replace(total, views=(), val_ood=False) | Reads(perturbations=tuple(perturbations))
+
+    def update(self, features: Features) -> None:
+        """Adds a batch of ID training images to the sums of every detector that still has to be fitted."""
+        for name, detector in self.unfitted.items():
+            self.attempt("fit", name, partial(detector.update, features))
+
+    def update_ood(self, features: Features) -> None:
+        """Offers a batch of validation OOD images to detectors that search."""
+        for name, detector in self.unfitted.items():
+            self.attempt("fit", name, partial(detector.update_ood, features))
+
+    def compute(self) -> dict[str, InputError]:
+        """Computes the missing fits from the sums over all processes, on the CPU, and frees the sums.
+
+        Returns:
+            name -> why the detector could not be fitted. One failure does not discard the others' fits.
+        """
+        reasons: dict[str, InputError] = {}
+        to_host = _Mover("cpu")
+        for name, detector in self.unfitted.items():
+            try:
+                fitted = self.attempt("compute", name, partial(_fit, detector))
+            except InputError as error:
+                reasons[name] = error
+            else:
+                self.fitted |= {} if fitted is None else {name: to_host(fitted)}
+        for detector in self.detectors.values():  # only now: the owner of a shared statistic frees it for all
+            detector.reset()
+        return reasons
+
+    def score(self, features: Features) -> Tensor:
+        """Scores a batch with every detector: ``[B, detectors]`` float32, higher = more in-distribution."""
+        found = [self.attempt("score", name, partial(self._score, name, features)) for name in list(self.detectors)]
+        scores = [score for score in found if score is not None]
+        return torch.stack(scores, dim=1) if scores else torch.empty(len(features), 0)
+
+    def _score(self, name: str, features: Features) -> Tensor:
+        score = self.detectors[name].score(features, self.fitted.get(name, {}))
+        if score.shape != (len(features),):
+            raise ValueError(f"score must return one number per image [{len(features)}], not {list(score.shape)}")
+        return score.detach().float()
+
+    def attempt(self, step: Step, name: str, call: Callable[[], T]) -> T | None:
+        """Runs a detector's part of a step, and adds the detector's name to what it raises.
+
+        Everything that a suite asks of a detector goes through here. A dry run overrides it: to take the time, and to
+        go on without a detector that fails (None).
+        """
+        with about(f"{_DOING[step]}detector {name!r}"):
+            return call()
+
+    def to(self, device: torch.device | str) -> DetectorSuite:
+        """Moves sums and fitted tensors to a device; a tensor that several detectors fitted stays one."""
+        move = _Mover(device)
+        for detector in self.detectors.values():
+            detector.to(device)
+        self.fitted = {name: move(fitted) for name, fitted in self.fitted.items()}
+        return self
+
+    def reset(self) -> None:
+        """Forgets everything that was summed and fitted."""
+        for detector in self.detectors.values():
+            detector.reset()
+        self.fitted = {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """``fitted``: name -> tensors; ``spec``: name -> class and arguments that they were fitted with, plain."""
+        spec = {name: self.detectors[name].config() for name in self.fitted}
+        return {"fitted": dict(self.fitted), "spec": spec}
+
+    def keep(self, state: Mapping[str, Any]) -> list[str]:
+        """Takes the fits of an earlier ``state_dict`` whose detectors have the same arguments; returns their names."""
+        same = [name for name, d in self.requiring_fit.items() if state["spec"].get(name) == d.config()]
+        self.fitted = {name: dict(state["fitted"][name]) for name in same}
+        return same
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Takes the fits of a ``state_dict``.
+
+        Raises:
+            InputError: if a detector that requires a fit has none there, or was fitted with other arguments.
+        """
+        missing = [name for name in self.requiring_fit if name not in state["fitted"]]
+        if missing:
             raise InputError(
-                f"detector {name!r} was fitted as {was} and is now {now}. Run `python train.py fit` again, or give "
-                "it the arguments it was fitted with"
+                f"not fitted: {', '.join(missing)} (fitted are: {', '.join(state['fitted']) or 'none'}). "
+                "Run `python train.py fit` with the same --config first"
             )
+        for name, detector in self.requiring_fit.items():
+            was, now = state["spec"].get(name), detector.config()
+            if was != now:
+                raise InputError(
+                    f"detector {name!r} was fitted as {was} and is now {now}. Run `python train.py fit` again, or give "
+                    "it the arguments it was fitted with"
+                )
+        self.keep(state)
+
+
+def _fit(detector: Detector) -> dict[str, Tensor]:
+    advice = "look for non-finite features, or leave the detector out"
+    try:
+        fitted = detector.compute()
+    except torch.linalg.LinAlgError as error:
+        raise NotFiniteError(f"{error} {advice}") from error
+    for key, value in fitted.items():
+        if value.is_floating_point() and value.isnan().any():
+            raise NotFiniteError(f"its fit is not a number ({key}): {advice}")
+    return fitted
+
+
+class _Mover:
+    """Moves fitted tensors to a device, one that several detectors hold once; they hold the same one afterwards."""
+
+    def __init__(self, device: torch.device | str) -> None:
+        self._device = device
+        self._moved: dict[int, tuple[Tensor, Tensor]] = {}  # the original too: while it is held, its id is its own
+
+    def __call__(self, fitted: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {key: self._move(value) for key, value in fitted.items()}
+
+    def _move(self, value: Tensor) -> Tensor:
+        if id(value) not in self._moved:
+            scalar = value.dim() == 0 and not value.is_floating_point()  # which block or candidate: the host reads it
+            self._moved[id(value)] = (value, value.detach().to("cpu" if scalar else self._device))
+        return self._moved[id(value)][1]

@@ -11,6 +11,7 @@ from torch import nn
 
 from lightning_ood.backbone import Backbone
 from lightning_ood.errors import InputError
+from lightning_ood.features import Reads
 from lightning_ood.networks.cifar import DenseNet, ResNet18, ResNet20, WideResNet
 from lightning_ood.views import Jigsaw
 
@@ -45,7 +46,7 @@ def test_reads_what_the_network_computes(network: nn.Module) -> None:
     with torch.no_grad():
         logits = network(images)
     taps = [*info.blocks, "last"]
-    backbone.configure(taps, attention=info.attention is not None)
+    backbone.configure(Reads(tuple(taps), attention=info.attention is not None))
     features = backbone(images)
 
     torch.testing.assert_close(features.logits, logits, atol=1e-5, rtol=1e-5)
@@ -63,7 +64,7 @@ def test_last_is_the_map_before_global_pooling(name: str) -> None:
     torch.manual_seed(0)
     network = MODELS[name]().eval()
     backbone = Backbone(network, (64, 64))
-    backbone.configure(["last"])
+    backbone.configure(Reads(("last",)))
     features = backbone(torch.randn(3, 3, 64, 64))
     torch.testing.assert_close(features.maps["last"].mean((2, 3)), features.pooled, atol=1e-5, rtol=1e-4)
     assert features.maps["last"].min() >= 0, "after the last activation"
@@ -72,7 +73,14 @@ def test_last_is_the_map_before_global_pooling(name: str) -> None:
 def test_a_functional_relu_behind_the_last_module_is_applied() -> None:
     network = torchvision.models.densenet121(num_classes=7).eval()
     backbone = Backbone(network, (64, 64))
-    backbone.configure(["last", "features"])
+    backbone.configure(
+        Reads(
+            (
+                "last",
+                "features",
+            )
+        )
+    )
     features = backbone(torch.randn(2, 3, 64, 64))
     assert features.maps["features"].min() < 0 <= features.maps["last"].min()
     torch.testing.assert_close(features.maps["last"].mean((2, 3)), features.pooled, atol=1e-5, rtol=1e-4)
@@ -84,7 +92,7 @@ def test_an_output_that_the_network_overwrites_is_copied() -> None:
     images = torch.randn(2, 3, 64, 64)
     kept = []
     handle = network.layer1[0].bn1.register_forward_hook(lambda module, args, output: kept.append(output.clone()))
-    backbone.configure(["layer1.0.bn1"], gradients=["layer1.0.bn1"])
+    backbone.configure(Reads(("layer1.0.bn1",), ("layer1.0.bn1",)))
     features = backbone(images)
     handle.remove()
     assert kept[-1].min() < 0, "before the in-place ReLU"
@@ -95,7 +103,7 @@ def test_gradients_are_those_of_plain_autograd_in_any_mode(network: nn.Module) -
     backbone = Backbone(network, (64, 64))
     network.requires_grad_(False)
     blocks = [name for name in (backbone.info().blocks[0], backbone.info().blocks[-1]) if name != "last"]
-    backbone.configure(gradients=blocks)
+    backbone.configure(Reads(gradients=tuple(blocks)))
     images = torch.randn(2, 3, 64, 64)
     with torch.inference_mode():
         features = backbone(images * 1.0)
@@ -121,9 +129,9 @@ def test_gradients_are_those_of_plain_autograd_in_any_mode(network: nn.Module) -
 def test_views_are_read_from_transformed_images() -> None:
     network = ResNet20(7).eval()
     backbone = Backbone(network, (32, 32))
-    backbone.configure(["last"])
     images, index, view = torch.randn(3, 3, 32, 32), torch.tensor([4, 9, 2]), Jigsaw(seed=5)
-    features = backbone(images, index=index, views=[view])
+    backbone.configure(Reads(("last",), views=(view,)))
+    features = backbone(images, index=index)
     plain = backbone(view(images, index))
     torch.testing.assert_close(features.views[view].maps["last"], plain.maps["last"])
 
@@ -131,7 +139,15 @@ def test_views_are_read_from_transformed_images() -> None:
 def test_hooks_cost_nothing_outside_a_forward_of_the_backbone() -> None:
     network = ResNet20(7).eval()
     backbone = Backbone(network, (32, 32))
-    backbone.configure(["last", "layer1.0"], gradients=["layer1.0"])
+    backbone.configure(
+        Reads(
+            (
+                "last",
+                "layer1.0",
+            ),
+            ("layer1.0",),
+        )
+    )
     output = network(torch.randn(2, 3, 32, 32))
     output.sum().backward()  # training goes on as if nothing were hooked
     assert network.layer1[0].conv1.weight.grad is not None
@@ -143,7 +159,7 @@ def test_planning_leaves_no_trace_in_a_network_that_is_being_trained() -> None:
         before = {key: value.clone() for key, value in network.state_dict().items()}
         backbone = Backbone(network, (64, 64))
         info = backbone.info()
-        backbone.configure(info.blocks, attention=info.attention is not None)
+        backbone.configure(Reads(tuple(info.blocks), attention=info.attention is not None))
         assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
         assert all(part.training for part in network.modules())
 
@@ -151,9 +167,9 @@ def test_planning_leaves_no_trace_in_a_network_that_is_being_trained() -> None:
 def test_wrong_names_fail_before_any_image() -> None:
     backbone = Backbone(ResNet20(7).eval(), (32, 32))
     with pytest.raises(InputError, match=r"no tap 'layer1.7'.*layer1"):
-        backbone.configure(["layer1.7"])
+        backbone.configure(Reads(("layer1.7",)))
     with pytest.raises(InputError, match="class token"):
-        backbone.configure(attention=True)
+        backbone.configure(Reads(attention=True))
     with pytest.raises(InputError, match=r"model.head: the network has no module 'fcc'"):
         Backbone(ResNet20(7), (32, 32), head="fcc").info()
 
@@ -189,7 +205,7 @@ def test_faster_ways_to_run_it_read_the_same(options: dict[str, Any]) -> None:
     for taps, gradients in ((["last"], []), (["layer1", "last"], []), (["layer2"], ["layer2"])):  # planned anew
         found = []
         for backbone in (plain, fast):
-            backbone.configure(taps, gradients)
+            backbone.configure(Reads(tuple(taps), tuple(gradients)))
             with torch.inference_mode():
                 found.append(backbone(images))
         assert found[1].maps.keys() == set(taps) and found[1].gradients.keys() == set(gradients)

@@ -7,13 +7,14 @@ import torch
 
 from lightning_ood.backbone import Backbone
 from lightning_ood.backbone.cache import FeatureCache
+from lightning_ood.features import Reads
 from tests.tiny import Net
 
 
 def backbone(cache: FeatureCache, seed: int = 0, taps: tuple[str, ...] = ("block2",)) -> Backbone:
     made = Backbone(Net(seed=seed).eval().requires_grad_(False), (12, 12))
     made.cache = cache
-    made.configure(taps, gradients=taps[:1])
+    made.configure(Reads(tuple(taps), tuple(taps[:1])))
     return made
 
 
@@ -47,7 +48,7 @@ def test_what_has_changed_is_a_miss(tmp_path: Path) -> None:
     network = backbone(cache)
     with torch.no_grad():
         network.network.fc.bias[0] += 1e-6
-    network.configure(["block2"], gradients=["block2"])
+    network.configure(Reads(("block2",), ("block2",)))
     network(images)
     assert cache.hits == 0
     backbone(cache, taps=("block2",))(images)

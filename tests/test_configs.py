@@ -27,7 +27,7 @@ def test_detectors(path: Path) -> None:
     parser.add_subclass_arguments(Detector, "detector")
     content = "detector:\n" + "".join(f"  {line}\n" for line in path.read_text().splitlines())
     made = parser.instantiate_classes(parser.parse_string(content)).detector
-    assert isinstance(made, Detector) and made.spec()["class_path"] in path.read_text()
+    assert isinstance(made, Detector) and made.config()["class_path"] in path.read_text()
 
 
 def test_every_detector_has_a_config() -> None:

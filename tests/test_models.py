@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from lightning_ood.backbone import Backbone
 from lightning_ood.detectors import list_detectors
 from lightning_ood.errors import InputError
+from lightning_ood.features import Reads
 from lightning_ood.networks.cifar import ResNet20
 from tools.docs import BACKBONES
 from tools.docs_backbones import backbones
@@ -66,7 +67,7 @@ def test_reads_what_the_network_computes(model: Model) -> None:
     info, batch = backbone.info(), images(model, 3)
     with torch.no_grad():
         logits = network(batch)
-    backbone.configure([*info.blocks, "last"], attention=info.attention is not None)
+    backbone.configure(Reads((*info.blocks, "last"), attention=info.attention is not None))
     features = backbone(batch)
 
     torch.testing.assert_close(features.logits, logits, atol=1e-5, rtol=1e-5)
@@ -129,7 +130,7 @@ def test_class_attention_is_that_of_the_unfused_formula() -> None:
     read: list[Tensor] = []
     attention.register_forward_pre_hook(lambda module, args: read.append(args[0]))
     backbone = Backbone(network, (64, 64))
-    backbone.configure(attention=True)
+    backbone.configure(Reads(attention=True))
     row = backbone(torch.randn(2, 3, 64, 64)).attention
     heads, width = attention.num_heads, attention.head_dim
     weight, bias = attention.qkv.weight, attention.qkv.bias
@@ -205,7 +206,7 @@ def test_layout_of_maps_as_long_as_they_have_channels(name: str) -> None:
     block = backbone.info().blocks[0]
     raw: list[Tensor] = []
     network.get_submodule(block).register_forward_hook(lambda module, args, output: raw.append(output))
-    backbone.configure([block])
+    backbone.configure(Reads((block,)))
     value = backbone(torch.randn(2, 3, side, side)).maps[block]
     assert len(set(value.shape[1:])) == 1, "the test is of a cube"
     torch.testing.assert_close(value, raw[-1].movedim(3, 1) if channels_last else raw[-1])

@@ -5,8 +5,8 @@ from torch import Tensor
 
 from lightning_ood.detectors.nac_me import NACME
 from lightning_ood.errors import InputError
-from lightning_ood.features import Features, Head
-from lightning_ood.testing.toy import CLASSES, Reads, Toy
+from lightning_ood.features import Features, Head, Reads
+from lightning_ood.testing.toy import CLASSES, Toy
 
 STATES = torch.tensor([[0.5, 0.2], [0.5, 0.9], [0.52, 0.95], [1.0, 0.45]])
 TOY = Toy()

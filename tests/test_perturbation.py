@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from lightning_ood.backbone import Backbone
-from lightning_ood.features import Features
+from lightning_ood.features import Features, Reads
 from lightning_ood.views import Jigsaw
 from lightning_ood.views.perturbation import Perturbation
 from tests.test_backbone import MODELS
@@ -30,11 +30,13 @@ def test_steps_are_those_of_plain_autograd(name: str) -> None:
     backbone = Backbone(network, (64, 64))
     images = torch.randn(2, 3, 64, 64)
     block = backbone.info().blocks[0]
-    backbone.configure(["last"], gradients=[block])
+    plain_reads = Reads(("last",), (block,), views=(Jigsaw(),))
+    backbone.configure(plain_reads)
     steps = [Perturbation("confidence", STEP, confidence), Perturbation("length", STEP, length)]
     with torch.inference_mode():
-        features = backbone(images * 1.0, views=[Jigsaw()], perturbations=steps)
-        alone = backbone(images * 1.0, views=[Jigsaw()])
+        alone = backbone(images * 1.0)
+        backbone.configure(plain_reads | Reads(perturbations=tuple(steps)))
+        features = backbone(images * 1.0)
     assert set(features.views) == {*steps, Jigsaw()}
     for value, other in ((features.logits, alone.logits), (features.gradients[block], alone.gradients[block])):
         torch.testing.assert_close(value, other)
@@ -44,6 +46,7 @@ def test_steps_are_those_of_plain_autograd(name: str) -> None:
     (-network(pixels).log_softmax(1).amax(1)).sum().backward()
     assert pixels.grad is not None
     sign = torch.where(pixels.grad >= 0, 1.0, -1.0)
+    backbone.configure(plain_reads)
     plain = backbone(images - torch.tensor(STEP)[:, None, None] * sign)
     moved = [features.views[step].pooled - alone.pooled for step in steps]
     expected = plain.pooled - alone.pooled
@@ -64,7 +67,6 @@ def test_a_step_is_a_value() -> None:
 def test_the_loss_is_taken_in_float32_under_autocast() -> None:
     network = MODELS["resnet20"]().eval()
     backbone = Backbone(network, (32, 32))
-    backbone.configure()  # looks at the network in its own precision
     seen = []
 
     def loss(features: Features) -> Tensor:
@@ -72,6 +74,8 @@ def test_the_loss_is_taken_in_float32_under_autocast() -> None:
         seen.append(features.head(features.pooled))
         return seen[-1].amax(1)
 
+    # configured before: it looks at the network in its own precision
+    backbone.configure(Reads(perturbations=(Perturbation("top", STEP, loss),)))
     with torch.autocast("cpu", torch.bfloat16):
-        backbone(torch.randn(2, 3, 32, 32), perturbations=[Perturbation("top", STEP, loss)])
+        backbone(torch.randn(2, 3, 32, 32))
     assert seen[0].dtype == torch.float32

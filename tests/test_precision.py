@@ -20,6 +20,7 @@ from lightning_ood.detectors.mds import MDS
 from lightning_ood.detectors.nac import NAC
 from lightning_ood.detectors.nap import NAP
 from lightning_ood.detectors.react import ReAct
+from lightning_ood.features import Reads
 from lightning_ood.networks.build import build
 from lightning_ood.networks.cifar import ResNet20
 
@@ -47,12 +48,12 @@ def scores(backbone: Backbone, train: tuple[Tensor, Tensor], test: Tensor, bf16:
     detectors = {name: make() for name, make in MAKE.items()}  # type: ignore[operator]
     for detector in detectors.values():
         detector.setup(info)
-    backbone.configure(["last"])
+    backbone.configure(Reads(("last",)))
     with torch.autocast("cpu", torch.bfloat16, enabled=bf16):  # around the steps alone, as in a Trainer
         features, tested = backbone(*train, torch.arange(len(train[0]))), backbone(test)
     for detector in detectors.values():
         detector.update(features)
-    return {name: d.score(tested, d.compute() if d.fits else {}).float() for name, d in detectors.items()}
+    return {name: d.score(tested, d.compute() if d.requires_fit else {}).float() for name, d in detectors.items()}
 
 
 @pytest.mark.kit

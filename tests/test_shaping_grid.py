@@ -29,7 +29,7 @@ SCORES = ("msp", "maxlogit", "energy", "gen", "odin")
 def grid() -> dict[str, Detector]:
     parser = ArgumentParser()
     parser.add_class_arguments(ScoringCallback, "scoring", sub_configs=True)
-    return parser.instantiate_classes(parser.parse_path(SUITE)).scoring.detectors
+    return parser.instantiate_classes(parser.parse_path(SUITE)).scoring.suite.detectors
 
 
 def passes(detectors: dict[str, Detector]) -> tuple[int, int, pd.DataFrame]:
@@ -56,10 +56,10 @@ def passes(detectors: dict[str, Detector]) -> tuple[int, int, pd.DataFrame]:
     for work in (trainer.validate, trainer.test):
         seen.clear()
         handle = network.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
-        if work == trainer.test or scoring.fitting:
+        if work == trainer.test or scoring.suite.requiring_fit:
             work(module, datamodule=data, verbose=False)
         handle.remove()
-        if work == trainer.validate and scoring.fitting:
+        if work == trainer.validate and scoring.suite.requiring_fit:
             scoring.finish_fit("cpu", 61)
         # All-zero batches look for in-place operations, before the pass: they are of no image.
         counts.append(sum(len(images) for images in seen if images.any()))

@@ -3,7 +3,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from lightning_ood.statistics.sketches import QuantileSketch, Sample, quantile
+from lightning_ood.statistics.quantile import QuantileSketch, quantile
+from lightning_ood.statistics.sample import Sample
 
 QS = torch.tensor([0.0, 0.01, 0.25, 0.5, 0.9, 0.95, 0.999, 1.0])
 

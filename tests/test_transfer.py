@@ -23,8 +23,8 @@ from lightning_ood.detectors.odin import ODIN
 from lightning_ood.detectors.react import ReAct
 from lightning_ood.engine.module import OODModule
 from lightning_ood.engine.scoring import ScoringCallback
-from lightning_ood.ops.transfer import beside, never_waiting
-from lightning_ood.suite import moved
+from lightning_ood.ops.transfer import beside
+from lightning_ood.testing.no_wait import never_waiting
 from lightning_ood.views import Blur, Crop, Invert, Jigsaw, Noise, PhaseScramble, Raw, Rotate, View
 from tests.tiny import Images, Net
 
@@ -75,25 +75,28 @@ def test_both_passes(monkeypatch: pytest.MonkeyPatch) -> None:
     pixels = torch.randn(64, 3, 12, 12, generator=torch.Generator().manual_seed(0))
     batch = Batch(pixels, labels, torch.arange(64), torch.empty(0, dtype=torch.int64))
     trainer = SimpleNamespace(state=SimpleNamespace(fn=TrainerFn.VALIDATING))
-    scoring.prepare(module, labels, fit=True)
+    suite = scoring.suite
+    suite.setup(module.backbone.info(labels))
+    module.backbone.configure(suite.reads("fit"))
     with torch.inference_mode():
         scoring.on_validation_batch_end(trainer, module, module.features(batch), batch, 0)  # type: ignore[arg-type]
-        assert scoring.finish_fit("cpu", 64) == 64 and not scoring.refused
-    fitted, steps = scoring.fitted, scoring.perturbations()
+        assert scoring.finish_fit("cpu", 64) == (64, {})
+    fitted, reads = suite.fitted, suite.reads("test")
 
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())  # it knows no device without data
     module.to(META)
     data = OODDataModule(IDSets(Images(), Images(), name="tints"))
     there = data.transfer_batch_to_device(batch, META, 0)
     assert there.image.is_meta and there.label.is_meta and there.index is batch.index
-    scoring.reset()
+    suite.fitted = {}
+    module.backbone.configure(suite.reads("fit"))
     scoring.on_validation_start(trainer, module)  # type: ignore[arg-type]
     with torch.inference_mode(), never_waiting():
         scoring.on_validation_batch_end(trainer, module, module.features(there), there, 0)  # type: ignore[arg-type]
 
-    scoring.fitted = moved(fitted, META)
-    scoring.prepare(module, labels, fit=False)
-    module.perturb(steps)
+    suite.fitted = fitted
+    suite.to(META)
+    module.backbone.configure(reads)
     with torch.inference_mode(), never_waiting():
         scoring.on_test_batch_end(trainer, module, module.features(there), there, 0)  # type: ignore[arg-type]
     assert scoring._rows[0].shape == (64, 4) and scoring._scores[0].shape == (64, 9)

@@ -21,8 +21,8 @@ from lightning_ood.detectors.base import Detector, LogitScore
 from lightning_ood.detectors.shaping import Shaping
 from lightning_ood.errors import InputError
 from lightning_ood.features import Head, NetworkInfo
-from lightning_ood.statistics.sketches import state_bytes
-from lightning_ood.testing.toy import Reads, Toy
+from lightning_ood.statistics.sample import state_bytes
+from lightning_ood.testing.toy import Toy
 from tools.docs_backbones import backbones
 
 METHODS = Path(__file__).parent.parent / "docs" / "methods.md"
@@ -78,7 +78,7 @@ def state_size(kind: type[Detector], width: int, classes: int) -> int:
 
 
 def _reads(detector: Detector) -> str:
-    reads = Reads.of(detector)
+    reads = detector.reads
     gradients = [f"gradient of `{tap}`" for tap in sorted(reads.gradients)]
     taps = ["maps of the blocks"] if len(reads.taps) > 1 else [f"map `{tap}`" for tap in reads.taps]
     named = ["z and classifier"] * reads.head + taps + gradients + ["attention"] * reads.attention
@@ -86,10 +86,10 @@ def _reads(detector: Detector) -> str:
 
 
 def _fits_on(detector: Detector) -> str:
-    if not detector.fits:
+    if not detector.requires_fit:
         return "nothing"
     toy = Toy()
-    batch = toy(toy.train(), Reads.of(detector))
+    batch = toy(toy.train(), detector.reads)
     try:
         detector.update(replace(batch, labels=None))
     except InputError:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -15,7 +15,7 @@ from lightning_ood.backbone import Backbone
 from lightning_ood.detectors.base import Detector
 from lightning_ood.errors import InputError
 from lightning_ood.features import NetworkInfo
-from lightning_ood.testing.toy import Reads
+from lightning_ood.suite import DetectorSuite
 
 
 @dataclass(frozen=True)
@@ -61,14 +61,14 @@ class Model:
 
 
 def refusals(detectors: Mapping[str, Detector], info: NetworkInfo) -> dict[str, str]:
-    """Sets detectors up and says which of them a network or a fit set does not serve, and why."""
-    said = {}
+    """Sets detectors up; returns which of them a network or a fit set does not serve, and why."""
+    found = {}
     for name, detector in detectors.items():
         try:
             detector.setup(info)
         except InputError as error:
-            said[name] = str(error)
-    return said
+            found[name] = str(error)
+    return found
 
 
 def scores(
@@ -92,26 +92,16 @@ def scores(
     Returns:
         name -> scores ``[B]``, and name -> reason for the detectors that the network does not serve.
     """
-    refused = refusals(detectors, backbone.info(labels.repeat(passes)))
-    served = {name: detector for name, detector in detectors.items() if name not in refused}
-    _plan(backbone, served.values())
-    views = tuple({view for detector in served.values() for view in Reads.of(detector).views})
-    features = backbone(train, labels, views=views)
-    fitted = {}
-    for name, detector in served.items():
-        for first in range(0, passes * len(train), len(train)):
-            detector.update(replace(features, index=torch.arange(first, first + len(train))))
-        fitted[name] = detector.compute()
-    steps = {step for name, detector in served.items() for step in detector.perturbations(fitted[name])}
-    features = backbone(test, perturbations=tuple(steps))
-    return {name: detector.score(features, fitted[name]) for name, detector in served.items()}, refused
-
-
-def _plan(backbone: Backbone, detectors: Iterable[Detector]) -> None:
-    """Reads what any of the detectors does."""
-    reads = [Reads.of(detector) for detector in detectors]
-    backbone.configure(
-        [tap for one in reads for tap in one.taps],
-        [tap for one in reads for tap in one.gradients],
-        any(one.attention for one in reads),
-    )
+    info = backbone.info(labels.repeat(passes))
+    refused = refusals(detectors, info)
+    suite = DetectorSuite({name: detector for name, detector in detectors.items() if name not in refused})
+    suite.setup(info)
+    backbone.configure(suite.reads("fit"))
+    features = backbone(train, labels)
+    for first in range(0, passes * len(train), len(train)):
+        suite.update(replace(features, index=torch.arange(first, first + len(train))))
+    for error in suite.compute().values():
+        raise error
+    backbone.configure(suite.reads("test"))
+    found = suite.score(backbone(test))
+    return dict(zip(suite.detectors, found.unbind(dim=1), strict=True)), refused

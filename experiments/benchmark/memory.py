@@ -26,7 +26,7 @@ from lightning_ood.backbone import Backbone
 from lightning_ood.detectors.base import Detector
 from lightning_ood.detectors.feature_norm import FeatureNorm
 from lightning_ood.features import Features, Head, NetworkInfo
-from lightning_ood.statistics.sketches import state_bytes
+from lightning_ood.statistics.sample import state_bytes
 from lightning_ood.suite import Fits, taken
 from lightning_ood.views import Jigsaw
 

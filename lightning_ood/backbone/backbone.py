@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from difflib import get_close_matches
@@ -19,16 +19,16 @@ from lightning_ood.backbone.classifier import feature_of, linear_head
 from lightning_ood.backbone.inspect import evaluating, overwritten_outputs
 from lightning_ood.backbone.probe import Probe, Tap, probe
 from lightning_ood.errors import InputError
-from lightning_ood.features import Features, Head, NetworkInfo
+from lightning_ood.features import Features, Head, NetworkInfo, Reads
 from lightning_ood.networks.weights import weights_hash
-from lightning_ood.views import View
 from lightning_ood.views.perturbation import Perturbation
 
 
 class Backbone(nn.Module):
     """Reads logits, penultimate feature, maps, gradients and class-token attention from one forward of a network.
 
-    Works on any classifier: what is where is found by a small probing pass, and everything is read by hooks.
+    Works on any classifier: what is where is found by a small probing pass, and everything is read by hooks. ``close``,
+    or the end of a ``with`` block, takes them off the network again.
 
     Args:
         network: an image classifier, ``[B, 3, H, W] -> [B, K]``.
@@ -57,10 +57,11 @@ class Backbone(nn.Module):
         self.input_size = input_size
         self.mean, self.std = mean, std
         self._head_name = head
+        self._reads = Reads()
         self._taps: dict[str, Tap] = {}
-        self._gradients: tuple[str, ...] = ()
         self._handles: list[RemovableHandle] = []
-        self._attends = False
+        self._fused: tuple[nn.Module, bool] | None = None  # the attention module taken out of the fused kernel
+        self._next = 0  # position of the next image where no index is given
         self._call: Callable[[Tensor], Tensor] = self.network.__call__
         self.cache: FeatureCache | None = None
         self._weights = ""  # hash of the network's weights, where there is a cache
@@ -102,18 +103,16 @@ class Backbone(nn.Module):
             std=self.std,
         )
 
-    def configure(self, taps: Iterable[str] = (), gradients: Iterable[str] = (), attention: bool = False) -> None:
-        """Plans what the next forward passes read.
+    def configure(self, reads: Reads | None = None) -> None:
+        """Plans what the next forward passes read besides logits and penultimate feature; nothing more where None.
 
         Raises:
             InputError: if a tap does not exist or the network has no class token.
         """
-        for handle in self._handles:
-            handle.remove()
-        self._attends = attention
+        self.close()
+        self._reads = reads = Reads() if reads is None else reads
         self._weights = weights_hash(self.network) if self.cache is not None else ""
-        self._gradients = tuple(dict.fromkeys(gradients))
-        self._taps = {name: self._tap(name) for name in dict.fromkeys((*taps, *self._gradients))}
+        self._taps = {name: self._tap(name) for name in dict.fromkeys((*reads.taps, *reads.gradients))}
         self._handles = [
             layer.register_forward_pre_hook(self._feature_reader(f"feature {i}"))
             for i, layer in enumerate(self.classifier)
@@ -125,37 +124,53 @@ class Backbone(nn.Module):
         for module, names in by_module.items():
             hook = self._reader(names, copy=module in overwritten)
             self._handles.append(self.network.get_submodule(module).register_forward_hook(hook))
-        if attention:
+        if reads.attention:
             layer = class_attention(self.network)
             if layer is None:
                 raise InputError(f"a {type(self.network).__name__} has no class token, so no class-token attention")
+            if hasattr(layer, "fused_attn"):
+                self._fused = (layer, layer.fused_attn)  # type: ignore[assignment]
             self._handles += record_attention(layer, lambda row: self._store("attention", row))
         if self.compiler is not None:
             torch.compiler.reset()  # a compiled network does not notice that its hooks have changed
             self._call = torch.compile(self.network, backend=self.compiler)
 
+    def close(self) -> None:
+        """Takes every hook off the network, which is then as it was; ``configure`` puts them on again."""
+        for handle in self._handles:
+            handle.remove()
+        if self._fused is not None:
+            layer, fused = self._fused
+            layer.fused_attn = fused  # type: ignore[assignment]
+        self._handles, self._fused, self._next = [], None, 0
+
+    def __enter__(self) -> Backbone:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
     def forward(
-        self,
-        images: Tensor,
-        labels: Tensor | None = None,
-        index: Tensor | None = None,
-        views: Sequence[View] = (),
-        perturbations: Sequence[Perturbation] = (),
+        self, images: Tensor, labels: Tensor | None = None, index: Tensor | None = None, views: bool = True
     ) -> Features:
         """One forward pass; one more per view, one and a backward pass more per perturbation.
 
         Args:
             images: ``[B, 3, H, W]``, preprocessed.
             labels: ``[B]``.
-            index: ``[B]`` positions in the data set, best on the host; 0..B-1 where None.
-            views: other views of the images to be read too.
-            perturbations: steps of the images to be read too.
+            index: ``[B]`` positions in the data set, best on the host. Where None the images are counted from the last
+                ``configure`` on, so the same set in the same order has the same positions whatever the batch size.
+            views: whether the planned views are read too.
         """
         if not self._handles:
-            self.configure()
-        index = torch.arange(len(images)) if index is None else index.cpu()
-        others: dict[Hashable, Features] = {view: self._read(view(images, index), labels, index)[0] for view in views}
-        features, stepped = self._read(images, labels, index, perturbations)
+            self.configure(self._reads)
+        if index is None:
+            index = torch.arange(self._next, self._next + len(images))
+            self._next += len(images)
+        index = index.cpu()
+        planned = self._reads.views if views else ()
+        others: dict[Hashable, Features] = {view: self._read(view(images, index), labels, index)[0] for view in planned}
+        features, stepped = self._read(images, labels, index, self._reads.perturbations)
         others |= {step: self._read(new, labels, index)[0] for step, new in stepped.items()}
         return replace(features, views=others)
 
@@ -166,7 +181,7 @@ class Backbone(nn.Module):
         if self.cache is None or perturbations:  # a step's gradient needs the network
             return self._run(images, labels, index, perturbations)
         key = self.cache.key(images, self._weights)
-        held = self.cache.read(key, part_names(self._taps, self._gradients, self._attends), images.device)
+        held = self.cache.read(key, part_names(self._taps, self._reads.gradients, self._reads.attention), images.device)
         if held is not None:
             return from_parts(held, self.head, labels, index), {}
         features, _ = self._run(images, labels, index)
@@ -177,7 +192,7 @@ class Backbone(nn.Module):
         self, images: Tensor, labels: Tensor | None, index: Tensor, perturbations: Sequence[Perturbation] = ()
     ) -> tuple[Features, dict[Perturbation, Tensor]]:
         """The same from a forward of the network."""
-        differentiate = bool(self._gradients or perturbations)
+        differentiate = bool(self._reads.gradients or perturbations)
         seen: dict[str, Tensor] = {}
         self._seen = seen
         with torch.inference_mode(False) if differentiate else nullcontext(), torch.set_grad_enabled(differentiate):
@@ -186,7 +201,7 @@ class Backbone(nn.Module):
             images = images.to(memory_format=self.layout)
             logits = (self.network if differentiate else self._call)(images).float()
             self._seen = None
-            gradients = self._differentiate(logits, seen, keep=bool(perturbations)) if self._gradients else {}
+            gradients = self._differentiate(logits, seen, keep=bool(perturbations)) if self._reads.gradients else {}
             features = Features(
                 logits=logits,
                 pooled=torch.cat([seen[f"feature {i}"] for i in range(len(self.probe.classifiers))], dim=1).float(),
@@ -207,10 +222,10 @@ class Backbone(nn.Module):
     def _differentiate(self, logits: Tensor, seen: dict[str, Tensor], keep: bool) -> dict[str, Tensor]:
         """One backward for all taps: d KL(uniform || softmax) / d map (a constant apart, the cross-entropy)."""
         loss = (logits.logsumexp(dim=1) - logits.mean(dim=1)).sum()
-        found = torch.autograd.grad(loss, [seen[name] for name in self._gradients], retain_graph=keep)
+        found = torch.autograd.grad(loss, [seen[name] for name in self._reads.gradients], retain_graph=keep)
         return {
             name: self._taps[name].channel_first(gradient)
-            for name, gradient in zip(self._gradients, found, strict=True)
+            for name, gradient in zip(self._reads.gradients, found, strict=True)
         }
 
     def _store(self, name: str, value: Tensor) -> None:
@@ -221,7 +236,7 @@ class Backbone(nn.Module):
         return lambda module, args: self._store(name, feature_of(module, args[0]))
 
     def _reader(self, names: list[str], copy: bool) -> Callable[[nn.Module, Any, Tensor], Tensor | None]:
-        differentiate = not set(names).isdisjoint(self._gradients)
+        differentiate = not set(names).isdisjoint(self._reads.gradients)
 
         def read(module: nn.Module, args: Any, output: Tensor) -> Tensor | None:
             if self._seen is None:

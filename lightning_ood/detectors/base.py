@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from difflib import get_close_matches
@@ -11,12 +12,11 @@ from typing import Any
 from torch import Tensor
 from torchmetrics import Metric
 
-from lightning_ood.detectors.nesting import metrics_in, unnest
-from lightning_ood.detectors.spec import plain, remembering
+from lightning_ood.detectors._contract import after_fit, arguments, children, plain, unnest
 from lightning_ood.errors import InputError
-from lightning_ood.features import Features, Head, NetworkInfo
-from lightning_ood.views import View
-from lightning_ood.views.perturbation import Perturbation
+from lightning_ood.features import Features, Head, NetworkInfo, Reads
+from lightning_ood.statistics import Shared
+from lightning_ood.views import Perturbation, View
 
 Fitted = Mapping[str, Tensor]
 
@@ -26,20 +26,22 @@ SMALLEST = 1e-6  # a score that enters a product is at least this
 class Detector(Metric):
     """Two pure functions with sums between them: ``update`` and ``compute`` fit, ``score`` scores.
 
-    A score is higher where an image is more in-distribution. What a detector sums over images it declares with
-    ``add_state(name, identity, reduce)`` in ``setup``: reset, device moves, synchronisation of processes and merging
+    A higher score is more in-distribution. A detector declares what it sums over images with
+    ``add_state(name, default, reduce)`` in ``setup``: reset, device moves, synchronisation of processes and merging
     follow from that line. ``compute`` turns the sums over all processes into the fitted tensors that are saved.
-    A detector that fits nothing overrides neither. A detector may hold other detectors or sketches as attributes.
+    A detector that fits nothing overrides neither. It may hold other detectors or statistics as attributes.
+    ``__init__`` keeps each argument as an attribute of its name.
 
     Attributes:
-        taps: names of the maps that ``update`` or ``score`` read, ``last`` being the map before global pooling.
+        taps: names of the maps that ``update`` or ``score`` read; ``last`` is the map before global pooling.
         gradients: the taps for which it also reads the gradient of KL(uniform || softmax).
         attention: whether it reads the class token's attention.
         views: other views of the training images that ``update`` reads.
         val_ood: whether its fit reads validation OOD images, for a search (``update_ood``).
         linear_head: whether it needs the weights of a linear classifier.
-        score_only: arguments that ``score`` alone reads, so that a search fits once for all their values.
-        positive: whether its score has a positive form, whose logarithm ``log_score`` gives.
+        score_only: arguments that only ``score`` reads, so that a search fits once for all their values.
+        positive: whether its score has a positive form, whose logarithm ``log_score`` gives. False where scores are
+            never positive and there is no ``log_score`` of its own.
     """
 
     full_state_update = False
@@ -54,6 +56,7 @@ class Detector(Metric):
     val_ood: bool = False
     linear_head: bool = False
     score_only: tuple[str, ...] = ()
+    positive: bool = True
 
     head: Head | None = None
 
@@ -62,31 +65,27 @@ class Detector(Metric):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        if "__init__" in vars(cls):
-            cls.__init__ = remembering(cls.__init__)  # type: ignore[method-assign]
         for name in {"score", "log_score"} & vars(cls).keys():
-            setattr(cls, name, _after_fit(vars(cls)[name]))
+            setattr(cls, name, after_fit(vars(cls)[name]))
 
     def _wrap_compute(self, compute: Callable[[], dict[str, Tensor]]) -> Callable[[], dict[str, Tensor]]:
         """Brings the processes together around ``compute``: torchmetrics' own also keeps and copies what was fitted."""
 
         @functools.wraps(compute)
         def together() -> dict[str, Tensor]:
+            for child in self._children():
+                if isinstance(child, Shared):
+                    child.settle()
             sync, unsync = self._to_sync, self._should_unsync
             with self.sync_context(dist_sync_fn=self.dist_sync_fn, should_sync=sync, should_unsync=unsync):
                 return compute()
 
         return together
 
-    @property
-    def positive(self) -> bool:
-        """False in a detector whose scores are never positive and that has no ``log_score`` of its own."""
-        return True
-
-    def spec(self) -> dict[str, Any]:
-        """Its class and arguments in plain values: what a saved fit is compared with."""
-        arguments = {name: plain(value) for name, value in getattr(self, "_arguments", {}).items()}
-        return {"class_path": f"{type(self).__module__}.{type(self).__name__}", "init_args": arguments}
+    def config(self) -> dict[str, Any]:
+        """Class and arguments in plain values: what a saved fit is compared with."""
+        class_path = f"{type(self).__module__}.{type(self).__name__}"
+        return {"class_path": class_path, "init_args": {k: plain(v) for k, v in arguments(self).items()}}
 
     def setup(self, info: NetworkInfo) -> None:
         """Learns the network's shapes, chooses taps and declares states. Called again before every fit.
@@ -102,7 +101,7 @@ class Detector(Metric):
         for tap in dict.fromkeys((*self.taps, *self.gradients)):
             self._require_map(tap, info)
         self.head = info.head
-        for child in self._parts():
+        for child in self._children():
             if isinstance(child, Detector):
                 child.setup(info)
 
@@ -110,12 +109,12 @@ class Detector(Metric):
         """Adds a batch of training images to the sums. The default has nothing to fit."""
 
     def update_ood(self, features: Features) -> None:
-        """Takes a batch of validation OOD images, where a run has some: for a search alone. The default ignores it."""
+        """Takes a batch of validation OOD images, where a run has some. Only a search uses them."""
 
     def compute(self) -> dict[str, Tensor]:
         """The fitted tensors, from the sums over all processes. The default has none.
 
-        A whole number without an axis (which block, which candidate) stays on the host, to be read there.
+        An integer scalar (which block, which candidate) stays on the host, which reads it.
         """
         return {}
 
@@ -132,57 +131,64 @@ class Detector(Metric):
         """
 
     def log_score(self, features: Features, fitted: Fitted) -> Tensor:
-        """``[B]``, the logarithm of the score's positive form: what a weighted geometric mean of scores adds up.
+        """``[B]``, the logarithm of the score's positive form, for weighted geometric means of scores.
 
-        Increases with the score. The default takes the score itself, at least 1e-6; a detector whose score is a
-        logarithm already, or is negative by construction, overrides it.
+        Increases with the score. The default takes the logarithm of the score, floored at 1e-6. A detector whose score
+        is a logarithm already, or is negative by construction, overrides it.
         """
         return self.score(features, fitted).clamp_min(SMALLEST).log()
 
     def perturbations(self, fitted: Fitted) -> list[Perturbation]:
-        """The steps of the images that ``score`` reads, given the fit: those of the detectors that it holds.
+        """The perturbations of the images that ``score`` reads, given the fit. The default asks its children.
 
-        To be overridden where a part's fit is not nested under the part's attribute.
+        Override it where a child's fit is not nested under the child's attribute.
         """
-        parts = [(name, part) for name, part in self.named_children() if isinstance(part, Detector)]
-        return [step for name, part in parts for step in part.perturbations(unnest(name, fitted))]
+        held = [(name, child) for name, child in self.named_children() if isinstance(child, Detector)]
+        return [step for name, child in held for step in child.perturbations(unnest(name, fitted))]
+
+    @property
+    def reads(self) -> Reads:
+        """What it and the detectors that it holds read of a batch, after ``setup``; perturbations need the fit."""
+        return Reads.union(
+            Reads(one.taps, one.gradients, one.attention, one.views, (), one.linear_head, one.val_ood)
+            for one in self.descendants()
+        )
 
     @property
     def extra_forwards(self) -> dict[str, int]:
         """Forward passes per image, beyond the one that all detectors share, in ``fit`` and in ``test``."""
-        views = {view for part in self.family() for view in part.views}
-        return {"fit": len(views), "test": len(set(self.perturbations({})))}
+        return {"fit": len(self.reads.views), "test": len(set(self.perturbations({})))}
 
     def summary(self, fitted: Fitted) -> dict[str, Any]:
-        """What a report says of the fit, in plain values: a threshold, a chosen block, a curve. Nothing by default."""
+        """What a report shows of the fit, in plain values: a threshold, a chosen block, a curve. Nothing by default."""
         return {}
 
     @property
-    def fits(self) -> bool:
+    def requires_fit(self) -> bool:
         """Whether it has to see training images before it can score."""
         own = type(self).update is not Detector.update
-        return own or any(part.fits for part in self.family() if part is not self)
+        return own or any(one.requires_fit for one in self.descendants() if one is not self)
 
-    def family(self) -> Iterator[Detector]:
-        """This detector and those it holds."""
+    def descendants(self) -> Iterator[Detector]:
+        """This detector and all that it holds."""
         yield self
-        for child in self._parts():
+        for child in self._children():
             if isinstance(child, Detector):
-                yield from child.family()
+                yield from child.descendants()
 
     def reset(self) -> None:
-        """Back to the identity, the parts included."""
+        """Resets all sums to their defaults, also in the detectors and statistics that it holds."""
         super().reset()
-        for child in self._parts():
+        for child in self._children():
             child.reset()
 
     def merge_state(self, incoming_state: dict[str, Any] | Metric) -> None:
-        """Takes in the sums of another detector of the same kind, the parts included."""
+        """Adds the sums of another detector of the same kind, also in the detectors and statistics that it holds."""
         if not isinstance(incoming_state, Detector):
             raise TypeError(f"merge_state takes a {type(self).__name__}, not {type(incoming_state).__name__}")
         super().merge_state(incoming_state)
-        for child, incoming in zip(self._parts(), incoming_state._parts(), strict=True):
-            child.merge_state(incoming)
+        for child, incoming in zip(self._children(), incoming_state._children(), strict=True):
+            child.merge_state(incoming)  # type: ignore[arg-type]
 
     def _require_map(self, tap: str, info: NetworkInfo) -> None:
         if tap not in info.maps:
@@ -201,21 +207,9 @@ class Detector(Metric):
         if not seen.any():
             raise InputError(f"{type(self).__name__} was fitted on no image; give it a training set that is not empty")
 
-    def _parts(self) -> list[Metric]:
-        """The detectors and sketches held directly, in containers too."""
-        return list(metrics_in(self))
-
-
-def _after_fit(score: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """Makes a scoring method refuse the empty ``fitted`` of a detector that has to be fitted."""
-
-    @functools.wraps(score)
-    def checked(self: Detector, features: Features, fitted: Fitted) -> Tensor:
-        if not fitted and self.fits:
-            raise InputError(f"{type(self).__name__} scores only after a fit: run `python train.py fit` first")
-        return score(self, features, fitted)
-
-    return checked
+    def _children(self) -> list[Metric | Shared]:
+        """The detectors and statistics that it holds directly or in containers."""
+        return list(children(self))
 
 
 class LogitScore(Detector):
@@ -229,22 +223,48 @@ class LogitScore(Detector):
         """The logarithm of the positive form of the score of ``logits``: see ``log_score``."""
         return self.of_logits(logits).clamp_min(SMALLEST).log()
 
-    def steps(self, owner: Detector, logits: Callable[[Features], Tensor]) -> list[Perturbation]:
-        """The steps of the images that the score is of, where ``owner`` makes the ``logits``. None by default."""
-        return []
+    def perturbation(self, owner: Detector, logits: Callable[[Features], Tensor]) -> Perturbation | None:
+        """The step that an image takes before its logits are scored; none by default.
 
-    def sees(self, owner: Detector, features: Features) -> Features:
-        """The features that ``owner`` is to score: those of the images themselves, or of their perturbation."""
-        return features
+        Args:
+            owner: the detector that makes the logits.
+            logits: makes them, ``[B, K]``, from the features of the images themselves.
+        """
+        return None
 
     def perturbations(self, fitted: Fitted) -> list[Perturbation]:
-        """Those of the network's own logits."""
-        return self.steps(self, lambda features: features.logits)
+        """The step along the gradient of the network's own logits."""
+        step = self._step()
+        return [] if step is None else [step]
 
     def score(self, features: Features, fitted: Fitted) -> Tensor:
         """Scores the network's own logits."""
-        return self.of_logits(self.sees(self, features).logits)
+        return self.of_logits(perturbed(features, self._step()).logits)
 
     def log_score(self, features: Features, fitted: Fitted) -> Tensor:
-        """Of the network's own logits."""
-        return self.log_of_logits(self.sees(self, features).logits)
+        """The logarithm for the network's own logits."""
+        return self.log_of_logits(perturbed(features, self._step()).logits)
+
+    def _step(self) -> Perturbation | None:
+        return self.perturbation(self, lambda features: features.logits)
+
+
+def name_of(detector: Detector) -> str:
+    """A name that equal detectors share: class and arguments as JSON."""
+    return json.dumps(detector.config(), sort_keys=True)
+
+
+def perturbed(features: Features, step: Perturbation | None) -> Features:
+    """The features of the images after ``step``; ``features`` itself where it is None.
+
+    Raises:
+        InputError: where the batch has no perturbed images: in a fit, or where features were stored.
+    """
+    if step is None:
+        return features
+    if step not in features.views:
+        raise InputError(
+            f"a score of images after a step of {step.step} has none in this batch: only a test pass has them; "
+            "write epsilon: 0"
+        )
+    return features.views[step]

@@ -4,9 +4,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lightning_ood.detectors._contract import nest, unnest
 from lightning_ood.detectors.base import Fitted, LogitScore
 from lightning_ood.detectors.feature_norm import FeatureNorm, feature_norm
-from lightning_ood.detectors.nesting import nest, unnest
 from lightning_ood.detectors.shaping import Shaping
 from lightning_ood.features import Features, NetworkInfo
 
@@ -48,9 +48,9 @@ class BlockNorm(Shaping):
         self.bias, self.match = bias, match
 
     @property
-    def fits(self) -> bool:
+    def requires_fit(self) -> bool:
         """Only a choice or a scale has to be found."""
-        return self.match or self.norm.fits
+        return self.match or self.norm.requires_fit
 
     def setup(self, info: NetworkInfo) -> None:
         """Declares what the scale is found from."""

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from lightning_ood.detectors.base import Detector, Fitted
 from lightning_ood.detectors.needs import index_of
 from lightning_ood.errors import InputError
-from lightning_ood.features import Features, NetworkInfo
+from lightning_ood.features import Features, NetworkInfo, Reads
 from lightning_ood.ops.hashing import hash_index
-from lightning_ood.statistics.sketches import Sample
+from lightning_ood.statistics.sample import Sample
 
 Scoring = Callable[[Detector, Features, Fitted], Tensor]
 
@@ -39,14 +39,14 @@ class FeatureSample(nn.Module):
 
     def __init__(self, size: int, info: NetworkInfo, detectors: Sequence[Detector], seed: int = 0) -> None:
         super().__init__()
-        parts = [part for detector in detectors for part in detector.family()]
+        reads = Reads.union(detector.reads for detector in detectors)
         shapes: dict[tuple[str, str], Sequence[int]] = {
             ("logits", ""): (info.num_classes,),
             ("pooled", ""): (info.num_features,),
-            **{("maps", tap): info.maps[tap] for part in parts for tap in part.taps},
-            **{("gradients", tap): info.maps[tap] for part in parts for tap in part.gradients},
+            **{("maps", tap): info.maps[tap] for tap in reads.taps},
+            **{("gradients", tap): info.maps[tap] for tap in reads.gradients},
         }
-        if any(part.attention for part in parts) and info.attention is not None:
+        if reads.attention and info.attention is not None:
             shapes["attention", ""] = info.attention
         self.shapes = shapes
         size = bounded(size, info)
@@ -94,8 +94,8 @@ class Calibration(nn.Module):
         super().__init__()
         self.detectors = tuple(detectors)  # a tuple: not registered here, so not summed or merged twice
         self.network, self.scoring = info, scoring
-        self.fitting = [i for i, detector in enumerate(detectors) if detector.fits]
-        self.ready = [i for i, detector in enumerate(detectors) if not detector.fits]
+        self.fitting = [i for i, detector in enumerate(detectors) if detector.requires_fit]
+        self.ready = [i for i, detector in enumerate(detectors) if not detector.requires_fit]
         self.scores = Sample(bounded(size, info), len(self.ready), seed, torch.float64) if self.ready else None
         read = [self.detectors[i] for i in self.fitting]
         self.features = FeatureSample(size, info, read, seed) if read else None

@@ -41,7 +41,7 @@ class DICE(Centred, Shaping):
     def logits(self, features: Features, fitted: Fitted) -> Tensor:
         """Logits of the sparse classifier, ``[B, K]``."""
         assert features.head is not None
-        weight = fitted["weight"].reshape_as(features.head.weight)
+        weight = fitted["weight"]
         return F.linear(features.pooled, weight, features.head.bias)
 
     def summary(self, fitted: Fitted) -> dict[str, float | str]:

@@ -13,10 +13,7 @@ class Entropy(LogitScore):
     paper takes each pixel's of a segmentation and divides by log K.
     """
 
-    @property
-    def positive(self) -> bool:
-        """Never."""
-        return False
+    positive = False
 
     def of_logits(self, logits: Tensor) -> Tensor:
         """``[B, K] -> [B]``, at most 0."""

@@ -42,7 +42,7 @@ class FDBD(Centred):
         """``[B]``, at least 0."""
         logits, y = features.logits, features.prediction
         margin = logits.gather(1, y[:, None]) - logits
-        inverse = fitted["inverse_distance"].reshape(logits.shape[1], -1)
+        inverse = fitted["inverse_distance"]
         total = (margin * inverse[y]).sum(1)
         if self.mean_over_classes:
             total = total / max(logits.shape[1] - 1, 1)

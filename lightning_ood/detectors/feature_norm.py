@@ -51,11 +51,12 @@ class FeatureNorm(Detector):
         if blocks is not None and block is not None:
             raise InputError("FeatureNorm takes `blocks` to choose from or the one `block` to use, not both")
         self.blocks, self.block, self.raw = blocks, block, raw
+        self.grid, self.seed, self.border = grid, seed, border
         self.jigsaw = Jigsaw(grid, seed, border)
         self.views = () if block else (self.jigsaw,)
 
     @property
-    def fits(self) -> bool:
+    def requires_fit(self) -> bool:
         """Only a choice has to be made."""
         return self.block is None
 
@@ -64,7 +65,7 @@ class FeatureNorm(Detector):
         self.taps = (self.block,) if self.block else tuple(self.blocks or info.blocks)
         if not self.taps:
             raise InputError("FeatureNorm finds no blocks in this network: name its maps in `blocks`")
-        if self.raw and self.fits:  # the pair: the image and its jigsaw
+        if self.raw and self.requires_fit:  # the pair: the image and its jigsaw
             self.views = (Raw(info.mean, info.std), Raw(info.mean, info.std, self.jigsaw))
         super().setup(info)
         self.add_state("sums", torch.zeros(len(self.taps), dtype=torch.float64), "sum")
@@ -73,7 +74,7 @@ class FeatureNorm(Detector):
 
     def update(self, features: Features) -> None:
         """Sums the ratios of the batch."""
-        if not self.fits:
+        if not self.requires_fit:
             return
         jigsaw = features.views[self.views[-1]]
         whole = features.views[self.views[0]] if self.raw else features
@@ -86,7 +87,7 @@ class FeatureNorm(Detector):
 
     def compute(self) -> dict[str, Tensor]:
         """``ratios`` ``[n]``, the NormRatio of each block, and ``block``, the position of the largest."""
-        if not self.fits:
+        if not self.requires_fit:
             return {}
         self._require_images(self.images)
         ratios = self.sums / self.counts.clamp_min(1)
@@ -98,13 +99,13 @@ class FeatureNorm(Detector):
 
     def summary(self, fitted: Fitted) -> dict[str, float | str]:
         """The chosen block, and the NormRatio of each."""
-        ratios = fitted["ratios"].reshape(-1).tolist() if self.fits else []
+        ratios = fitted["ratios"].tolist() if self.requires_fit else []
         block = self.taps[self.position(fitted)]
         return {"block": block, **{f"ratio.{tap}": r for tap, r in zip(self.taps, ratios, strict=False)}}
 
     def position(self, fitted: Fitted) -> int:
         """Of the chosen block among ``taps``."""
-        return int(fitted["block"]) if self.fits else 0
+        return int(fitted["block"]) if self.requires_fit else 0
 
 
 def feature_norm(activation: Tensor) -> Tensor:

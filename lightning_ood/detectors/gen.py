@@ -26,16 +26,13 @@ class GEN(LogitScore):
         InputError: if ``gamma`` or ``top`` is not positive.
     """
 
+    positive = False
+
     def __init__(self, gamma: float = 0.1, top: int = 100) -> None:
         super().__init__()
         if gamma <= 0 or top < 1:
             raise InputError(f"gamma={gamma} and top={top} have to be positive; the authors take 0.1 and 100")
         self.gamma, self.top = gamma, top
-
-    @property
-    def positive(self) -> bool:
-        """Never."""
-        return False
 
     def of_logits(self, logits: Tensor) -> Tensor:
         """``[B, K] -> [B]``, at most 0."""

@@ -19,6 +19,8 @@ class KLMatching(Detector):
     Entries of ``d_k`` below the smallest normal float32 are raised to it.
     """
 
+    positive = False
+
     sums: Tensor
     count: Tensor
 
@@ -40,15 +42,10 @@ class KLMatching(Detector):
         typical = self.sums / self.count.clamp(min=1)[:, None]
         return {"log_typical": typical.clamp(min=torch.finfo(torch.float32).tiny).log(), "present": self.count > 0}
 
-    @property
-    def positive(self) -> bool:
-        """Never."""
-        return False
-
     def score(self, features: Features, fitted: Fitted) -> Tensor:
         """``[B]``, at most 0."""
         probs = features.logits.double().softmax(1)
-        log_typical = fitted["log_typical"].reshape(-1, probs.shape[1])
+        log_typical = fitted["log_typical"]
         # sum_j p log p - p log d, as one product: no tensor of B x K x K.
         divergence = -torch.special.entr(probs).sum(1, keepdim=True) - probs @ log_typical.T
         return -divergence.where(fitted["present"], torch.inf).amin(1).float()

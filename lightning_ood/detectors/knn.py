@@ -7,7 +7,8 @@ from lightning_ood.detectors.base import SMALLEST, Detector, Fitted
 from lightning_ood.detectors.needs import index_of
 from lightning_ood.errors import InputError
 from lightning_ood.features import Features, NetworkInfo
-from lightning_ood.statistics.sketches import Sample
+from lightning_ood.statistics import Shared, share
+from lightning_ood.statistics.sample import Sample
 
 
 class Bank(Sample):
@@ -24,11 +25,10 @@ class Bank(Sample):
     def __init__(self, size: int, width: int, seed: int = 0) -> None:
         super().__init__(size, width + 1, seed)
 
-    def add(self, features: Features) -> None:
+    def update(self, features: Features) -> None:  # type: ignore[override]
         """Offers a batch."""
-        if self.takes(features):
-            energy = features.logits.logsumexp(1, keepdim=True)
-            self.update(torch.cat([features.direction, energy], dim=1), index_of(features))
+        energy = features.logits.logsumexp(1, keepdim=True)
+        super().update(torch.cat([features.direction, energy], dim=1), index_of(features))
 
     def _rows_of_all(self) -> Tensor:
         """``[N, D + 1]``: unit rows, energies last."""
@@ -37,10 +37,10 @@ class Bank(Sample):
         return rows if known.all() else rows[known]
 
 
-def draw_bank(info: NetworkInfo, size: int, seed: int) -> Bank:
+def draw_bank(info: NetworkInfo, size: int, seed: int) -> Shared[Bank]:
     """A bank of at most ``size`` training images, no larger than the fit set where that is known."""
     known = size if info.labels is None else min(size, max(len(info.labels), 1))
-    return info.sketch("bank", Bank, known, info.num_features, seed)
+    return share(info, Bank, known, info.num_features, seed)
 
 
 def check_k(k: int, held: int) -> None:
@@ -66,7 +66,7 @@ class Neighbours(Detector):
     """
 
     score_only = ("k",)
-    bank: Bank
+    bank: Shared[Bank]
 
     def __init__(self, k: int, bank_size: int, seed: int) -> None:
         super().__init__()
@@ -79,13 +79,17 @@ class Neighbours(Detector):
 
     def update(self, features: Features) -> None:
         """Offers the directions and energies of a batch to the bank."""
-        self.bank.add(features)
+        self.bank.update(features)
 
     def compute(self) -> dict[str, Tensor]:
         """``bank`` [N, D], unit rows, and ``energy`` [N], their logsumexp."""
-        bank = self.bank.draw()
-        check_k(self.k, len(bank))
-        return {"bank": bank[:, :-1], "energy": bank[:, -1]}
+        bank = self.bank.once("parts", self._parts)
+        check_k(self.k, len(bank["bank"]))
+        return dict(bank)
+
+    def _parts(self) -> dict[str, Tensor]:
+        rows = self.bank.statistic.draw()
+        return {"bank": rows[:, :-1], "energy": rows[:, -1]}
 
 
 class KNN(Neighbours):
@@ -132,11 +136,11 @@ class KNN(Neighbours):
         The products find the neighbour; its distance is then taken directly, since ``2 - 2 cos`` has lost the
         digits of a small one.
         """
-        bank = fitted["bank"].reshape(-1, features.pooled.shape[1])
+        bank = fitted["bank"]
         check_k(self.k, len(bank))
 
         def distance() -> Tensor:
             neighbour = features.similarity(bank).topk(self.k, dim=1).indices[:, -1]
             return torch.linalg.vector_norm(features.direction - bank[neighbour], dim=1)
 
-        return features.once(("distance", self.k), bank, distance)
+        return features.cached(("distance", self.k), bank, distance)

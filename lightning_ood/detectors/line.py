@@ -10,7 +10,8 @@ from lightning_ood.detectors.needs import labels_of
 from lightning_ood.detectors.shaping import Shaping
 from lightning_ood.features import Features, NetworkInfo
 from lightning_ood.ops.quantiles import percentile, spread
-from lightning_ood.statistics.sketches import QuantileSketch, quantile
+from lightning_ood.statistics import share
+from lightning_ood.statistics.quantile import QuantileSketch, quantile
 
 CACHED = 2**18  # weights that are pruned at once on a CPU: 1 MB stays in its cache
 LAUNCHED = 2**24  # elsewhere: 64 MB keep the launches few
@@ -67,14 +68,14 @@ class LINe(Shaping):
         self.add_state("sums", torch.zeros(info.num_classes, info.num_features, dtype=torch.float64), "sum")
         self.add_state("images", torch.zeros(info.num_classes, dtype=torch.int64), "sum")
         if self.clip_percentile is not None:
-            self.entries = info.sketch("entries", QuantileSketch)
+            self.entries = share(info, QuantileSketch)
 
     def update(self, features: Features) -> None:
         """Sums the penultimate features per class."""
         labels = labels_of(features)
         self.sums = self.sums.index_add(0, labels, features.pooled.double())
         self.images = self.images.index_add(0, labels, torch.ones_like(labels))
-        if self.clip_percentile is not None and self.entries.takes(features):
+        if self.clip_percentile is not None:
             self.entries.update(features.pooled)
 
     def compute(self) -> dict[str, Tensor]:
@@ -101,8 +102,9 @@ class LINe(Shaping):
         """Logits of what stays for each image's class, ``[B, K]``."""
         assert features.head is not None
         weight, bias = features.head.weight, features.head.bias
-        contributions = fitted["contributions"].reshape_as(weight)
-        units, weights = fitted["unit_thresholds"].reshape(-1), fitted["weight_thresholds"].reshape(-1)
+        contributions, units, weights = (
+            fitted[key] for key in ("contributions", "unit_thresholds", "weight_thresholds")
+        )
         clipped = features.pooled.clamp(max=fitted["clip"])
         predicted = features.head(clipped).argmax(dim=1)
         pruned = clipped * (contributions > units[:, None])[predicted]
@@ -118,8 +120,7 @@ class LINe(Shaping):
 
     def summary(self, fitted: Fitted) -> dict[str, Any]:
         """The clipping threshold, and the contributions of a class's units, sorted: their spread over the classes."""
-        assert self.head is not None
-        contributions = fitted["contributions"].reshape(self.head.weight.shape).sort(dim=1, descending=True).values
+        contributions = fitted["contributions"].sort(dim=1, descending=True).values
         return {"clip": float(fitted["clip"]), "contributions": spread(contributions)}
 
     def _clip(self) -> Tensor:

@@ -5,6 +5,7 @@ from torch import Tensor
 from lightning_ood.detectors.base import Detector, Fitted
 from lightning_ood.detectors.needs import labels_of
 from lightning_ood.features import Features, NetworkInfo
+from lightning_ood.statistics import Shared, share
 from lightning_ood.statistics.moments import Moments, whitening
 
 
@@ -21,20 +22,22 @@ class MDS(Detector):
     not seen. Classes without training images have no mean and take no part.
     """
 
-    moments: Moments
+    positive = False
+
+    moments: Shared[Moments]
 
     def setup(self, info: NetworkInfo) -> None:
         """Declares the sums."""
         super().setup(info)
-        self.moments = info.sketch("moments", Moments, info.num_classes, info.num_features)
+        self.moments = share(info, Moments, info.num_classes, info.num_features)
 
     def update(self, features: Features) -> None:
         """Adds a batch to the class sums and second moments."""
-        self.moments.add(features, labels_of(features))
+        self.moments.update(features.pooled, labels_of(features), features.products)
 
     def compute(self) -> dict[str, Tensor]:
         """``center`` [D], ``whitening`` [D, D], ``means`` [classes seen, D] centred and whitened; float64."""
-        return self.fit(*self.moments.statistics())
+        return self.fit(*self.moments.statistic.statistics())
 
     def fit(self, share: Tensor, means: Tensor, second: Tensor) -> dict[str, Tensor]:
         """Fits to each class's share ``[K]`` and mean ``[K, D]``, and the mean ``[D, D]`` of ``z z^T``."""
@@ -43,11 +46,6 @@ class MDS(Detector):
         within = lambda: whitening(second - means.T @ (share[:, None] * means), second)  # noqa: E731
         factor = self.moments.once("within", within)
         return {"center": center, "whitening": factor, "means": (means[share > 0] - center) @ factor}
-
-    @property
-    def positive(self) -> bool:
-        """Never."""
-        return False
 
     def score(self, features: Features, fitted: Fitted) -> Tensor:
         """``[B]``, at most 0."""
@@ -59,12 +57,11 @@ class MDS(Detector):
         Expanded as ``|a|^2 - 2 a b + |b|^2`` of whitened vectors: no tensor of B x K x D. Both are centred on the
         global mean, so what cancels is no larger than the distances themselves.
         """
-        width = features.pooled.shape[1]
-        means = fitted["means"].reshape(-1, width)
+        means = fitted["means"]
 
         def distance() -> Tensor:
-            white = (features.pooled.double() - fitted["center"]) @ fitted["whitening"].reshape(width, width)
+            white = (features.pooled.double() - fitted["center"]) @ fitted["whitening"]
             cross = means.square().sum(1) - 2 * white @ means.T
             return (white.square().sum(1) + cross.amin(1)).clamp(min=0)
 
-        return features.once("distance", fitted["whitening"], distance)
+        return features.cached("distance", fitted["whitening"], distance)

@@ -15,7 +15,7 @@ from lightning_ood.ops.hashing import hash_index
 from lightning_ood.ops.quantiles import spread
 from lightning_ood.ops.transfer import beside
 from lightning_ood.statistics.coverage import Scheme, StateCounts, bin_edges, bin_index, covered, layer_score
-from lightning_ood.statistics.sketches import Sample
+from lightning_ood.statistics.sample import Sample
 
 POOLED = "pooled"
 CHECKED = 1000  # training images inside and as many outside the subset whose scores are kept
@@ -81,7 +81,7 @@ class NAC(Detector):
         self.layers = {POOLED: NACLayer()} if layers is None else dict(layers)
         if not self.layers:
             raise InputError("NAC needs at least one layer, for example layers: {pooled: {}}")
-        self.images, self.seed, self.pool = images, seed, pool
+        self.images, self.seed, self.scheme, self.pool = images, seed, scheme, pool
         self.edges = {name: bin_edges(layer.bins, scheme) for name, layer in self.layers.items()}
         self.taps = self.gradients = tuple(name for name in self.layers if name != POOLED)
         self.linear_head = POOLED in self.layers
@@ -144,13 +144,13 @@ class NAC(Detector):
     def _score(self, bins: list[Tensor], fitted: Fitted) -> Tensor:
         scores = []
         for (name, layer), index in zip(self.layers.items(), bins, strict=True):
-            counts = fitted[f"counts.{name}"].reshape(-1, layer.bins - 1)
+            counts = fitted[f"counts.{name}"]
             scores.append(layer_score(index, counts, layer.samples))
         return torch.stack(scores).mean(dim=0)
 
     def summary(self, fitted: Fitted) -> dict[str, Any]:
         """The number of images that were counted, and each layer's coverage: what a state is worth to its neurons."""
-        counts = {name: fitted[f"counts.{name}"].reshape(-1, layer.bins - 1) for name, layer in self.layers.items()}
+        counts = {name: fitted[f"counts.{name}"] for name, layer in self.layers.items()}
         said: dict[str, Any] = {"images": float(next(iter(counts.values()))[0].sum())}
         for name, layer in self.layers.items():
             said[f"coverage.{name}"] = spread(covered(counts[name], layer.samples), self.edges[name])

@@ -10,14 +10,14 @@ from torch import Tensor
 from lightning_ood.detectors.nac import POOLED, Pool, neuron_states
 from lightning_ood.detectors.needs import labels_of
 from lightning_ood.features import Features
+from lightning_ood.statistics.base import Statistic, own
 from lightning_ood.statistics.coverage import bin_edges, bin_index, count_bins, coverage
-from lightning_ood.statistics.sketches import Sketch, own
 
 Ones = Literal["drop", "keep"]
 DivideBy = Literal["edges", "bins"]
 
 
-class NACME(Sketch):
+class NACME(Statistic):
     """Neuron Activation Coverage for Model Evaluation. Liu et al. ICLR 2024. https://arxiv.org/abs/2306.02879.
 
     The states of the training images' neurons (see ``detectors.nac.NAC``), counted in uniform bins:

@@ -6,8 +6,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from lightning_ood.detectors._contract import nest, unnest
 from lightning_ood.detectors.base import SMALLEST, Detector, Fitted
-from lightning_ood.detectors.nesting import nest, unnest
 from lightning_ood.detectors.pseudo_ood import PseudoOOD, criterion, middle_of_best
 from lightning_ood.errors import InputError
 from lightning_ood.features import Features, NetworkInfo
@@ -84,14 +84,14 @@ class NAP(Detector):
         self.tap, self.eps, self.power = tap, eps, power
         self.head_reduction, self.self_entry = head_reduction, self_entry
         self.searches = weight == "search"
-        self.images, self.held_out, self.seed = images, held_out, seed
+        self.against, self.images, self.held_out, self.seed = against, images, held_out, seed
         self.views = tuple([Jigsaw()] if against is None else against) if self.searches else ()
         self.val_ood = self.searches and not self.views
 
     @property
-    def fits(self) -> bool:
+    def requires_fit(self) -> bool:
         """To search a weight; and the base may have to."""
-        return self.searches or (self.base is not None and self.base.fits)
+        return self.searches or (self.base is not None and self.base.requires_fit)
 
     def setup(self, info: NetworkInfo) -> None:
         """Chooses the form.
@@ -136,7 +136,7 @@ class NAP(Detector):
         """
         if self.base is None:
             return {}
-        of_base = self.base.compute() if self.base.fits else {}
+        of_base = self.base.compute() if self.base.requires_fit else {}
         return {**nest("base", of_base), **(self._search(of_base) if self.searches else {})}
 
     def _search(self, of_base: Fitted) -> dict[str, Tensor]:
@@ -185,7 +185,7 @@ class NAP(Detector):
         below = {f"base.{key}": value for key, value in self.base.summary(unnest("base", fitted)).items()}
         if not self.searches:
             return {**own, "weight": float(self.weight), **below}
-        curve = fitted["curve"].reshape(-1, STEPS + 1)
+        curve = fitted["curve"]
         own |= {"weight": float(fitted["weight"]), "floored": float(fitted["floored"])}
         for name, row in zip(self.trial.names, curve.tolist(), strict=True):
             own[f"AUROC against {name}, w = 0 to 1"] = " ".join(f"{100 * value:.1f}" for value in row)

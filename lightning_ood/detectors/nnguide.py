@@ -33,7 +33,7 @@ class NNGuide(Neighbours):
 
     def score(self, features: Features, fitted: Fitted) -> Tensor:
         """``[B]``, any sign."""
-        bank, energy = fitted["bank"].reshape(-1, features.pooled.shape[1]), fitted["energy"].reshape(-1)
+        bank, energy = fitted["bank"], fitted["energy"]
         check_k(self.k, len(bank))
         guided = features.similarity(bank) * energy
         guidance = guided.topk(self.k, dim=1, sorted=False).values.mean(1)

@@ -1,16 +1,15 @@
 """ODIN: Enhancing The Reliability of OOD Image Detection. Liang, Li, Srikant. ICLR 2018. https://arxiv.org/abs/1706.02690."""
 
-import json
 import math
 from collections.abc import Callable
 
 import torch.nn.functional as F
 from torch import Tensor
 
-from lightning_ood.detectors.base import Detector, LogitScore
+from lightning_ood.detectors.base import Detector, LogitScore, name_of
 from lightning_ood.errors import InputError
 from lightning_ood.features import Features, NetworkInfo
-from lightning_ood.views.perturbation import Perturbation
+from lightning_ood.views import Perturbation
 
 
 class ODIN(LogitScore):
@@ -62,32 +61,14 @@ class ODIN(LogitScore):
             return logits.new_zeros(len(logits))
         return (math.log(logits.shape[1]) - F.softplus(-self._log_odds(logits))).float()
 
-    def steps(self, owner: Detector, logits: Callable[[Features], Tensor]) -> list[Perturbation]:
+    def perturbation(self, owner: Detector, logits: Callable[[Features], Tensor]) -> Perturbation | None:
         """The step against the gradient of the cross-entropy of the predicted class, at the temperature."""
 
         def loss(features: Features) -> Tensor:
             scaled = logits(features) / self.temperature
             return scaled.logsumexp(dim=1) - scaled.max(dim=1).values
 
-        return [Perturbation(self._name(owner), self.step, loss)] if self.epsilon else []
-
-    def sees(self, owner: Detector, features: Features) -> Features:
-        """The features of the perturbed images.
-
-        Raises:
-            InputError: where there are none: in a fit, or where features were stored.
-        """
-        if not self.epsilon:
-            return features
-        for view, perturbed in features.views.items():
-            if isinstance(view, Perturbation) and (view.of, view.step) == (self._name(owner), self.step):
-                return perturbed
-        raise InputError(
-            f"ODIN with epsilon={self.epsilon} scores perturbed images, which only a test pass has: write epsilon: 0"
-        )
-
-    def _name(self, owner: Detector) -> str:
-        return json.dumps(owner.spec(), sort_keys=True)
+        return Perturbation(name_of(owner), self.step, loss) if self.epsilon else None
 
     def _log_odds(self, logits: Tensor) -> Tensor:
         scaled = logits.double() / self.temperature

@@ -48,7 +48,7 @@ class PseudoOOD(nn.Module):
         check_share(held_out)
         check_steps("A search", detectors)
         self.views, self.seed = tuple(views), seed
-        self.share = held_out if any(detector.fits for detector in detectors) else 0.0
+        self.share = held_out if any(detector.requires_fit for detector in detectors) else 0.0
         self.known = Calibration(detectors, size, info, seed, scoring)
         self.names = tuple(str(view) for view in views) or ("validation OOD set",)
         others = [Calibration(detectors, size, info, seed, scoring) for _ in self.names]

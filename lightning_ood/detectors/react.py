@@ -5,7 +5,8 @@ from torch import Tensor
 from lightning_ood.detectors.base import Fitted, LogitScore
 from lightning_ood.detectors.shaping import Shaping
 from lightning_ood.features import Features, NetworkInfo
-from lightning_ood.statistics.sketches import QuantileSketch, quantile
+from lightning_ood.statistics import share
+from lightning_ood.statistics.quantile import QuantileSketch, quantile
 
 
 class ReAct(Shaping):
@@ -33,24 +34,24 @@ class ReAct(Shaping):
         self.threshold, self.percentile = threshold, percentile
 
     @property
-    def fits(self) -> bool:
+    def requires_fit(self) -> bool:
         """Only a percentile has to be found."""
         return self.threshold is None
 
     def setup(self, info: NetworkInfo) -> None:
         """Starts the histogram where a percentile is asked for."""
         super().setup(info)
-        if self.fits:
-            self.entries = info.sketch("entries", QuantileSketch)
+        if self.requires_fit:
+            self.entries = share(info, QuantileSketch)
 
     def update(self, features: Features) -> None:
         """Counts all entries of the penultimate features."""
-        if self.fits and self.entries.takes(features):
+        if self.requires_fit:
             self.entries.update(features.pooled)
 
     def compute(self) -> dict[str, Tensor]:
         """``threshold``, a scalar, where a percentile was asked for."""
-        if not self.fits:
+        if not self.requires_fit:
             return {}
         counts = self.entries.compute()
         self._require_images(counts)
@@ -59,7 +60,7 @@ class ReAct(Shaping):
     def logits(self, features: Features, fitted: Fitted) -> Tensor:
         """Logits of the clipped feature, ``[B, K]``."""
         assert features.head is not None
-        threshold = fitted["threshold"] if self.fits else self.threshold
+        threshold = fitted["threshold"] if self.requires_fit else self.threshold
         return features.head(features.pooled.clamp(max=threshold))
 
     def summary(self, fitted: Fitted) -> dict[str, float | str]:

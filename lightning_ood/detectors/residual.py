@@ -6,6 +6,7 @@ from torch import Tensor
 from lightning_ood.detectors.base import Detector, Fitted
 from lightning_ood.errors import InputError
 from lightning_ood.features import Features, NetworkInfo
+from lightning_ood.statistics import Shared, share
 from lightning_ood.statistics.moments import Moments
 
 
@@ -35,8 +36,10 @@ class Residual(Detector):
         InputError: if ``dim`` leaves no residual space.
     """
 
+    positive = False
+
     linear_head = True
-    moments: Moments
+    moments: Shared[Moments]
 
     def __init__(self, dim: int | None = None) -> None:
         super().__init__()
@@ -51,18 +54,18 @@ class Residual(Detector):
                 f"dim={self.dim} leaves {type(self).__name__} no residual space in a feature of {width} units; "
                 f"write a dim from 0 to {width - 1}, or null for the authors' rule (here {default_dim(width)})"
             )
-        self.moments = info.sketch("moments", Moments, 1, width)
+        self.moments = share(info, Moments, 1, width)
 
     def update(self, features: Features) -> None:
         """Adds a batch to the second moments."""
-        self.moments.add(features)
+        self.moments.update(features.pooled, None, features.products)
 
     def compute(self) -> dict[str, Tensor]:
         """``origin`` u [D] and ``residual`` R [D, D - dim], float32."""
         return self.moments.once(("residual", self.dim), self._fit)
 
     def _fit(self) -> dict[str, Tensor]:
-        share, means, second = self.moments.statistics()
+        share, means, second = self.moments.statistic.statistics()
         self._require_images(share)
         mean, origin = means[0], self._origin().to(second.device)
         cross = torch.outer(mean, origin)
@@ -71,11 +74,6 @@ class Residual(Detector):
         width = len(origin)
         dim = default_dim(width) if self.dim is None else self.dim
         return {"origin": origin.float(), "residual": vectors[:, : width - dim].float()}
-
-    @property
-    def positive(self) -> bool:
-        """Never."""
-        return False
 
     def score(self, features: Features, fitted: Fitted) -> Tensor:
         """``[B]``, at most 0."""
@@ -90,5 +88,4 @@ class Residual(Detector):
 
 def residual_norm(pooled: Tensor, fitted: Fitted) -> Tensor:
     """``[B]`` length of ``pooled`` ``[B, D]`` outside the principal space."""
-    residual = fitted["residual"].reshape(pooled.shape[1], -1)
-    return ((pooled - fitted["origin"]) @ residual).norm(dim=1)
+    return ((pooled - fitted["origin"]) @ fitted["residual"]).norm(dim=1)

@@ -18,19 +18,15 @@ class RMDS(MDS):
     Fits on all training images and their labels. State: that of MDS. Deviations: those of MDS.
     """
 
+    positive = True  # where an image is clearly ID
+
     def fit(self, share: Tensor, means: Tensor, second: Tensor) -> dict[str, Tensor]:
         """What MDS fits, and ``background`` [D, D], the whitening of the global covariance."""
         fitted = super().fit(share, means, second)
         center = fitted["center"]
         return {**fitted, "background": whitening(second - torch.outer(center, center), second)}
 
-    @property
-    def positive(self) -> bool:
-        """Where an image is clearly ID."""
-        return True
-
     def score(self, features: Features, fitted: Fitted) -> Tensor:
         """``[B]``, any sign."""
-        width = features.pooled.shape[1]
-        white = (features.pooled.double() - fitted["center"]) @ fitted["background"].reshape(width, width)
+        white = (features.pooled.double() - fitted["center"]) @ fitted["background"]
         return (white.square().sum(1) - self.distance(features, fitted)).float()

@@ -4,10 +4,10 @@ from abc import abstractmethod
 
 from torch import Tensor
 
-from lightning_ood.detectors.base import Detector, Fitted, LogitScore
+from lightning_ood.detectors.base import Detector, Fitted, LogitScore, perturbed
 from lightning_ood.detectors.energy import Energy
 from lightning_ood.features import Features
-from lightning_ood.views.perturbation import Perturbation
+from lightning_ood.views import Perturbation
 
 
 class Shaping(Detector):
@@ -22,6 +22,7 @@ class Shaping(Detector):
     def __init__(self, base: LogitScore | None = None) -> None:
         super().__init__()
         self.base = base if base is not None else Energy()
+        self.positive = self.base.positive
 
     @abstractmethod
     def logits(self, features: Features, fitted: Fitted) -> Tensor:
@@ -29,17 +30,19 @@ class Shaping(Detector):
 
     def score(self, features: Features, fitted: Fitted) -> Tensor:
         """Scores the shaped logits with the base."""
-        return self.base.of_logits(self.logits(self.base.sees(self, features), fitted))
+        return self.base.of_logits(self._logits(features, fitted))
 
     def log_score(self, features: Features, fitted: Fitted) -> Tensor:
-        """As the base gives it for the shaped logits."""
-        return self.base.log_of_logits(self.logits(self.base.sees(self, features), fitted))
+        """The logarithm that the base gives for the shaped logits."""
+        return self.base.log_of_logits(self._logits(features, fitted))
 
     def perturbations(self, fitted: Fitted) -> list[Perturbation]:
-        """Those of the base, along the gradient through the shaping."""
-        return self.base.steps(self, lambda features: self.logits(features, fitted))
+        """The step of the base, along the gradient through the shaping."""
+        step = self._step(fitted)
+        return [] if step is None else [step]
 
-    @property
-    def positive(self) -> bool:
-        """As the base."""
-        return bool(self.base.positive)
+    def _logits(self, features: Features, fitted: Fitted) -> Tensor:
+        return self.logits(perturbed(features, self._step(fitted)), fitted)
+
+    def _step(self, fitted: Fitted) -> Perturbation | None:
+        return self.base.perturbation(self, lambda features: self.logits(features, fitted))

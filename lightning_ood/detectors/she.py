@@ -50,5 +50,5 @@ class SHE(Detector):
     def score(self, features: Features, fitted: Fitted) -> Tensor:
         """``[B]``, any sign."""
         prediction = features.logits.where(fitted["present"], -torch.inf).argmax(1)
-        templates = fitted["templates"].reshape(-1, features.pooled.shape[1])
+        templates = fitted["templates"]
         return (features.pooled * templates[prediction]).sum(1)

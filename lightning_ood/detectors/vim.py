@@ -7,7 +7,8 @@ from lightning_ood.detectors.base import Fitted
 from lightning_ood.detectors.needs import index_of
 from lightning_ood.detectors.residual import Residual, residual_norm
 from lightning_ood.features import Features, NetworkInfo
-from lightning_ood.statistics.sketches import Sample
+from lightning_ood.statistics import Shared, share
+from lightning_ood.statistics.sample import Sample
 
 
 class ViM(Residual):
@@ -30,9 +31,11 @@ class ViM(Residual):
         seed: draws another sample.
     """
 
+    positive = True  # where an image is clearly ID
+
     max_logit: Tensor
     seen: Tensor
-    sample: Sample
+    sample: Shared[Sample]
 
     def __init__(self, dim: int | None = None, rows: int = 4096, seed: int = 0) -> None:
         super().__init__(dim)
@@ -43,20 +46,19 @@ class ViM(Residual):
         super().setup(info)
         self.add_state("max_logit", torch.zeros((), dtype=torch.float64), "sum")
         self.add_state("seen", torch.zeros((), dtype=torch.float64), "sum")
-        self.sample = info.sketch("pooled", Sample, self.rows, info.num_features, self.seed)
+        self.sample = share(info, Sample, self.rows, info.num_features, self.seed)
 
     def update(self, features: Features) -> None:
         """Adds a batch to the second moments and the mean largest logit, and offers it to the sample."""
         super().update(features)
         self.max_logit = self.max_logit + features.logits.amax(1).double().sum()
         self.seen = self.seen + len(features)
-        if self.sample.takes(features):
-            self.sample.update(features.pooled, index_of(features))
+        self.sample.update(features.pooled, index_of(features))
 
     def compute(self) -> dict[str, Tensor]:
         """``origin`` [D], ``residual`` [D, D - dim], ``alpha`` []."""
         fitted = super().compute()
-        rows = self.sample.draw()
+        rows = self.sample.statistic.draw()
         rounding = torch.finfo(rows.dtype).eps * (rows - fitted["origin"]).norm(dim=1).mean()
         mean_norm = residual_norm(rows, fitted).mean().clamp(min=rounding)
         return {**fitted, "alpha": (self.max_logit / self.seen).float() / mean_norm}
@@ -64,11 +66,6 @@ class ViM(Residual):
     def summary(self, fitted: Fitted) -> dict[str, float | str]:
         """The alpha that was found."""
         return {"alpha": float(fitted["alpha"])}
-
-    @property
-    def positive(self) -> bool:
-        """Where an image is clearly ID."""
-        return True
 
     def score(self, features: Features, fitted: Fitted) -> Tensor:
         """``[B]``, any sign."""

@@ -8,7 +8,8 @@ from lightning_ood.detectors.needs import index_of
 from lightning_ood.detectors.shaping import Shaping
 from lightning_ood.errors import InputError
 from lightning_ood.features import Features, NetworkInfo
-from lightning_ood.statistics.sketches import Sample
+from lightning_ood.statistics import Shared, share
+from lightning_ood.statistics.sample import Sample
 
 
 class VRA(Shaping):
@@ -39,7 +40,7 @@ class VRA(Shaping):
         InputError: if a threshold lies above the other.
     """
 
-    sample: Sample
+    sample: Shared[Sample]
 
     def __init__(
         self,
@@ -65,25 +66,25 @@ class VRA(Shaping):
         self.rows, self.seed = rows, seed
 
     @property
-    def fits(self) -> bool:
+    def requires_fit(self) -> bool:
         """Only where a threshold is a percentile."""
         return self.low is None or self.high is None
 
     def setup(self, info: NetworkInfo) -> None:
         """Declares the sample."""
         super().setup(info)
-        self.sample = info.sketch("pooled", Sample, self.rows, info.num_features, self.seed)
+        self.sample = share(info, Sample, self.rows, info.num_features, self.seed)
 
     def update(self, features: Features) -> None:
         """Offers a batch to the sample."""
-        if self.fits and self.sample.takes(features):
+        if self.requires_fit:
             self.sample.update(features.pooled, index_of(features))
 
     def compute(self) -> dict[str, Tensor]:
         """``low`` and ``high`` [D], those of them that are percentiles."""
-        if not self.fits:
+        if not self.requires_fit:
             return {}
-        rows = self.sample.draw().T.contiguous().sort(dim=1).values.T  # sorting along memory is quicker
+        rows = self.sample.statistic.draw().T.contiguous().sort(dim=1).values.T  # sorting along memory is quicker
         self._require_images(torch.tensor(len(rows)))
         fitted = {}
         if self.low is None:

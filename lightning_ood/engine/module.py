@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any, Literal
 
 import lightning as L
@@ -21,8 +20,6 @@ from lightning_ood.errors import InputError
 from lightning_ood.features import Features
 from lightning_ood.networks.build import build
 from lightning_ood.networks.weights import weights_hash
-from lightning_ood.views import View
-from lightning_ood.views.perturbation import Perturbation
 
 
 class OODModule(L.LightningModule):
@@ -83,8 +80,6 @@ class OODModule(L.LightningModule):
         self.warmup = warmup
         self.label_smoothing = label_smoothing
         self.trains = train
-        self.views: tuple[View, ...] = ()
-        self.perturbations: tuple[Perturbation, ...] = ()
         self.accuracy = MulticlassAccuracy(self.backbone.probe.num_classes, average="micro")
         self.strict_loading = False  # frozen weights stay out of the checkpoint
         self.allow_zero_length_dataloader_with_multiple_devices = True  # a process may have no image
@@ -101,30 +96,13 @@ class OODModule(L.LightningModule):
         self.training = mode
         return self
 
-    def plan(
-        self,
-        taps: Iterable[str] = (),
-        gradients: Iterable[str] = (),
-        attention: bool = False,
-        views: Iterable[View] = (),
-    ) -> None:
-        """Decides what the next pass reads from each image; wrong names fail here."""
-        self.backbone.configure(taps, gradients, attention)
-        self.views = tuple(dict.fromkeys(views))
-        self.perturbations = ()
-
-    def perturb(self, perturbations: Iterable[Perturbation]) -> None:
-        """Decides which steps of each image the next pass reads too; they depend on what was fitted."""
-        self.perturbations = tuple(dict.fromkeys(perturbations))
-
     def forward(self, images: Tensor) -> Tensor:
         """Logits ``[B, K]`` of preprocessed images ``[B, 3, H, W]``."""
         return self.backbone.network(images)
 
     def features(self, batch: Batch, views: bool = True) -> Features:
-        """Everything that was planned, from one forward (and those that views and perturbations cost)."""
-        planned = self.views if views else ()
-        return self.backbone(batch.image, batch.label, batch.index, planned, self.perturbations)
+        """Everything that the backbone was configured to read, from one forward (and one per view and perturbation)."""
+        return self.backbone(batch.image, batch.label, batch.index, views)
 
     def on_fit_start(self) -> None:
         """Lightning trains a module in the mode that it finds it in.

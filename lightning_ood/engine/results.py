@@ -72,13 +72,13 @@ def finish(
         InputError: naming a set of which no image could be read, and detector, set and image where scores are not
             finite; the other numbers are on disk then.
     """
-    broken = _broken(table, list(scoring.detectors))
+    broken = _broken(table, list(scoring.suite.detectors))
     table = table.drop(columns=list(broken))
     write_scores(table, folder)
     wrong = [*_unread(table, data), *broken.values()] if data else [*broken.values()]
-    if wrong and (len(broken) == len(scoring.detectors) or not {"id", "ood"}.issubset(table["role"])):
+    if wrong and (len(broken) == len(scoring.suite.detectors) or not {"id", "ood"}.issubset(table["role"])):
         raise InputError("; ".join(wrong))
-    costs = {name: detector.extra_forwards for name, detector in scoring.detectors.items()}
+    costs = {name: detector.extra_forwards for name, detector in scoring.suite.detectors.items()}
     read = reader(data.root, {entry.name: entry.images for entry in data.sets.values()}) if data else None
     metrics = publish(table, folder, _summaries(table, scoring), config, loggers, costs, read)
     if wrong:
@@ -176,8 +176,8 @@ def _summaries(table: pd.DataFrame, scoring: ScoringCallback) -> dict[str, dict[
     """What the report says of each detector's fit."""
     known = table[table["role"] == "id"]
     return {
-        name: {**scoring.detectors[name].summary(fitted), **training_auroc(fitted, known[name].to_numpy())}
-        for name in scoring.detectors
+        name: {**scoring.suite.detectors[name].summary(fitted), **training_auroc(fitted, known[name].to_numpy())}
+        for name in scoring.suite.detectors
         if name in table
-        for fitted in (scoring.fitted.get(name, {}),)
+        for fitted in (scoring.suite.fitted.get(name, {}),)
     }

@@ -21,7 +21,6 @@ from lightning_ood.ops.console import rank_zero_print
 from lightning_ood.ops.processes import naming_the_dead
 
 STATE = "ScoringCallback"
-LEAVE_OUT = "look for non-finite features, or leave the detector out"
 
 
 def fit(
@@ -56,15 +55,14 @@ def fit(
         if module.trains != "nothing":
             train(trainer, module, data, folder, recipe, overwrite)
         _prepare(trainer, module, data, scoring, None if overwrite else folder.last)
-        if scoring.to_fit:
-            _fit_detectors(trainer, module, data, scoring)
-        wrong = [*scoring.refused, *(f"the fit of {entry} is not a number: {LEAVE_OUT}" for entry in scoring.unfit())]
-        if wrong and not scoring.fitted:
-            raise InputError("; ".join(wrong))
+        reasons = _fit_detectors(trainer, module, data, scoring) if scoring.suite.unfitted else {}
+        wrong = "; ".join(str(reason) for reason in reasons.values())
+        if wrong and not scoring.suite.fitted:
+            raise InputError(wrong)
         folder.save(folder.last, partial(trainer.save_checkpoint, weights_only=False), trainer.is_global_zero)
         trainer.strategy.barrier()
     if wrong:
-        raise InputError(f"{'; '.join(wrong)}. The other detectors' fit is saved in {folder.last}")
+        raise InputError(f"{wrong}. The other detectors' fit is saved in {folder.last}")
     return folder.last
 
 
@@ -80,19 +78,22 @@ def _prepare(
     scoring.fingerprint = data.fingerprint()
     if before is not None and before.is_file():
         _keep(before, module, scoring, trainer.precision)
-    rank_zero_print(f"Fitting {', '.join(scoring.to_fit) or 'no detector: none of them needs it'}")
+    rank_zero_print(f"Fitting {', '.join(scoring.suite.unfitted) or 'no detector: none of them needs it'}")
 
 
-def _fit_detectors(trainer: L.Trainer, module: OODModule, data: OODDataModule, scoring: ScoringCallback) -> None:
+def _fit_detectors(
+    trainer: L.Trainer, module: OODModule, data: OODDataModule, scoring: ScoringCallback
+) -> dict[str, InputError]:
     """One exact pass over the training images."""
     trainer.validate(module, datamodule=data, verbose=False)
     assert data.train_set is not None
     images = len(data.train_set)
-    seen = scoring.finish_fit(trainer.strategy.root_device, images)
+    seen, reasons = scoring.finish_fit(trainer.strategy.root_device, images)
     _say_cached(module)
     rank_zero_print(
         f"Fitted on {seen} images" + (f"; {images - seen} unreadable ones were left out" if seen < images else "")
     )
+    return reasons
 
 
 def _keep(path: Path, module: OODModule, scoring: ScoringCallback, precision: str) -> None:
@@ -157,7 +158,7 @@ def load(path: Path, module: OODModule, data: OODDataModule, scoring: ScoringCal
             f"{module.source} (weights {module.weights_hash()[:12]}): run fit again, or give the weights it was made of"
         )
     fitted_in = backbone.get("precision", precision)
-    if scoring.fitting and fitted_in != precision:
+    if scoring.suite.requiring_fit and fitted_in != precision:
         raise InputError(
             f"{path} was fitted with --trainer.precision {fitted_in}, and this run has {precision}: the features "
             "differ by more than some detectors bear. Give both the same"
@@ -203,7 +204,7 @@ def test(
         rows, scores = scoring.finish_test(trainer.strategy.root_device)
         if not trainer.is_global_zero:
             return None
-        table = table_of(rows.numpy(), scores.numpy(), list(scoring.detectors), data)
+        table = table_of(rows.numpy(), scores.numpy(), list(scoring.suite.detectors), data)
         return finish(table, scoring, folder.path, config, trainer.loggers, data)
 
 
@@ -212,6 +213,6 @@ def _restore(
 ) -> None:
     if path.is_file():
         load(path, module, data, scoring, precision)
-    elif scoring.fitting or module.trains != "nothing":
-        what = ", ".join(scoring.fitting) or "the network"
+    elif scoring.suite.requiring_fit or module.trains != "nothing":
+        what = ", ".join(scoring.suite.requiring_fit) or "the network"
         raise InputError(f"{what} must be fitted first, and there is no {path}. Run: {command}")

@@ -17,6 +17,7 @@ from lightning_ood.data.sets import ImageSet, collate
 from lightning_ood.detectors.nac import POOLED
 from lightning_ood.detectors.nac_me import NACME, DivideBy, Ones
 from lightning_ood.errors import InputError
+from lightning_ood.features import Reads
 
 if TYPE_CHECKING:
     from lightning_ood.data.datamodule import OODDataModule
@@ -77,7 +78,7 @@ class NACMECallback(L.Callback):
             raise InputError("NAC-ME reads the weights of a linear classifier, which this network lacks; name a tap")
         taps = () if self.layer == POOLED else (self.layer,)
         with evaluating(module):
-            module.plan(taps=taps, gradients=taps)
+            module.backbone.configure(Reads(taps=taps, gradients=taps))
         neurons = info.num_features if self.layer == POOLED else info.maps[self.layer][0]
         self.metric = self.make(neurons).to(module.device)
         self._images(trainer)

@@ -1,16 +1,6 @@
-"""From the host to a device without a wait: a step of a pass queues its work and leaves."""
+"""Host-to-device copies that do not block, so that the host never waits for the device inside a pass."""
 
-from __future__ import annotations
-
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
-
-import torch
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 
 def beside(value: Tensor, other: Tensor) -> Tensor:
@@ -21,39 +11,3 @@ def beside(value: Tensor, other: Tensor) -> Tensor:
     """
     queued = value.device.type == "cpu" and other.device.type != "mps"  # Apple's may read after the memory is gone
     return value.to(other.device, non_blocking=queued)
-
-
-@contextmanager
-def never_waiting() -> Iterator[None]:
-    """Refuses what would make the host wait for the device, which tensors without data (``meta``) stand for.
-
-    Such a tensor refuses by itself to be read back, and to be indexed by a mask. Here it is also refused that anything
-    is sent and waited for. Numbers without an axis go along as arguments.
-
-    Raises:
-        RuntimeError: or NotImplementedError, at the operation.
-    """
-    with _NothingSent(), _NoNumbers():
-        yield
-
-
-class _NothingSent(TorchDispatchMode):
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        out = func(*args, **kwargs)
-        given = [value for value in tree_leaves((args, kwargs)) if isinstance(value, Tensor)]
-        there = any(value.is_meta for value in (*given, *tree_leaves(out)) if isinstance(value, Tensor))
-        sent = [value for value in given if value.device.type == "cpu" and value.dim() > 0]
-        if sent and there and not kwargs.get("non_blocking"):
-            raise RuntimeError(
-                f"{func} sends a tensor {list(sent[0].shape)} and waits; lightning_ood.ops.transfer.beside does not"
-            )
-        return out
-
-
-class _NoNumbers(TorchFunctionMode):
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
-        if func in (torch.tensor, torch.as_tensor, Tensor.new_tensor) and out.is_meta:
-            raise RuntimeError(f"{func.__name__} sends numbers and waits; make the tensor on the host, or a new_full")
-        return out

@@ -1,1 +1,6 @@
 """Bounded summaries of a stream that merge exactly: quantiles, samples, moments, coverage."""
+
+from lightning_ood.statistics.base import Statistic
+from lightning_ood.statistics.shared import Shared, share
+
+__all__ = ["Shared", "Statistic", "share"]

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from lightning_ood.errors import InputError
 from lightning_ood.ops.transfer import beside
-from lightning_ood.statistics.sketches import Sketch, own
+from lightning_ood.statistics.base import Statistic, own
 
 Scheme = Literal["log", "uniform"]
 
@@ -69,7 +69,7 @@ def count_bins(counts: Tensor, index: Tensor, counted: Tensor | None = None) -> 
     return counts
 
 
-class StateCounts(Sketch):
+class StateCounts(Statistic):
     """Counts, per neuron, of the training images whose state falls in each bin.
 
     Integers: the result does not depend on order, batches or processes. State: ``N * (M - 1)`` int64.

@@ -3,11 +3,10 @@
 import torch
 from torch import Tensor
 
-from lightning_ood.features import Features
-from lightning_ood.statistics.sketches import Sketch
+from lightning_ood.statistics.base import Statistic
 
 
-class Mean(Sketch):
+class Mean(Statistic):
     """The sum of the penultimate features and their number. State: D + 1 float64.
 
     Args:
@@ -22,11 +21,6 @@ class Mean(Sketch):
         self.add_state("sums", torch.zeros(width, dtype=torch.float64), "sum")
         self.add_state("images", torch.zeros((), dtype=torch.float64), "sum")
 
-    def add(self, features: Features) -> None:
-        """Adds a batch."""
-        if self.takes(features):
-            self.update(features.pooled)
-
     def update(self, rows: Tensor) -> None:
         """Adds rows ``[B, D]``."""
         self.sums = self.sums + rows.sum(0, dtype=torch.float64)
@@ -37,7 +31,7 @@ class Mean(Sketch):
         return self.sums.reshape(-1), self.images
 
 
-class Moments(Sketch):
+class Moments(Statistic):
     """Sums over rows, in float64, from one pass: ``n_k``, ``sum_k z`` and ``sum z z^T``.
 
     Covariances follow by subtraction. In float64 that costs no digit that the float32 features have.
@@ -57,11 +51,6 @@ class Moments(Sketch):
         self.add_state("count", torch.zeros(groups, dtype=torch.float64), "sum")
         self.add_state("sums", torch.zeros(groups, width, dtype=torch.float64), "sum")
         self.add_state("products", torch.zeros(width, width, dtype=torch.float64), "sum")
-
-    def add(self, features: Features, labels: Tensor | None = None) -> None:
-        """Adds the penultimate features of a batch, by their labels ``[B]`` where those are given."""
-        if self.takes(features):
-            self.update(features.pooled, labels, features.products)
 
     def update(self, rows: Tensor, groups: Tensor | None = None, products: Tensor | None = None) -> None:
         """Adds a batch.

@@ -5,17 +5,19 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from lightning_ood.detectors import list_detectors
 from lightning_ood.detectors.base import Detector
 from lightning_ood.errors import InputError
-from lightning_ood.features import Features, NetworkInfo
-from lightning_ood.ops.transfer import never_waiting
-from lightning_ood.suite import moved
-from lightning_ood.testing.toy import Reads, Toy, permuted
+from lightning_ood.features import Features, NetworkInfo, Reads
+from lightning_ood.suite import DetectorSuite
+from lightning_ood.testing.no_wait import never_waiting
+from lightning_ood.testing.toy import Toy, permuted
 
 Make = Callable[[], Detector]
 Fit = tuple[Detector, dict[str, Tensor]]
@@ -47,13 +49,14 @@ def check_detector(
     toy = Toy(attention=attention)
     reads, batch = _train_features(make, toy)
     fit = _fit(make, toy, [batch])
-    reads = replace(reads, steps=tuple(fit[0].perturbations(fit[1])))
-    known, unknown = toy(toy.known(), reads), toy(toy.unknown(), reads)
+    reads = replace(reads, perturbations=tuple(fit[0].perturbations(fit[1])))
+    known, unknown = toy(toy.id_test(), reads), toy(toy.ood_test(), reads)
     _check_scores(*fit, known)
     _check_scores(*fit, unknown)
     _check_fit(make, toy, batch, fit, known)
     _check_refusals(make, toy, batch, known)
     _check_saved(*fit, known)
+    _check_neighbours(make, toy)
     if queued:
         _check_queued(make, toy, batch, fit, known)
     _check_extremes(make, toy)
@@ -82,10 +85,41 @@ def _check_fit(make: Make, toy: Toy, batch: Features, fit: Fit, known: Features)
     again = _new(make, toy)
     again.update(batch.select(slice(0, 100)))
     again.reset()
-    if again.fits:
+    if again.requires_fit:
         _refuses(lambda: again.compute(), again, "compute refuses an empty fit, after a reset too")
     again.update(batch)
     check((again, again.compute()), "reset forgets")
+
+
+def _check_neighbours(make: Make, toy: Toy) -> None:
+    """In one suite with a twin and with every other detector, each fits and scores as it does alone."""
+    alone = _in_suite({"it": make()}, toy)["it"]
+    expected = {"it": alone, "twin": alone, **_alone(toy.attention)}
+    for suite in ({"it": make(), "twin": make(), **_others()}, {**_others(), "twin": make(), "it": make()}):
+        for name, scores in _in_suite(suite, toy).items():
+            _same(scores, expected[name], suite["it"], f"{name} scores beside others as it does alone")
+
+
+def _in_suite(detectors: dict[str, Detector], toy: Toy) -> dict[str, Tensor]:
+    suite = DetectorSuite(detectors)
+    suite.setup(toy.info(toy.train().labels))
+    train = toy(toy.train(), suite.reads("fit"))
+    for piece in (slice(0, 150), slice(150, None)):
+        suite.update(train.select(piece))
+    for error in suite.compute().values():
+        raise error
+    scores = suite.score(toy(toy.id_test(), suite.reads("test")))
+    return dict(zip(detectors, scores.unbind(dim=1), strict=True))
+
+
+def _others() -> dict[str, Detector]:
+    return {name: kind() for name, kind in list_detectors().items()}
+
+
+@cache
+def _alone(attention: bool) -> dict[str, Tensor]:
+    toy = Toy(attention=attention)
+    return {name: _in_suite({name: detector}, toy)[name] for name, detector in _others().items()}
 
 
 def _check_scores(detector: Detector, fitted: dict[str, Tensor], features: Features) -> None:
@@ -105,12 +139,12 @@ def _check_scores(detector: Detector, fitted: dict[str, Tensor], features: Featu
 def _check_refusals(make: Make, toy: Toy, batch: Features, known: Features) -> None:
     """What cannot work is an InputError."""
     detector = _new(make, toy)
-    if detector.fits:
+    if detector.requires_fit:
         _refuses(lambda: detector.score(known, {}), detector, "score refuses to go before the fit")
         _refuses(lambda: detector.compute(), detector, "compute refuses an empty fit")
     else:
         _require(detector.compute() == {}, detector, "what fits nothing computes {}")
-    reads, whole = Reads.of(detector), toy.info()
+    reads, whole = detector.reads, toy.info()
     bare: dict[str, NetworkInfo] = {}
     if reads.taps:
         bare["maps"] = replace(whole, maps={}, blocks=())
@@ -140,7 +174,7 @@ def _check_extremes(make: Make, toy: Toy) -> None:
     for net in (toy, signed):
         reads, batch = _train_features(make, net)
         fit = _fit(make, net, [batch])
-        known = net(net.known(), replace(reads, steps=tuple(fit[0].perturbations(fit[1]))))
+        known = net(net.id_test(), replace(reads, perturbations=tuple(fit[0].perturbations(fit[1]))))
         _check_scores(*fit, known)
         zero = replace(
             known,
@@ -154,11 +188,13 @@ def _check_extremes(make: Make, toy: Toy) -> None:
 
 def _check_queued(make: Make, toy: Toy, batch: Features, fit: Fit, known: Features) -> None:
     """Tensors without data stand for those of a device: what would read them back, and so wait, is an error."""
-    fresh, (detector, fitted) = _new(make, toy).to("meta"), fit
-    train, test, fits = batch.to("meta"), known.to("meta"), moved({"": fitted}, "meta")[""]
+    suite = DetectorSuite({"": _new(make, toy)})
+    suite.fitted = {"": fit[1]} if fit[1] else {}
+    suite.to("meta")
+    detector, train, test = suite.detectors[""], batch.to("meta"), known.to("meta")
     steps: tuple[tuple[str, Callable[[], Any]], ...] = (
-        ("update", lambda: fresh.update(train)),
-        ("score", lambda: detector.score(test, fits)),
+        ("update", lambda: detector.update(train)),
+        ("score", lambda: suite.score(test)),
     )
     for name, step in steps:
         try:
@@ -179,8 +215,8 @@ def _new(make: Make, toy: Toy, order: Tensor | None = None) -> Detector:
 
 
 def _train_features(make: Make, toy: Toy) -> tuple[Reads, Features]:
-    reads = Reads.of(_new(make, toy))
-    return replace(reads, views=frozenset()), toy(toy.train(), reads)
+    reads = _new(make, toy).reads
+    return replace(reads, views=()), toy(toy.train(), reads)
 
 
 def _fit(make: Make, toy: Toy, batches: Sequence[Features], order: Tensor | None = None) -> Fit:

@@ -9,37 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lightning_ood.detectors.base import Detector
-from lightning_ood.features import Features, Head, NetworkInfo
-from lightning_ood.views import View
-from lightning_ood.views.perturbation import Perturbation
+from lightning_ood.features import Features, Head, NetworkInfo, Reads
 
 CLASSES, CHANNELS, SIDE = 5, (8, 12, 16), 6
 BLOCKS = ("block1", "block2", "last")
-
-
-@dataclass(frozen=True)
-class Reads:
-    """What a detector and the detectors that it holds read of a batch."""
-
-    taps: frozenset[str] = frozenset()
-    gradients: frozenset[str] = frozenset()
-    attention: bool = False
-    views: frozenset[View] = frozenset()
-    head: bool = False
-    steps: tuple[Perturbation, ...] = ()  # they follow from the fit
-
-    @classmethod
-    def of(cls, detector: Detector) -> Reads:
-        """After its ``setup``."""
-        parts = list(detector.family())
-        return cls(
-            frozenset(tap for part in parts for tap in part.taps),
-            frozenset(tap for part in parts for tap in part.gradients),
-            any(part.attention for part in parts),
-            frozenset(view for part in parts for view in part.views),
-            any(part.linear_head for part in parts),
-        )
 
 
 @dataclass(frozen=True)
@@ -98,13 +71,13 @@ class Toy:
 
     def train(self, size: int = 400) -> Images:
         """ID training images."""
-        return self._known(size, self.seed + 1)
+        return self._id_images(size, self.seed + 1)
 
-    def known(self, size: int = 48) -> Images:
+    def id_test(self, size: int = 48) -> Images:
         """ID test images."""
-        return self._known(size, self.seed + 2)
+        return self._id_images(size, self.seed + 2)
 
-    def unknown(self, size: int = 48) -> Images:
+    def ood_test(self, size: int = 48) -> Images:
         """OOD test images."""
         pixels = 0.3 * torch.randn(size, 3, 2 * SIDE, 2 * SIDE, generator=torch.Generator().manual_seed(self.seed + 3))
         return Images(pixels, torch.zeros(size, dtype=torch.int64), torch.arange(size))
@@ -114,7 +87,7 @@ class Toy:
         maps = self._maps(images.pixels)
         pooled = maps["last"].flatten(2).mean(2)
         view_of = {view: replace(images, pixels=view(images.pixels, images.index)) for view in reads.views}
-        inner = replace(reads, views=frozenset(), steps=())
+        inner = replace(reads, views=(), perturbations=())
         return Features(
             logits=self.head(pooled),
             pooled=pooled,
@@ -130,15 +103,15 @@ class Toy:
     @torch.enable_grad()
     def _stepped(self, images: Images, reads: Reads) -> dict[Hashable, Features]:
         """The features of images after each step."""
-        pixels = images.pixels.detach().requires_grad_(bool(reads.steps))
-        inner = replace(reads, views=frozenset(), steps=())
+        pixels = images.pixels.detach().requires_grad_(bool(reads.perturbations))
+        inner = replace(reads, views=(), perturbations=())
         stepped: dict[Hashable, Features] = {}
-        for step in reads.steps:
+        for step in reads.perturbations:
             gradient = torch.autograd.grad(step.loss(self(replace(images, pixels=pixels), inner)).sum(), pixels)[0]
             stepped[step] = self(replace(images, pixels=step(pixels, gradient)), inner)
         return stepped
 
-    def _known(self, size: int, seed: int) -> Images:
+    def _id_images(self, size: int, seed: int) -> Images:
         draw = torch.Generator().manual_seed(seed)
         labels = torch.arange(size) % (CLASSES - 1)
         pixels = 1.5 * self._patterns[labels] + 0.3 * torch.randn(size, 3, 2 * SIDE, 2 * SIDE, generator=draw)

@@ -110,7 +110,7 @@ def test_vra_reference():
 def test_vra_extremes():
     train, _ = random_features()
     torch.testing.assert_close(fitted_score(VRA(0, 100), train, train), Energy().score(train, {}))
-    assert not VRA(low=0.5, high=1.0).fits
+    assert not VRA(low=0.5, high=1.0).requires_fit
     assert fit(VRA(low=0.5), train).keys() == {"high"}
 
 

@@ -23,7 +23,7 @@ def test_values() -> None:
     detector = BlockNorm(MaxLogit(), FeatureNorm(block="b"))
     detector.setup(SETUP)
     features = batch(torch.tensor([[3.0, 4]]), a=torch.tensor([7.0]), b=torch.tensor([20.0]))
-    assert not detector.fits and detector.compute() == {}
+    assert not detector.requires_fit and detector.compute() == {}
     torch.testing.assert_close(detector.logits(features, {}), torch.tensor([[12.0, 16]]))
     assert detector.score(features, {}).item() == pytest.approx(16)
 

@@ -68,7 +68,7 @@ def test_jigsaws_of_norm_zero_are_not_counted() -> None:
 def test_one_block_fits_nothing() -> None:
     detector = FeatureNorm(block="stem")
     detector.setup(SETUP)
-    assert not detector.fits and detector.taps == ("stem",) and detector.views == ()
+    assert not detector.requires_fit and detector.taps == ("stem",) and detector.views == ()
     assert detector.summary({}) == {"block": "stem"}
 
 

@@ -8,7 +8,7 @@ from lightning_ood.errors import InputError
 from lightning_ood.features import Features, Head, NetworkInfo
 from lightning_ood.metrics.rates import auroc
 from lightning_ood.statistics.coverage import StateCounts, bin_edges, bin_index, count_bins, coverage, layer_score
-from lightning_ood.testing.toy import CLASSES, Reads, Toy
+from lightning_ood.testing.toy import CLASSES, Toy
 
 HEAD = Head(torch.tensor([[1.0, 0, -1], [0, 2, 1]]), torch.zeros(2))
 STATES = torch.tensor([[0.5, 0.2], [0.5, 0.9], [0.52, 0.95], [1.0, 0.45]])
@@ -97,8 +97,8 @@ def test_agrees_with_the_formula() -> None:
     layers = {"pooled": NACLayer(20, 10, 1.0), "block2": NACLayer(40, 20, 0.02)}
     detector = ready(NAC(layers), toy.info())
     assert detector.taps == detector.gradients == ("block2",) and detector.linear_head
-    reads = Reads.of(detector)
-    train, test = toy(toy.train(), reads), toy(toy.known(), reads)
+    reads = detector.reads
+    train, test = toy(toy.train(), reads), toy(toy.id_test(), reads)
     detector.update(train)
     scores = detector.score(test, detector.compute())
 
@@ -128,7 +128,7 @@ def test_closed_form_is_autograd() -> None:
     toy = Toy()
     layers = {"pooled": NACLayer(alpha=36.0), "last": NACLayer(alpha=1.0)}
     detector = ready(NAC(layers), toy.info())
-    batch = toy(toy.known(), Reads.of(detector))
+    batch = toy(toy.id_test(), detector.reads)
     torch.testing.assert_close(detector.states(batch, "last"), detector.states(batch, "pooled"), rtol=1e-4, atol=1e-6)
 
 
@@ -136,7 +136,7 @@ def test_mean_pooling_needs_the_square_of_the_positions() -> None:
     toy = Toy()
     total = ready(NAC({"block1": NACLayer(alpha=0.5)}), toy.info())
     mean = ready(NAC({"block1": NACLayer(alpha=0.5 * 36**2)}, pool="mean"), toy.info())
-    batch = toy(toy.known(), Reads.of(total))
+    batch = toy(toy.id_test(), total.reads)
     torch.testing.assert_close(mean.states(batch, "block1"), total.states(batch, "block1"), rtol=1e-4, atol=1e-7)
 
 
@@ -184,12 +184,12 @@ def test_training_scores_show_over_fitting() -> None:
 
     def against_test(layer: NACLayer) -> dict[str, float]:
         detector = ready(NAC({"pooled": layer}, images=100), toy.info(toy.train().labels))
-        reads = Reads.of(detector)
+        reads = detector.reads
         for rows in torch.arange(400).split(90):
             detector.update(toy(toy.train(), reads).select(rows))
         fitted = detector.compute()
         assert [len(fitted[f"training_scores.{which}"]) for which in ("inside", "outside")] == [100, 300]
-        known = detector.score(toy(toy.known(200), reads), fitted)
+        known = detector.score(toy(toy.id_test(200), reads), fitted)
         return {which: auroc(fitted[f"training_scores.{which}"], known) for which in ("inside", "outside")}
 
     cautious, eager = against_test(NACLayer(20, 10, 1.0)), against_test(NACLayer(1, 1000, 1.0))
@@ -200,7 +200,7 @@ def test_training_scores_show_over_fitting() -> None:
 def test_training_scores_are_the_scores() -> None:
     toy = Toy()
     detector = ready(NAC({"pooled": NACLayer(20, 10, 1.0), "block2": NACLayer(40, 20, 0.02)}), toy.info())
-    train = toy(toy.train(), Reads.of(detector))
+    train = toy(toy.train(), detector.reads)
     detector.update(train)
     fitted = detector.compute()
     assert "training_scores.outside" not in fitted

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from lightning_ood.backbone import Backbone
 from lightning_ood.detectors.nac import NAC, NACLayer
+from lightning_ood.features import Reads
 from lightning_ood.networks.cifar import ResNet18
 
 ROOT = Path(__file__).parents[2]
@@ -36,7 +37,7 @@ def test_agrees_with_the_formula_on_a_resnet() -> None:
     detector = published("cifar10_resnet18")
     backbone = Backbone(network, (32, 32))
     detector.setup(backbone.info(torch.zeros(30, dtype=torch.int64)))
-    backbone.configure(detector.taps, detector.gradients)
+    backbone.configure(detector.reads)
     for images, index in zip(train.split(11), torch.arange(30).split(11), strict=True):
         detector.update(backbone(images, index=index))
     scores = detector.score(features := backbone(test), detector.compute())
@@ -80,7 +81,7 @@ def test_the_pooled_layer_of_a_transformer_is_its_class_token() -> None:
     detector = NAC({"pooled": NACLayer(alpha=1), tokens: NACLayer(alpha=1)})
     backbone = Backbone(network, (32, 32))
     detector.setup(backbone.info())
-    backbone.configure((*detector.taps, "encoder.ln"), (*detector.gradients, "encoder.ln"))
+    backbone.configure(detector.reads | Reads(("encoder.ln",), ("encoder.ln",)))
     batch = backbone(torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0)))
     z, g = batch.maps["encoder.ln"], batch.gradients["encoder.ln"]
     class_token = (z[:, :, 0].double() * g[:, :, 0].double()).sigmoid()

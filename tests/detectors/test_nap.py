@@ -36,7 +36,7 @@ def ready(detector: NAP, info: NetworkInfo = SETUP) -> NAP:
 @pytest.mark.parametrize(("scale", "value"), [(1, 1.416667), (10, 4.683196), (1e3, 5.655350), (1e6, 5.666655)])
 def test_values(scale: float, value: float) -> None:
     detector = ready(NAP())
-    assert detector.taps == ("last",) and not detector.fits
+    assert detector.taps == ("last",) and not detector.requires_fit
     assert detector.score(of_map(MAP * scale), {}).item() == pytest.approx(value, abs=1e-5)
 
 
@@ -150,7 +150,7 @@ def test_base_is_fitted_inside() -> None:
     features = Features(head(pooled), pooled, head, maps={"last": pooled[:, :, None, None]})
     detector, alone = ready(NAP(DICE(50)), NetworkInfo(3, 5, head, maps=SETUP.maps)), DICE(50)
     alone.setup(NetworkInfo(3, 5, head))
-    assert detector.fits
+    assert detector.requires_fit
     for each in (detector, alone):
         each.update(features)
     fitted, of_base = detector.compute(), alone.compute()

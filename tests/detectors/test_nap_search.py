@@ -12,17 +12,17 @@ from lightning_ood.detectors.msp import MSP
 from lightning_ood.detectors.nap import NAP
 from lightning_ood.detectors.odin import ODIN
 from lightning_ood.errors import InputError
-from lightning_ood.features import Features
+from lightning_ood.features import Features, Reads
 from lightning_ood.metrics.rates import auroc
 from lightning_ood.ops.hashing import hash_index
 from lightning_ood.testing import check_detector
-from lightning_ood.testing.toy import Reads, Toy
+from lightning_ood.testing.toy import Toy
 from lightning_ood.views import Jigsaw, Noise, Rotate, View
 
 TOY = Toy()
 VIEWS: list[View] = [Jigsaw(2), Rotate(), Noise(0.5)]
 OTHERS = {Jigsaw(), Rotate(turns=2), Noise(50.0)}
-READS = Reads(frozenset({"last"}), views=frozenset({*VIEWS, *OTHERS}), head=True)
+READS = Reads(("last",), views=(*VIEWS, *OTHERS), head=True)
 TRAIN = TOY(TOY.train(), READS)
 WEIGHTS = [i / 20 for i in range(21)]
 
@@ -39,18 +39,20 @@ def test_curve_is_that_of_fixed_weights(base: Detector) -> None:
     """Each weight tried by itself, on all images, against all views: no image is left out where the base is free."""
     found = NAP(base, "search", against=VIEWS, images=10_000, held_out=0.2, seed=4)
     fitted = fit(found)
-    aside = hash_index(TRAIN.index, 4) < int(0.2 * 2**63) if base.fits else torch.ones(len(TRAIN), dtype=torch.bool)  # type: ignore[arg-type]
+    aside = (
+        hash_index(TRAIN.index, 4) < int(0.2 * 2**63) if base.requires_fit else torch.ones(len(TRAIN), dtype=torch.bool)
+    )  # type: ignore[arg-type]
     expected = torch.empty(len(VIEWS), len(WEIGHTS), dtype=torch.float64)
     for i, weight in enumerate(WEIGHTS):
         fixed = NAP(base, weight)
-        alone = fit(fixed, TRAIN.select(~aside)) if base.fits else fit(fixed)
+        alone = fit(fixed, TRAIN.select(~aside)) if base.requires_fit else fit(fixed)
         known = fixed.score(TRAIN.select(aside), alone)
         expected[:, i] = torch.tensor([auroc(known, fixed.score(TRAIN.views[view], alone)) for view in VIEWS])
     torch.testing.assert_close(fitted["curve"], expected, rtol=0, atol=2e-4)
     weight = float(fitted["weight"])
     assert expected.mean(0)[round(20 * weight)] >= expected.mean(0).max() - 2e-4
     best = NAP(base, weight)
-    best_fit = fit(best, TRAIN.select(~aside)) if base.fits else fit(best)
+    best_fit = fit(best, TRAIN.select(~aside)) if base.requires_fit else fit(best)
     torch.testing.assert_close(found.score(TRAIN, fitted), best.score(TRAIN, best_fit), rtol=1e-4, atol=1e-4)
 
 
@@ -74,7 +76,7 @@ def test_of_equal_weights_the_middle_one() -> None:
 def test_a_fixed_weight_asks_for_no_view() -> None:
     detector = NAP(Energy(), 0.3)
     detector.setup(TOY.info())
-    assert detector.views == () and not detector.fits
+    assert detector.views == () and not detector.requires_fit
     searching = NAP(Energy(), "search")
     searching.setup(TOY.info())
     assert searching.views == (Jigsaw(),) and searching.extra_forwards == {"fit": 1, "test": 0}

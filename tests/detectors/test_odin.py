@@ -18,7 +18,7 @@ from lightning_ood.detectors.odin import ODIN
 from lightning_ood.detectors.react import ReAct
 from lightning_ood.detectors.scale import SCALE
 from lightning_ood.errors import InputError
-from lightning_ood.features import Features, Head, NetworkInfo
+from lightning_ood.features import Features, Head, NetworkInfo, Reads
 
 STD = (0.2, 0.25, 0.5)
 HEAD = Head(torch.tensor([[1.0, 0, -1], [0, 2, 1]]), torch.tensor([0.5, -0.5]))
@@ -48,7 +48,8 @@ def test_values_of_a_linear_network() -> None:
     for detector in (plain, stepping):
         detector.setup(backbone.info())
     steps = stepping.perturbations({})
-    features = backbone(image, perturbations=steps)
+    backbone.configure(Reads(perturbations=tuple(steps)))
+    features = backbone(image)
     stepped = features.views[steps[0]]
     torch.testing.assert_close(stepped.pooled, torch.tensor([[3.0014, 0.9986, 0.4986]]))
     assert probability(plain.score(features, {}), 2).item() == pytest.approx(0.500250000, abs=2e-9)
@@ -162,13 +163,14 @@ def test_agrees_with_plain_autograd_after_any_shaping(shaping: str) -> None:
     images = torch.rand(9, 3, 8, 8, generator=draw) + 0.05
     backbone = Backbone(network, (8, 8), std=STD)
     detector.setup(backbone.info(labels))
-    backbone.configure(tap for part in detector.family() for tap in part.taps)
-    if detector.fits:
+    backbone.configure(detector.reads)
+    if detector.requires_fit:
         detector.update(backbone(train, labels))
     fitted = detector.compute()
     steps = detector.perturbations(fitted)
+    backbone.configure(detector.reads | Reads(perturbations=tuple(steps)))
     with torch.inference_mode():
-        features = backbone(images * 1.0, perturbations=steps)
+        features = backbone(images * 1.0)
         score = detector.score(features, fitted)
     assert detector.extra_forwards["test"] == len(steps) == 1
 

@@ -38,7 +38,7 @@ X = features(torch.tensor([[3.0, 1, 0.5]]))
 def test_values(base: LogitScore, threshold: float, value: float) -> None:
     detector = ReAct(base, threshold)
     assert detector.score(X, {}).item() == pytest.approx(value, abs=2e-6)
-    assert not detector.fits and detector.compute() == {}
+    assert not detector.requires_fit and detector.compute() == {}
     assert detector.summary({}) == {"threshold": threshold}
 
 

@@ -18,15 +18,15 @@ from lightning_ood.detectors.odin import ODIN
 from lightning_ood.detectors.pseudo_ood import criterion
 from lightning_ood.detectors.react import ReAct
 from lightning_ood.errors import InputError
-from lightning_ood.features import Features
+from lightning_ood.features import Features, Reads
 from lightning_ood.metrics.rates import auroc, fpr95
 from lightning_ood.ops.hashing import hash_index
 from lightning_ood.testing import check_detector
-from lightning_ood.testing.toy import Reads, Toy
+from lightning_ood.testing.toy import Toy
 from lightning_ood.views import Blur, Jigsaw, View
 
 TOY = Toy()
-READS = Reads(frozenset({"last"}), views=frozenset({Jigsaw(), Jigsaw(2), Blur()}), head=True)
+READS = Reads(("last",), views=(Jigsaw(), Jigsaw(2), Blur()), head=True)
 TRAIN = TOY(TOY.train(), READS)
 
 
@@ -106,7 +106,7 @@ def test_what_scoring_alone_reads_is_fitted_once() -> None:
 
 
 def test_validation_images_stand_for_ood() -> None:
-    ood = TOY(TOY.unknown(), replace(READS, views=frozenset()))
+    ood = TOY(TOY.ood_test(), replace(READS, views=()))
     search = Search(Energy(), {"temperature": [0.5, 5.0]}, against=[])
     fitted = fit(search, ood=ood)
     expected = [auroc(Energy(t).score(TRAIN, {}), Energy(t).score(ood, {})) for t in (0.5, 5.0)]

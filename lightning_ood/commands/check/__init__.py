@@ -20,7 +20,7 @@ from lightning_ood.commands.check.make import make, make_class
 from lightning_ood.commands.check.model import check_accuracy, check_preprocessing, is_random, published_accuracy
 from lightning_ood.commands.check.sets import TEST, TRAIN, check_classes, open_sets, read_sets
 from lightning_ood.commands.check.show import show
-from lightning_ood.commands.check.trial import Trial, callback
+from lightning_ood.commands.check.trial import Trial
 from lightning_ood.data.sets import ImageSet
 from lightning_ood.detectors.base import Detector
 from lightning_ood.engine import run
@@ -113,7 +113,7 @@ def _detectors(found: Findings, specs: dict[str, Any]) -> dict[str, Detector]:
         with found.catching("detectors", name):
             detector = make(Detector | None, spec)
             if detector is not None:
-                detectors[name] = ScoringCallback({name: detector}).detectors[name]  # it refuses some names
+                detectors[name] = ScoringCallback({name: detector}).suite.detectors[name]  # it refuses some names
     if not specs:
         found.add("error", "detectors", "scoring.detectors", "name at least one detector")
     return detectors
@@ -130,15 +130,15 @@ def _trainer(found: Findings, arguments: dict[str, Any]) -> L.Trainer | None:
 @torch.inference_mode()
 def _try(trial: Trial, detectors: dict[str, Detector], sets: dict[str, ImageSet], accuracy: float | None) -> None:
     """Fits and scores on samples, and compares the accuracy."""
-    scoring = None
+    suite = None
     with trial.found.catching("detectors", TRAIN):
         if TRAIN in sets and detectors:
             val_ood = [images for key, images in sets.items() if key.startswith("data.val_ood.")]
-            scoring = trial.fit(detectors, sets[TRAIN], val_ood)
+            suite = trial.fit(detectors, sets[TRAIN], val_ood)
     with trial.found.catching("accuracy", TEST):
         if TEST in sets:
-            unfitted = {name: detector for name, detector in detectors.items() if not detector.fits}
-            right, images = trial.test(scoring or callback(unfitted), sets[TEST])
+            ready = {name: detector for name, detector in detectors.items() if not detector.requires_fit}
+            right, images = trial.test(suite or trial.suite(ready), sets[TEST])
             _compare(trial, right, images, accuracy)
 
 

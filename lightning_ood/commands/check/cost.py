@@ -22,20 +22,20 @@ def estimate(found: Findings, trial: Trial, sets: Mapping[str, ImageSet], worker
         sets: of the run.
         workers: processes that read images; 0 reads in between.
     """
-    watch, world = trial.watch, trial.trainer.world_size
+    timer, world = trial.timer, trial.trainer.world_size
     learned = {key for key in sets if key == "data.id.train" or key.startswith("data.val_ood.")}
     images = {
         "fit": sum(len(sets[key]) for key in learned),
         "test": sum(len(sets[key]) for key in sets.keys() - learned - {"data.id.val"}),
     }
     for name, facts in found.detectors.items():
-        facts |= {f"{job}_seconds_per_image": watch.per_image(f"{job} {name}") for job in images}
-    read = watch.per_image("read")
+        facts |= {f"{job}_seconds_per_image": timer.per_image(f"{job} {name}") for job in images}
+    read = timer.per_image("read")
     for job, count in images.items():
-        network = watch.per_image(f"network, {job}")
+        network = timer.per_image(f"network, {job}")
         scores = sum(facts[f"{job}_seconds_per_image"] for facts in found.detectors.values())
         pace = max(read / workers, network + scores) if workers else read + network + scores
-        once = sum(watch.per_image(f"compute {name}") for name in found.detectors) if job == "fit" else 0.0
+        once = sum(timer.per_image(f"compute {name}") for name in found.detectors) if job == "fit" else 0.0
         seconds = (count * pace / world if network else 0.0) + once
         parts = {"read": read, "network": network, "detectors": scores}
         found.estimate[job] = {"images": count, "seconds": seconds, "seconds_per_image": parts}

@@ -12,7 +12,7 @@ from lightning_ood.commands.check.findings import Findings
 from lightning_ood.detectors.base import Detector
 from lightning_ood.errors import InputError
 from lightning_ood.features import Features, NetworkInfo
-from lightning_ood.statistics.sketches import state_bytes
+from lightning_ood.statistics.sample import state_bytes
 
 
 def serve(found: Findings, detectors: Mapping[str, Detector], info: NetworkInfo) -> dict[str, Detector]:
@@ -29,16 +29,16 @@ def serve(found: Findings, detectors: Mapping[str, Detector], info: NetworkInfo)
             detector.setup(info)
             served[name] = detector
             metrics = [metric for metric in detector.modules() if isinstance(metric, Metric)]
-            parts, own = list(detector.family()), {id(metric): state_bytes(metric) for metric in metrics}
-            states |= own  # detectors share what they sum up alike
+            reads, own = detector.reads, {id(metric): state_bytes(metric) for metric in metrics}
+            states |= own  # the owner of a shared statistic counts it
             found.detectors[name] = {
-                "fit": detector.fits,
+                "fit": detector.requires_fit,
                 "extra_forwards": detector.extra_forwards,
-                "taps": sorted({tap for part in parts for tap in part.taps}),
-                "gradients": sorted({tap for part in parts for tap in part.gradients}),
-                "attention": any(part.attention for part in parts),
-                "views": sorted({str(view) for part in parts for view in part.views}),
-                "linear_head": any(part.linear_head for part in parts),
+                "taps": sorted(reads.taps),
+                "gradients": sorted(reads.gradients),
+                "attention": reads.attention,
+                "views": sorted(str(view) for view in reads.views),
+                "linear_head": reads.head,
                 "state_bytes": sum(own.values()),
             }
     found.estimate["memory"] = {"state_bytes": sum(states.values())}

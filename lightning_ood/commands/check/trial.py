@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
-from typing import Any
 
 import lightning as L
 import torch
@@ -19,14 +17,13 @@ from lightning_ood.commands.check.findings import Findings
 from lightning_ood.commands.check.reading import spread
 from lightning_ood.data.sets import Batch, ImageSet, collate
 from lightning_ood.detectors.base import Detector
-from lightning_ood.detectors.msp import MSP
 from lightning_ood.engine.module import OODModule
-from lightning_ood.engine.scoring import ScoringCallback
-from lightning_ood.errors import InputError
+from lightning_ood.errors import InputError, NotFiniteError
 from lightning_ood.features import Features
+from lightning_ood.suite import DetectorSuite, Step, T
 
 
-class Watch:
+class Timer:
     """Seconds an image by what they were spent on. The first batch warms up and does not count where there are more."""
 
     def __init__(self, device: torch.device) -> None:
@@ -53,6 +50,48 @@ class Watch:
             torch.cuda.synchronize(self.device)
 
 
+class TimedSuite(DetectorSuite):
+    """A suite that times each detector's steps; a detector that fails becomes a finding and is left out from then on.
+
+    Args:
+        detectors: name -> detector.
+        found: takes in what goes wrong.
+        timer: takes in the seconds.
+    """
+
+    def __init__(self, detectors: Mapping[str, Detector], found: Findings, timer: Timer) -> None:
+        super().__init__(detectors)
+        self._found, self._timer = found, timer
+        self._images = 1
+
+    def update(self, features: Features) -> None:
+        """Adds a batch."""
+        self._images = len(features)
+        super().update(features)
+
+    def score(self, features: Features) -> Tensor:
+        """Scores a batch."""
+        self._images = len(features)
+        return super().score(features)
+
+    def attempt(self, step: Step, name: str, call: Callable[[], T]) -> T | None:
+        """Times the step; None where it failed."""
+        if step == "compute":
+            with self._timer.timing(f"compute {name}", 1):
+                return call()
+        with self._timer.timing(f"{'test' if step == 'score' else step} {name}", self._images):
+            result: T | None = None
+            before = len(self._found.listed)
+            with self._found.catching("detectors", name):
+                result = call()
+                if step == "score" and isinstance(result, Tensor) and not result.isfinite().all():
+                    raise InputError("its scores of ID test images are not finite")
+        if len(self._found.listed) > before:
+            del self.detectors[name]
+            return None
+        return result
+
+
 @dataclass
 class Trial:
     """Fits and scores on samples, without a trainer's loops and without leaving anything on disk.
@@ -75,97 +114,76 @@ class Trial:
         self.module.backbone.cache = None  # the times are those of the network
         self.trainer.precision_plugin.convert_module(self.module)
         self.module.to(self.trainer.strategy.root_device)
-        self.watch = Watch(self.module.device)
+        self.timer = Timer(self.module.device)
 
-    def fit(self, detectors: dict[str, Detector], train: ImageSet, val_ood: Sequence[ImageSet]) -> ScoringCallback:
+    def suite(self, detectors: Mapping[str, Detector]) -> TimedSuite:
+        """A suite whose steps are timed, and that goes on without a detector that fails."""
+        return TimedSuite(detectors, self.found, self.timer)
+
+    def fit(self, detectors: dict[str, Detector], train: ImageSet, val_ood: Sequence[ImageSet]) -> TimedSuite:
         """Fits on a sample as though it were the training set, so that samples and subsets are drawn from it.
 
         Args:
-            detectors: are set up again for it; those that cannot be fitted are taken out.
+            detectors: are set up again for it.
             train: the ID training images.
             val_ood: validation OOD sets.
 
         Returns:
-            the detectors with their fit.
+            the detectors that could be fitted, with their fit.
         """
         batches = list(self._batches(train))
         self._find_needs(detectors, batches[0][1], train.labels is not None)
-        scoring = callback(detectors)
+        suite, backbone = self.suite(detectors), self.module.backbone
         labels = torch.cat([batch.label for _, batch in batches]).cpu() if train.labels is not None else None
-        scoring.prepare(self.module, labels, fit=True)
-        fitting = scoring.to_fit
-        for detector in fitting.values():
-            detector.to(self.module.device)
+        suite.setup(backbone.info(labels))
+        backbone.configure(suite.reads("fit"))
+        suite.to(self.module.device)
         for positions, batch in batches:
-            features = self._features(batch._replace(index=positions), "network, fit")
-            for name in list(fitting):
-                if not self._times(f"fit {name}", len(features), name, partial(fitting[name].update, features)):
-                    del fitting[name], detectors[name]
+            suite.update(self._features(batch._replace(index=positions), "network, fit"))
         for offset, images in enumerate(val_ood):
             for positions, batch in self._batches(images):
                 index = positions * len(val_ood) + offset  # no two sets share one
-                features = self._features(batch._replace(index=index), "network, fit", views=False)
-                for detector in fitting.values():
-                    detector.update_ood(features)
+                suite.update_ood(self._features(batch._replace(index=index), "network, fit", views=False))
         whole = sum(len(batch.index) for _, batch in batches) == len(train)
-        self._compute(fitting, detectors, scoring, whole)
-        return scoring
+        self._compute(suite, whole)
+        return suite
 
-    def _compute(
-        self, fitting: dict[str, Detector], detectors: dict[str, Detector], scoring: ScoringCallback, whole: bool
-    ) -> None:
-        for name, detector in fitting.items():
-            try:
-                with self.watch.timing(f"compute {name}", 1):
-                    fitted = {key: value.detach() for key, value in detector.compute().items()}
-                scoring.fitted[name] = fitted
-                self.found.detectors[name]["fitted_bytes"] = sum(v.numel() * v.element_size() for v in fitted.values())
-            except torch.linalg.LinAlgError as error:  # features that are not finite
-                self.found.add("error", "detectors", name, str(error))
-                del detectors[name]
-            except InputError as error:
-                hint = "" if whole else f" (with {self.samples} of the images; more may do: --check.samples)"
-                self.found.add("error" if whole else "warning", "detectors", name, f"{error}{hint}")
-                del detectors[name]
-        for detector in fitting.values():  # only now: they share what they sum up alike
-            detector.reset()
-        for entry in scoring.unfit():
-            self.found.add("error", "detectors", entry.split(": ")[0], f"its fit is not a number ({entry})")
-            detectors.pop(entry.split(": ")[0], None)
+    def _compute(self, suite: TimedSuite, whole: bool) -> None:
+        for name, error in suite.compute().items():
+            few = not isinstance(error, NotFiniteError) and not whole
+            hint = f" (with {self.samples} of the images; more may do: --check.samples)" if few else ""
+            self.found.add("warning" if few else "error", "detectors", name, f"{error}{hint}")
+            del suite.detectors[name]
+        for name, fitted in suite.fitted.items():
+            self.found.detectors[name]["fitted_bytes"] = sum(value.nbytes for value in fitted.values())
 
-    def test(self, scoring: ScoringCallback, images: ImageSet) -> tuple[int, int]:
+    def test(self, suite: TimedSuite, images: ImageSet) -> tuple[int, int]:
         """Scores a sample of ID test images.
 
         Returns:
-            how many of the images with a label are classified rightly, and how many have one.
+            how many of the images with a label are correctly classified, and how many have one.
         """
-        scoring.prepare(self.module, None, fit=False)
-        self.module.perturb(scoring.perturbations())
-        right = labelled = 0
+        suite.setup(self.module.backbone.info())
+        self.module.backbone.configure(suite.to(self.module.device).reads("test"))
+        correct = labelled = 0
         for _, batch in self._batches(images):
             features = self._features(batch, "network, test")
-            right += int((features.prediction == batch.label).sum())
+            correct += int((features.prediction == batch.label).sum())
             labelled += int((batch.label >= 0).sum())
-            for name in list(scoring.detectors):
-                if not self._times(f"test {name}", len(features), name, partial(self._score, scoring, name, features)):
-                    del scoring.detectors[name]
-        return right, labelled
-
-    def _score(self, scoring: ScoringCallback, name: str, features: Features) -> Tensor:
-        scores = scoring.detectors[name].score(features, scoring.fitted.get(name, {}))
-        if not scores.isfinite().all():
-            raise InputError("its scores of ID test images are not finite")
-        return scores
+            suite.score(features)
+        return correct, labelled
 
     def _find_needs(self, detectors: dict[str, Detector], batch: Batch, labelled: bool) -> None:
         """Which detectors need labels; those that do are taken out where there are none."""
-        callback(detectors).prepare(self.module, None, fit=True)
+        suite = DetectorSuite(detectors)
+        suite.setup(self.module.backbone.info())
+        self.module.backbone.configure(suite.reads("fit"))
         features = self._features(batch, "network, first")
         if not labelled:
             features = replace(features, labels=None)
         info = self.module.backbone.info()
         for name, detector in list(detectors.items()):
-            needs = detector.fits and needs_labels(detector, features, info)
+            needs = detector.requires_fit and needs_labels(detector, features, info)
             self.found.detectors[name]["labels"] = needs
             if needs and not labelled:
                 what = "needs the labels of the training images, and data.id.train has none; give it class labels"
@@ -179,7 +197,7 @@ class Trial:
         positions, seen = spread(len(images), self.samples), 0
         for start in range(0, len(positions), self.batch_size):
             some = positions[start : start + self.batch_size]
-            with self.watch.timing("read", len(some)):
+            with self.timer.timing("read", len(some)):
                 batch = collate([images[position] for position in some])
             if len(batch.index):
                 batch = self.trainer.precision_plugin.convert_input(batch)
@@ -188,16 +206,5 @@ class Trial:
                 seen += len(batch.index)
 
     def _features(self, batch: Batch, name: str, views: bool = True) -> Features:
-        with self.watch.timing(name, len(batch.index)), self.trainer.precision_plugin.val_step_context():
+        with self.timer.timing(name, len(batch.index)), self.trainer.precision_plugin.val_step_context():
             return self.module.features(batch, views)
-
-    def _times(self, step: str, images: int, name: str, call: Callable[[], Any]) -> bool:
-        with self.watch.timing(step, images):
-            return self.found.attempt("detectors", name, call)
-
-
-def callback(detectors: dict[str, Detector]) -> ScoringCallback:
-    """What fits and scores these detectors, which may be none: the accuracy is of interest all the same."""
-    scoring = ScoringCallback({"msp": MSP()})
-    scoring.detectors = detectors
-    return scoring

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from lightning_ood.detectors._contract import nest, unnest
 from lightning_ood.detectors.base import Detector, Fitted
 from lightning_ood.detectors.calibration import Calibration, check_share, check_steps, split
 from lightning_ood.detectors.energy import Energy
 from lightning_ood.detectors.knn import KNN
 from lightning_ood.detectors.nap import NAP
-from lightning_ood.detectors.nesting import nest, unnest
 from lightning_ood.errors import InputError
 from lightning_ood.features import Features, NetworkInfo
 
@@ -127,33 +127,29 @@ class Fusion(Detector):
         if of is not None and len(of) < 2:
             raise InputError("Fusion joins detectors: name at least two in `of`")
         check_share(held_out)
-        members = {"nap": NAP(), "energy": Energy(), "knn": KNN()} if of is None else of
-        self.names, self.members = tuple(members), nn.ModuleList(members.values())
+        self.of = {"nap": NAP(), "energy": Energy(), "knn": KNN()} if of is None else dict(of)
+        self.members = nn.ModuleList(self.of.values())
         self.rule = RobustZ() if rule is None else rule
         self.images, self.held_out, self.seed = images, held_out, seed
-
-    @property
-    def _of(self) -> dict[str, Detector]:
-        return dict(zip(self.names, self.members, strict=True))  # type: ignore[arg-type]
 
     def setup(self, info: NetworkInfo) -> None:
         """Sets the members up and makes room for the sample."""
         super().setup(info.sharing() if self.held_out else info)
-        check_steps("Fusion", list(self._of.values()))
-        self.calibration = Calibration(list(self._of.values()), self.images, info, self.seed)
+        check_steps("Fusion", list(self.of.values()))
+        self.calibration = Calibration(list(self.of.values()), self.images, info, self.seed)
 
     def update(self, features: Features) -> None:
         """Fits the members and keeps what calibrates them."""
-        share = self.held_out if any(member.fits for member in self._of.values()) else 0.0
+        share = self.held_out if any(member.requires_fit for member in self.of.values()) else 0.0
         fitted_on, scored_on = split(features, share, self.seed)
         self.calibration.update(scored_on)
-        for member in self._of.values():
-            if member.fits and len(fitted_on):
+        for member in self.of.values():
+            if member.requires_fit and len(fitted_on):
                 member.update(fitted_on)
 
     def update_ood(self, features: Features) -> None:
         """Passes validation OOD images on to members that search."""
-        for member in self._of.values():
+        for member in self.of.values():
             member.update_ood(features)
 
     def compute(self) -> dict[str, Tensor]:
@@ -162,7 +158,7 @@ class Fusion(Detector):
         Raises:
             InputError: if no training image calibrates.
         """
-        fitted = {name: member.compute() if member.fits else {} for name, member in self._of.items()}
+        fitted = {name: member.compute() if member.requires_fit else {} for name, member in self.of.items()}
         known = self.calibration.compute(list(fitted.values()))
         if len(known) < 2:
             raise InputError("Fusion has no training images to calibrate on: fit on more, or raise `held_out`")
@@ -171,8 +167,8 @@ class Fusion(Detector):
 
     def score(self, features: Features, fitted: Fitted) -> Tensor:
         """``[B]``, as the rule gives it, float64."""
-        scores = [m.score(features, unnest(name, fitted)).double() for name, m in self._of.items()]
-        known = fitted["known"].reshape(-1, len(self.names))
+        scores = [m.score(features, unnest(name, fitted)).double() for name, m in self.of.items()]
+        known = fitted["known"]
         return self.rule(torch.stack(scores, dim=1), known)
 
     def log_score(self, features: Features, fitted: Fitted) -> Tensor:
@@ -181,9 +177,9 @@ class Fusion(Detector):
 
     def summary(self, fitted: Fitted) -> dict[str, float | str]:
         """Median and inter-quartile range of each member on ID images, and what the members say."""
-        known = fitted["known"].reshape(-1, len(self.names))
+        known = fitted["known"]
         said: dict[str, float | str] = {"images": float(len(known))}
-        for i, (name, member) in enumerate(self._of.items()):
+        for i, (name, member) in enumerate(self.of.items()):
             low, median, high = known[:, i].quantile(known.new_tensor([0.25, 0.5, 0.75])).tolist()
             said |= {f"{name}.median": median, f"{name}.iqr": high - low}
             said |= {f"{name}.{key}": value for key, value in member.summary(unnest(name, fitted)).items()}

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lightning_ood.detectors._contract import arguments, nest, unnest
 from lightning_ood.detectors.base import Detector, Fitted, LogitScore
-from lightning_ood.detectors.nesting import nest, unnest
 from lightning_ood.detectors.pseudo_ood import Criterion, PseudoOOD, criterion
 from lightning_ood.detectors.react import ReAct
 from lightning_ood.errors import InputError
@@ -63,6 +63,7 @@ class Search(Detector):
     ) -> None:
         super().__init__()
         template = ReAct() if of is None else of
+        self._template = (template,)  # a tuple: not registered, only the candidates are fitted
         if grid is None:
             grid = {"percentile": [80, 85, 90, 95, 99]} if of is None else {}
         if not grid or not all(grid.values()):
@@ -75,14 +76,16 @@ class Search(Detector):
         groups = [repr([(k, v) for k, v in choice.items() if k not in fitted_alike]) for choice in self.choices]
         self.leader = [groups.index(group) for group in groups]
         self.leaders = nn.ModuleList(self.candidates[i] for i in dict.fromkeys(self.leader))
-        self.views = tuple([Jigsaw()] if against is None else against)
+        self.against = [Jigsaw()] if against is None else list(against)
+        self.views = tuple(self.against)
         self.val_ood = not self.views
+        self.positive = all(candidate.positive for candidate in self.candidates)
         self.images, self.held_out, self.seed = images, held_out, seed
 
     @property
-    def positive(self) -> bool:
-        """Whether every candidate is."""
-        return all(candidate.positive for candidate in self.candidates)
+    def of(self) -> Detector:
+        """The detector whose arguments are searched."""
+        return self._template[0]
 
     def setup(self, info: NetworkInfo) -> None:
         """Sets every candidate up and makes room for the samples."""
@@ -110,7 +113,7 @@ class Search(Detector):
         Raises:
             InputError: if a stand-in has no image, or a candidate gives a score that is not finite.
         """
-        of = {i: c.compute() if c.fits else {} for i, c in enumerate(self.candidates) if self.leader[i] == i}
+        of = {i: c.compute() if c.requires_fit else {} for i, c in enumerate(self.candidates) if self.leader[i] == i}
         fitted = [of[i] for i in self.leader]
         known, unknown = self.trial.compute(fitted)
         for i, choice in enumerate(self.choices):
@@ -137,11 +140,11 @@ class Search(Detector):
         said: dict[str, float | str] = {}
         for name, value in self.choices[int(fitted["chosen"])].items():
             said[name] = value if isinstance(value, int | float | str) else str(value)
-        values = fitted["criterion"].reshape(-1, len(self.choices))
+        values = fitted["criterion"]
         for name, row in zip(self.trial.names, (100 * values).tolist(), strict=True):
             grid = "; ".join(f"{self._say(c)}: {v:.2f}" for c, v in zip(self.choices, row, strict=True))
             said[f"{self.criterion} against {name}"] = grid
-        dead = [name for name, is_dead in zip(self.grid, fitted["dead"].reshape(-1).tolist(), strict=True) if is_dead]
+        dead = [name for name, is_dead in zip(self.grid, fitted["dead"].tolist(), strict=True) if is_dead]
         said |= {"dead": ", ".join(dead)} if dead else {}
         below = self._chosen(fitted).summary(unnest("of", fitted))
         return {**said, **{f"of.{key}": value for key, value in below.items()}}
@@ -205,12 +208,7 @@ def _entries(owner: Any) -> dict[str, Any]:
     """Arguments of a detector (what it made of those that are None), items of a mapping, fields of a dataclass."""
     if not isinstance(owner, Detector):
         return dict(owner) if isinstance(owner, Mapping) else dict(vars(owner))
-    given: dict[str, Any] = vars(owner).get("_arguments", {})
-    return {k: getattr(owner, k, None) if v is None and _made(owner, k) else v for k, v in given.items()}
-
-
-def _made(owner: Detector, name: str) -> bool:
-    return isinstance(getattr(owner, name, None), Detector)
+    return arguments(owner)
 
 
 def _score_only(detector: Detector, path: str) -> bool:
