@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from passes import Passes
+from passes import MeasuredSuite, Passes
 from suites import core, nac4_of, of_last
 from torch import nn
 from torchmetrics import Metric
@@ -27,7 +27,7 @@ from lightning_ood.detectors.base import Detector
 from lightning_ood.detectors.feature_norm import FeatureNorm
 from lightning_ood.features import Features, Head, NetworkInfo
 from lightning_ood.statistics.sample import state_bytes
-from lightning_ood.suite import Fits, taken
+from lightning_ood.suite import DetectorSuite
 from lightning_ood.views import Jigsaw
 
 CLASSES, WIDTH, IMAGES = 1000, 2048, 1_281_167
@@ -68,12 +68,18 @@ def fit_images(count: int) -> dict[str, float]:
     """Fits all detectors, jigsaw included, on random images."""
     backbone = Backbone(tiny(), (32, 32))
     taps = ("0", "1", "2")
-    suite = {**of_last(), **core(), **nac4_of(taps), "feature_norm_jigsaw": FeatureNorm(blocks=[*taps])}
+    norm = FeatureNorm(blocks=[*taps])
+    suite = DetectorSuite({**of_last(), **core(), **nac4_of(taps), "feature_norm_jigsaw": norm})
     start = time.process_time()
     passes, images = Passes(backbone, suite), Stream(count)
     passes.prepare(images)  # type: ignore[arg-type]
     passes.fit(images)  # type: ignore[arg-type]
-    return {"images": count, "peak_mb": peak(), "cpu_seconds": time.process_time() - start, "detectors": len(suite)}
+    return {
+        "images": count,
+        "peak_mb": peak(),
+        "cpu_seconds": time.process_time() - start,
+        "detectors": len(suite.detectors),
+    }
 
 
 def states(detectors: dict[str, Detector]) -> dict[str, int]:
@@ -94,28 +100,22 @@ def imagenet(rows: int, bank: int) -> dict[str, Any]:
     labels = torch.randint(CLASSES, (IMAGES,), generator=draw)
     maps = {tap: torch.Size([channels, 1, 1]) for tap, channels in MAPS.items()}  # a pixel: pooling is not measured
     info = NetworkInfo(WIDTH, CLASSES, head, maps, tuple(MAPS), None, labels)
-    suite: dict[str, Detector] = {**of_last(bank), **core(), **nac4_of(tuple(MAPS)), "jigsaw": FeatureNorm()}
-    suite = {name: detector for name, detector in suite.items() if detector.fits}
-    info = info.sharing()
-    for detector in suite.values():
-        detector.setup(info)
-    seconds = dict.fromkeys(suite, 0.0)
+    detectors: dict[str, Detector] = {**of_last(bank), **core(), **nac4_of(tuple(MAPS)), "jigsaw": FeatureNorm()}
+    suite = MeasuredSuite({name: detector for name, detector in detectors.items() if detector.requires_fit})
+    suite.setup(info)
     with torch.inference_mode():
         for index in torch.randperm(IMAGES, generator=draw)[:rows].split(BATCH):
             pooled = torch.randn(len(index), WIDTH, generator=draw).relu_()
             seen = {tap: torch.randn(len(index), *shape, generator=draw).relu_() for tap, shape in maps.items()}
             features = Features(head(pooled), pooled, head, seen, seen, None, labels[index], index)
             features = replace(features, views={Jigsaw(): features})
-            for name, detector in suite.items():
-                start = time.process_time()
-                detector.update(features)
-                seconds[name] += time.process_time() - start
-    state = {name: size / 1e6 for name, size in states(suite).items()}
+            suite.update(features)
+    seconds = suite.shares["fit"]
+    state = {name: size / 1e6 for name, size in states(suite.detectors).items()}
     with torch.inference_mode():
         start = time.process_time()
-        fits: Fits = {}
-        for name, detector in suite.items():
-            fits[name] = taken(fits, detector.compute())
+        for error in suite.compute().values():
+            raise error
     finish = time.process_time() - start
     return {
         "rows": rows,

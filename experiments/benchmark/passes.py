@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from lightning_ood.backbone import Backbone
 from lightning_ood.detectors.base import Detector
-from lightning_ood.suite import moved, taken
-from lightning_ood.views.perturbation import Perturbation
+from lightning_ood.suite import DetectorSuite, Step, T
 
 Clock = Callable[[], float]
 Times = tuple[float, float]  # seconds of CPU (all threads of the process) and of the wall
@@ -71,91 +70,83 @@ def bare(network: torch.nn.Module, images: Images) -> None:
         network(pixels)
 
 
-@dataclass
-class Passes:
-    """Fits and scores a group of detectors as the command line does, without its data loading and progress bar.
+class MeasuredSuite(DetectorSuite):
+    """A suite that adds up the CPU seconds of each detector's steps; on a GPU that makes the host wait for it.
 
     Attributes:
-        backbone: the network.
-        detectors: name -> detector.
-        split: also measure each detector; on a GPU that makes the host wait for it.
-        device: where the network is.
+        shares: fit, compute or test -> detector -> CPU seconds.
     """
 
-    backbone: Backbone
-    detectors: dict[str, Detector]
-    split: bool = False
-    device: str = "cpu"
-    fitted: dict[str, dict[str, Tensor]] = field(default_factory=dict)
-    shares: dict[str, dict[str, float]] = field(default_factory=lambda: defaultdict(lambda: defaultdict(float)))
+    def __init__(self, detectors: Mapping[str, Detector], device: str = "cpu") -> None:
+        super().__init__(detectors)
+        self.device = device
+        self.shares: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
 
-    @torch.inference_mode()
-    def fit(self, images: Images) -> None:
-        """One pass over training images, after :meth:`prepare`."""
-        views = [v for part in self._parts() for v in part.views]
-        used = {name: detector for name, detector in self.detectors.items() if detector.fits}
-        for batch in images.batches:
-            with self._share("fit", "(network and hooks)"):
-                features = self.backbone(*batch, views=tuple(dict.fromkeys(views)))
-            for name, detector in used.items():
-                with self._share("fit", name):
-                    detector.update(features)
-        for name, detector in used.items():
-            with self._share("compute", name):
-                self.fitted[name] = taken(self.fitted, detector.compute())
-        for detector in used.values():
-            detector.reset()
-        self.fitted = moved(self.fitted, self.device)
-
-    @torch.inference_mode()
-    def test(self, images: Images) -> Tensor:
-        """One pass over test images; the scores ``[N, detectors]``."""
-        steps = self._steps()
-        scores = []
-        for batch in images.batches:
-            with self._share("test", "(network and hooks)"):
-                features = self.backbone(*batch, perturbations=steps)
-            columns = []
-            for name, detector in self.detectors.items():
-                with self._share("test", name):
-                    columns.append(detector.score(features, self.fitted.get(name, {})).float())
-            scores.append(torch.stack(columns, dim=1))
-        return torch.cat(scores)
-
-    @torch.inference_mode()
-    def prepare(self, images: Images) -> None:
-        """Sets the detectors up for training images; reads the first batch, which a compiler is waited for at."""
-        info = self.backbone.info(images.labels.cpu()).sharing()
-        for detector in self.detectors.values():
-            detector.setup(info)
-            detector.to(images.labels.device)
-        parts = self._parts()
-        self.backbone.configure(
-            taps=[tap for part in parts for tap in part.taps],
-            gradients=[tap for part in parts for tap in part.gradients],
-            attention=any(part.attention for part in parts),
-        )
-        self.backbone(*next(iter(images.batches)))
-
-    def _parts(self) -> list[Detector]:
-        return [part for detector in self.detectors.values() for part in detector.family()]
-
-    def _steps(self) -> list[Perturbation]:
-        steps: list[Perturbation] = []
-        for name, detector in self.detectors.items():
-            if detector.extra_forwards["test"]:
-                with torch.inference_mode(False):
-                    fitted = {key: value.clone() for key, value in self.fitted.get(name, {}).items()}
-                steps += detector.perturbations(fitted)
-        return list(dict.fromkeys(steps))
+    def attempt(self, step: Step, name: str, call: Callable[[], T]) -> T | None:
+        """Measures the step."""
+        if step == "setup":
+            return super().attempt(step, name, call)
+        with self.share("test" if step == "score" else step, name):
+            return super().attempt(step, name, call)
 
     @contextmanager
-    def _share(self, phase: str, name: str) -> Iterator[None]:
-        if not self.split:
-            yield
-            return
+    def share(self, step: str, name: str) -> Iterator[None]:
+        """Adds the CPU seconds of a block."""
         _wait(self.device)
         start = time.process_time()
         yield
         _wait(self.device)
-        self.shares[phase][name] += time.process_time() - start
+        self.shares[step][name] += time.process_time() - start
+
+
+@dataclass
+class Passes:
+    """Fits and scores a suite as the command line does, without its data loading and progress bar.
+
+    Attributes:
+        backbone: the network.
+        suite: the detectors; a MeasuredSuite also measures each of them, and the network.
+        device: where the network is.
+    """
+
+    backbone: Backbone
+    suite: DetectorSuite
+    device: str = "cpu"
+
+    @torch.inference_mode()
+    def prepare(self, images: Images) -> None:
+        """Sets the suite up for training images; reads the first batch, which a compiler is waited for at."""
+        self.suite.fitted = {}
+        self.suite.setup(self.backbone.info(images.labels.cpu()))
+        self.suite.to(images.labels.device)
+        self.backbone.configure(self.suite.reads("fit"))
+        self.backbone(*next(iter(images.batches)))
+
+    @torch.inference_mode()
+    def fit(self, images: Images) -> None:
+        """One pass over training images, after :meth:`prepare`."""
+        for batch in images.batches:
+            with self._network("fit"):
+                features = self.backbone(*batch)
+            self.suite.update(features)
+        for error in self.suite.compute().values():
+            raise error
+        self.suite.to(self.device)
+
+    def prepare_test(self) -> None:
+        """Plans what the test reads, given the fit."""
+        self.backbone.configure(self.suite.reads("test"))
+
+    @torch.inference_mode()
+    def test(self, images: Images) -> Tensor:
+        """One pass over test images, after :meth:`prepare_test`; the scores ``[N, detectors]``."""
+        scores = []
+        for batch in images.batches:
+            with self._network("test"):
+                features = self.backbone(*batch)
+            scores.append(self.suite.score(features))
+        return torch.cat(scores)
+
+    def _network(self, step: str) -> AbstractContextManager[None]:
+        measured = isinstance(self.suite, MeasuredSuite)
+        return self.suite.share(step, "(network and hooks)") if measured else nullcontext()

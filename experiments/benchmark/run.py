@@ -22,12 +22,13 @@ import peer
 import timm
 import torch
 import torchmetrics
-from passes import Images, Passes, bare, timed
+from passes import Images, MeasuredSuite, Passes, bare, timed
 from suites import BANK, NETWORKS, Network, core, everything, nac4, shared, views
 
 from lightning_ood.backbone import Backbone
 from lightning_ood.metrics.intervals import auroc_interval, fpr95_draws, fpr95_interval
 from lightning_ood.metrics.rates import compare
+from lightning_ood.suite import DetectorSuite
 
 
 def arguments() -> argparse.Namespace:
@@ -90,9 +91,11 @@ def repetition(
     before = timed(lambda: bare(backbone.network, train), device)
     out["bare"] = {"cpu": before[0], "wall": before[1]}
     for name, suite in groups.items():
-        passes = Passes(backbone, suite, device=device)
+        passes = Passes(backbone, DetectorSuite(suite), device=device)
         passes.prepare(train)
-        fit, test_time = timed(lambda p=passes: p.fit(train), device), timed(lambda p=passes: p.test(test), device)
+        fit = timed(lambda p=passes: p.fit(train), device)
+        passes.prepare_test()
+        test_time = timed(lambda p=passes: p.test(test), device)
         backbone.configure()
         after = timed(lambda: bare(backbone.network, test), device)
         cpu, wall = ((a + b) / 2 for a, b in zip(before, after, strict=True))
@@ -120,11 +123,13 @@ def rates(medians: dict[str, dict[str, float]], images: int) -> dict[str, dict[s
 def shares(backbone: Backbone, network: Network, train: Images, test: Images, device: str) -> dict[str, Any]:
     """The share of each detector in one run of all of them, in percent of a bare pass."""
     base = timed(lambda: bare(backbone.network, train), device)[0]
-    passes = Passes(backbone, everything(network), split=True, device=device)
+    suite = MeasuredSuite(everything(network), device)
+    passes = Passes(backbone, suite, device=device)
     passes.prepare(train)
     passes.fit(train)
+    passes.prepare_test()
     passes.test(test)
-    return {phase: {n: 100 * s / base for n, s in found.items()} for phase, found in passes.shares.items()}
+    return {phase: {n: 100 * s / base for n, s in found.items()} for phase, found in suite.shares.items()}
 
 
 def metrics(scores: int = 1_300_000, detectors: int = 30, sets: int = 5) -> dict[str, float]:
