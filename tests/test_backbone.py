@@ -10,6 +10,7 @@ import torchvision
 from torch import nn
 
 from lightning_ood.backbone import Backbone
+from lightning_ood.detectors import KNN
 from lightning_ood.errors import InputError
 from lightning_ood.features import Reads
 from lightning_ood.networks.cifar import DenseNet, ResNet18, ResNet20, WideResNet
@@ -220,3 +221,43 @@ def test_a_network_is_probed_in_full_precision_under_autocast() -> None:
     with torch.autocast("cpu", torch.bfloat16), torch.inference_mode():
         features = backbone(torch.randn(2, 3, 32, 32))
     assert backbone.probe.linear and features.logits.dtype == features.pooled.dtype == torch.float32
+
+
+@pytest.mark.parametrize("name", ["timm_vit", "torchvision_vit", "resnet20"])
+def test_a_network_is_left_as_it_was(name: str) -> None:
+    network = MODELS[name]().eval()
+    size = (64, 64) if "vit" in name else (32, 32)
+    images = torch.randn(2, 3, *size)
+
+    def hooks() -> int:
+        return sum(len(part._forward_hooks) + len(part._forward_pre_hooks) for part in network.modules())
+
+    fused = [getattr(part, "fused_attn", None) for part in network.modules()]
+    before, hooked = network(images), hooks()
+    with Backbone(network, size) as backbone:
+        info = backbone.info()
+        backbone.configure(Reads((*info.blocks, "last"), attention=info.attention is not None))
+        backbone(images)
+        assert hooks() > hooked
+    assert hooks() == hooked
+    assert [getattr(part, "fused_attn", None) for part in network.modules()] == fused
+    assert torch.equal(network(images), before)
+    assert backbone(images).logits.shape == (2, 7) and hooks() > hooked, "it works again after it was closed"
+
+
+def test_images_without_an_index_are_counted_on() -> None:
+    """A bank smaller than the set is the same whatever the batch size."""
+    network, images = ResNet20(7).eval(), torch.randn(40, 3, 32, 32)
+    banks = []
+    for size in (40, 7):
+        with Backbone(network, (32, 32)) as backbone, torch.inference_mode():
+            detector = KNN(k=3, bank_size=10)
+            detector.setup(backbone.info())
+            for part in images.split(size):
+                features = backbone(part)
+                detector.update(features)
+            banks.append(detector.compute()["bank"])
+            assert features.index is not None and features.index[-1] == 39
+            backbone.configure()
+            assert torch.equal(backbone(part).index, torch.arange(len(part))), "a new pass starts at 0"  # type: ignore
+    torch.testing.assert_close(banks[0], banks[1], rtol=1e-4, atol=1e-5)
