@@ -1,5 +1,5 @@
-"""Many settings of a run from one file: a W&B sweep, with W&B's agents or here."""
+"""Runs many settings of a run from one sweep file in W&B's format, without W&B's server."""
 
-from lightning_ood.commands.sweep.engine import main
+from lightning_ood.commands.sweep.command import main
 
 __all__ = ["main"]
