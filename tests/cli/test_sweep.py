@@ -17,7 +17,7 @@ from torch import Tensor
 
 from lightning_ood.commands.cli import main as command_line
 from lightning_ood.commands.sweep import runs, space
-from lightning_ood.commands.sweep.command import study_of, tell
+from lightning_ood.commands.sweep.command import study_of
 from lightning_ood.commands.sweep.plan import plan, resolve, together
 from lightning_ood.commands.sweep.point import Resolver, argument, main
 from lightning_ood.errors import InputError
@@ -157,14 +157,14 @@ def test_choice_goes_on(config: Path, method: str) -> None:
     values = [-abs(point["b"] - 4) - (point["c"] is None) for point in first]
     for trial, point, value in zip(trials, first, values, strict=True):
         assert 0.01 <= point["a"] <= 100 and point["b"] in range(1, 7) and point["c"] in ({"class_path": "X"}, None)
-        tell(study, trial, value)
+        study.tell(trial, value)
     again = study_of(sweep, list(zip(first, values, strict=True)))
     later = [again.ask(sweep.space) for _ in range(40)]
     assert all(trial.params not in first for trial in later)
     if method == "bayes":
         assert len(again.get_trials()) == 52, "the finished points are known"
         for trial in later:
-            tell(again, trial, -abs(trial.params["b"] - 4) - (trial.params["c"] is None))
+            again.tell(trial, -abs(trial.params["b"] - 4) - (trial.params["c"] is None))
         last = [again.ask(sweep.space).params for _ in range(20)]
         assert sum(p["c"] is not None and p["b"] in (3, 4, 5) for p in last) >= 10
 

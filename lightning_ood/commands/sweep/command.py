@@ -9,6 +9,7 @@ from typing import Any
 
 import optuna
 import pandas as pd
+from optuna.trial import TrialState, create_trial
 
 from lightning_ood.commands.sweep.plan import Planned, plan
 from lightning_ood.commands.sweep.point import Resolver
@@ -74,15 +75,13 @@ def _search(sweep: Sweep, folder: Path, options: Namespace) -> tuple[list[Planne
         planned += [each for each in new if each.key in finished]
         for trial in trials:
             keys = [each.key for each in new if each.point == trial.params and each.key in finished]
-            tell(study, trial, metric_of(sweep, finished[keys[0]]) if keys else None)
+            value = metric_of(sweep, finished[keys[0]]) if keys else None
+            study.tell(trial, value, TrialState.FAIL if value is None else TrialState.COMPLETE)
     return planned, failures
 
 
 def study_of(sweep: Sweep, finished: Sequence[tuple[Point, float | None]], seed: int = 0) -> optuna.Study:
-    """Returns an Optuna study that knows the finished points and their values of the metric.
-
-    Points outside the space are left out.
-    """
+    """Returns an Optuna study with the finished points of the space and their values of the metric."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     seed += len(finished)  # a continued sweep must not propose the finished points again
     sampler = (
@@ -94,15 +93,10 @@ def study_of(sweep: Sweep, finished: Sequence[tuple[Point, float | None]], seed:
     for point, value in finished:
         if value is not None:
             try:
-                study.add_trial(optuna.trial.create_trial(params=point, distributions=sweep.space, value=value))
-            except ValueError:
+                study.add_trial(create_trial(params=point, distributions=sweep.space, value=value))
+            except ValueError:  # the point is outside the space
                 continue
     return study
-
-
-def tell(study: optuna.Study, trial: optuna.Trial, value: float | None) -> None:
-    """Tells a study the metric of a point; None if the point failed or has no metric."""
-    study.tell(trial, value, state=optuna.trial.TrialState.FAIL if value is None else None)
 
 
 def metric_of(sweep: Sweep, result: Mapping[str, Any]) -> float | None:

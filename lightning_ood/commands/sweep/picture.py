@@ -137,7 +137,7 @@ def _points(swept: pd.DataFrame, parameters: Sequence[str]) -> Figure:
     panels = figure.subplots(len(sets), len(parameters), sharey="row", squeeze=False)
     for (i, name), (j, x) in itertools.product(enumerate(sets), enumerate(parameters)):
         axes, here = panels[i, j], swept[swept["dataset"] == name]
-        at = _positions(here[x], swept[x])
+        at = here[x].map(_places(swept[x])[1])
         axes.plot(at, here["auroc"], "o", color=COLOURS[i % 7], ms=3, alpha=0.45, mew=0)
         for position, values in here["auroc"].groupby(at):
             if len(values) > 1:
@@ -148,7 +148,7 @@ def _points(swept: pd.DataFrame, parameters: Sequence[str]) -> Figure:
 
 def _line(axes: Axes, rows: pd.DataFrame, x: pd.Series, measure: str, style: int, name: str) -> None:
     """Draws a measure over a parameter; ``x`` holds the parameter at all points."""
-    at = _positions(rows[x.name], x)
+    at = rows[x.name].map(_places(x)[1]).to_numpy()
     order = at.argsort(kind="stable")
     width = 1.3 if _numeric(x) else 0.5  # between names nothing is interpolated: the line guides the eye
     marker, colour, values = _MARKERS[style % 7], COLOURS[style % 7], rows[measure].to_numpy()[order]
@@ -156,39 +156,37 @@ def _line(axes: Axes, rows: pd.DataFrame, x: pd.Series, measure: str, style: int
 
 
 def _label(axes: Axes, values: pd.Series, x: str, y: str) -> None:
-    names, scale = values.unique(), _scale(values)
-    places = pd.to_numeric(names) if scale else range(len(names))
-    crowded = sum(map(len, names)) > 26 if scale else max(map(len, names)) * len(names) > 24
+    scale, places = _places(values)
+    axes.set_xscale(scale or "linear")
+    crowded = sum(map(len, places)) > 26 if scale else max(map(len, places)) * len(places) > 24
     slant: dict[str, Any] = {"rotation": 40, "ha": "right", "rotation_mode": "anchor"} if crowded else {}
-    if scale:
-        axes.set_xscale(scale)
-    else:
-        axes.set_xlim(-0.4, len(names) - 0.6)
-    if not scale or len(names) <= _MAX_NAMES:
-        axes.set_xticks(places, names, fontsize=8, **slant)
+    if not scale or len(places) <= _MAX_NAMES:
+        axes.set_xticks(list(places.values()), list(places), fontsize=8, **slant)
         axes.minorticks_off()
+    if not scale:
+        axes.set_xlim(-0.4, len(places) - 0.6)
     axes.set_xlabel(x)
     axes.set_ylabel(y)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", color="0.9", lw=0.6)
 
 
-def _scale(values: pd.Series) -> str | None:
-    """Returns the scale of the axis; None where values are spread evenly: names, and numbers whose labels overlap."""
+def _places(values: pd.Series) -> tuple[str | None, dict[str, float]]:
+    """Returns the scale of an axis and the place of each value.
+
+    Names, and numbers whose labels would overlap, are spread evenly and have no scale.
+    """
+    names = values.unique()
+    even = {name: float(i) for i, name in enumerate(names)}
     if not _numeric(values):
-        return None
-    numbers = np.sort(pd.to_numeric(values).unique())
-    scale = "log" if numbers[0] > 0 and numbers[-1] / numbers[0] >= _LOG_RATIO else "linear"
-    at = np.log(numbers) if scale == "log" else numbers
-    overlap = 1 < len(numbers) <= _MAX_NAMES and np.diff(at).min() < _MIN_GAP * (at[-1] - at[0])
-    return None if overlap else scale
+        return None, even
+    places = pd.to_numeric(names).astype(float)
+    log = places.min() > 0 and places.max() / places.min() >= _LOG_RATIO
+    at = np.sort(np.log(places) if log else places)
+    if 1 < len(at) <= _MAX_NAMES and np.diff(at).min() < _MIN_GAP * (at[-1] - at[0]):
+        return None, even
+    return "log" if log else "linear", dict(zip(names, places, strict=True))
 
 
 def _numeric(values: pd.Series) -> bool:
     return bool(pd.to_numeric(values, errors="coerce").notna().all())
-
-
-def _positions(values: pd.Series, whole: pd.Series) -> np.ndarray:
-    """Returns where values are on the axis of all values: numbers in place, names in order of appearance."""
-    at = pd.to_numeric(values) if _scale(whole) else values.map({name: i for i, name in enumerate(whole.unique())})
-    return at.to_numpy(dtype=float)

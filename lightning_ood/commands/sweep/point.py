@@ -7,7 +7,7 @@ import io
 import itertools
 import json
 import os
-from contextlib import redirect_stderr
+from contextlib import redirect_stderr, suppress
 from pathlib import Path
 from typing import Any
 
@@ -46,15 +46,9 @@ def argument(name: str, value: Any) -> str:
 def written(arg: str) -> str:
     """Rewrites an argument whose value is a Python literal, as W&B's agents write it, for the YAML parser."""
     name, equals, value = arg.partition("=")
-    if not (equals and name.startswith("--")):
-        return arg
-    if value == "None":
-        return f"{name}=null"
-    if value[:1] in ("{", "["):
-        try:
+    if equals and name.startswith("--") and (value == "None" or value[:1] in ("{", "[")):
+        with suppress(ValueError, SyntaxError, TypeError):  # raised where the value is YAML already
             return f"{name}={json.dumps(ast.literal_eval(value))}"
-        except (ValueError, SyntaxError, TypeError):
-            return arg  # already YAML
     return arg
 
 

@@ -22,18 +22,13 @@ def long_table(finished: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     A detector that several points share is listed once; parameters in which these points differ are ``any``.
     """
     points = flat([result["point"] for result in finished])
-    shared: dict[tuple[str, str], list[dict[str, str]]] = {}
-    metrics: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
-    for result, point in zip(finished, points, strict=True):
-        for fit in dict.fromkeys(row["fit"] for row in result["metrics"]):
-            shared.setdefault((result["run"], fit), []).append({name: label(value) for name, value in point.items()})
-            metrics.setdefault((result["run"], fit), [row for row in result["metrics"] if row["fit"] == fit])
-    rows = []
-    for key, texts in shared.items():
-        values = {name: {text[name] for text in texts} for name in texts[0]}
-        parameters = {name: each.pop() if len(each) == 1 else ANY for name, each in values.items()}
-        rows += [{**parameters, **row} for row in metrics[key]]
-    return pd.DataFrame(rows).drop(columns="fit")
+    texts = [{name: label(value) for name, value in point.items()} for point in points]
+    pairs = zip(finished, texts, strict=True)
+    table = pd.DataFrame([{"run": result["run"], **text, **row} for result, text in pairs for row in result["metrics"]])
+    shared = table.groupby(["run", "fit"], sort=False)
+    for name in texts[0]:
+        table[name] = table[name].where(shared[name].transform("nunique") == 1, ANY)
+    return table.drop_duplicates(["run", "fit", "dataset", "group"]).drop(columns=["run", "fit"])
 
 
 def flat(points: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -49,14 +44,7 @@ def flat(points: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def write(table: pd.DataFrame, out: Path, stem: str, lines: bool) -> str:
-    """Writes ``<stem>.csv``, ``<stem>.md`` and ``<stem>.png`` and returns the Markdown.
-
-    Args:
-        table: result of :func:`long_table`.
-        out: the folder.
-        stem: name of the files.
-        lines: True if the points are a grid, which is drawn as lines.
-    """
+    """Writes a :func:`long_table` to ``<stem>.csv``, ``<stem>.md`` and ``<stem>.png``; returns the Markdown."""
     short = short_names(list(table.columns[: table.columns.get_loc("detector")]))
     write_text(out / f"{stem}.csv", table.to_csv(index=False, float_format="%.10g"))
     named = table.rename(columns=short)

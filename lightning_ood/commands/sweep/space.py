@@ -116,26 +116,32 @@ def _distribution(where: str, spec: Any) -> BaseDistribution:
     _check(isinstance(spec, Mapping), f"{where}: {spec!r} is no set of values; {how}")
     _check("parameters" not in spec, f"{where}: nested parameters; write them with dots, as `model.label_smoothing`")
     _check("probabilities" not in spec, f"{where}: only W&B reads probabilities; leave them out")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # values that are mappings, and steps that do not end at the maximum
-            if "value" in spec or "values" in spec:
-                return CategoricalDistribution([spec["value"]] if "value" in spec else spec["values"])
-            return _range(where, spec)
-    except (ValueError, TypeError) as error:
-        raise InputError(f"{where}: {error}") from error
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # values that are mappings, and steps that do not end at the maximum
+        if "value" in spec:
+            return CategoricalDistribution([spec["value"]])
+        if "values" in spec:
+            values = spec["values"]
+            _check(values and isinstance(values, list), f"{where}: values is {values!r}; write a list of at least one")
+            return CategoricalDistribution(values)
+        _check("min" in spec and "max" in spec, f"{where}: no values; write `values`, `value`, or `min` and `max`")
+        return _range(where, spec)
 
 
 def _range(where: str, spec: Mapping[str, Any]) -> BaseDistribution:
-    _check("min" in spec and "max" in spec, f"{where}: no values; write `values`, `value`, or `min` and `max`")
     low, high = spec["min"], spec["max"]
     integers = isinstance(low, int) and isinstance(high, int)
     kind = spec.get("distribution", "int_uniform" if integers else "uniform")
     _check(kind in RANGES, f"{where}: only W&B reads the distribution {kind!r}; write one of {', '.join(RANGES)}")
-    if kind == "int_uniform":
-        return IntDistribution(int(low), int(high))
-    step = float(spec.get("q", 1)) if kind == "q_uniform" else None
-    return FloatDistribution(low, high, log=kind == "log_uniform_values", step=step)
+    try:
+        if not low < high:
+            raise ValueError("min is not below max")
+        if kind == "int_uniform":
+            return IntDistribution(int(low), int(high))
+        step = float(spec.get("q", 1)) if kind == "q_uniform" else None
+        return FloatDistribution(low, high, log=kind == "log_uniform_values", step=step)
+    except (ValueError, TypeError) as error:
+        raise InputError(f"{where}: min {low!r}, max {high!r}: {error}") from error
 
 
 def _check(holds: Any, message: str) -> None:
