@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 from collections import Counter
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +16,8 @@ import yaml
 from torch import Tensor
 
 from lightning_ood.commands.cli import main as command_line
-from lightning_ood.commands.sweep import space
-from lightning_ood.commands.sweep.choice import Choice
+from lightning_ood.commands.sweep import runs, space
+from lightning_ood.commands.sweep.command import study_of
 from lightning_ood.commands.sweep.plan import plan, resolve, together
 from lightning_ood.commands.sweep.point import Resolver, argument, main
 from lightning_ood.errors import InputError
@@ -69,7 +71,23 @@ def call(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, s
     return code, said.out + said.err
 
 
-@pytest.mark.slow
+@pytest.fixture
+def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs of a sweep start no process, one at a time."""
+    lock = threading.Lock()
+
+    def start(args: list[str], log: Path, threads: int) -> int:
+        with lock, log.open("w") as out, redirect_stdout(out), redirect_stderr(out):
+            try:
+                command_line(args)
+            except SystemExit as stop:
+                return int(stop.code or 0)
+            return 0
+
+    monkeypatch.setattr(runs, "start", start)
+
+
+@pytest.mark.usefixtures("in_process")
 def test_grid_resume_and_failure(
     config: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -133,23 +151,26 @@ def test_choice_goes_on(config: Path, method: str) -> None:
     }
     more = {"method": method, "metric": {"name": "auroc/pale/nap", "goal": "maximize"}}
     sweep = space.read(write_sweep(config, spread, **more))
-    choice = Choice(sweep, [])
-    first = choice.ask(12)
+    study = study_of(sweep, [])
+    trials = [study.ask(sweep.space) for _ in range(12)]
+    first = [trial.params for trial in trials]
     values = [-abs(point["b"] - 4) - (point["c"] is None) for point in first]
-    for point, value in zip(first, values, strict=True):
+    for trial, point, value in zip(trials, first, values, strict=True):
         assert 0.01 <= point["a"] <= 100 and point["b"] in range(1, 7) and point["c"] in ({"class_path": "X"}, None)
-        choice.tell(point, value)
-    again = Choice(sweep, list(zip(first, values, strict=True)))
-    later = again.ask(40)
-    assert all(point not in first for point in later)
+        study.tell(trial, value)
+    again = study_of(sweep, list(zip(first, values, strict=True)))
+    later = [again.ask(sweep.space) for _ in range(40)]
+    assert all(trial.params not in first for trial in later)
     if method == "bayes":
-        assert len(again.study.get_trials()) == 52, "the finished points are known"
-        for point in later:
-            again.tell(point, -abs(point["b"] - 4) - (point["c"] is None))
-        assert sum(p["c"] is not None and p["b"] in (3, 4, 5) for p in again.ask(20)) >= 10
+        assert len(again.get_trials()) == 52, "the finished points are known"
+        for trial in later:
+            again.tell(trial, -abs(trial.params["b"] - 4) - (trial.params["c"] is None))
+        last = [again.ask(sweep.space).params for _ in range(20)]
+        assert sum(p["c"] is not None and p["b"] in (3, 4, 5) for p in last) >= 10
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("in_process")
 def test_bayes_from_the_command_line(
     config: Path, train: Run, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -221,12 +242,13 @@ def test_sweep_files_here_are_parsed() -> None:
     resolver = Resolver()
     for path in files:
         sweep = space.read(path)
-        points = sweep.grid() if sweep.method == "grid" else Choice(sweep, []).ask(2)
+        study = study_of(sweep, [])
+        points = sweep.grid() if sweep.method == "grid" else [study.ask(sweep.space).params for _ in range(2)]
         _, refused = plan(sweep, [points[0], points[-1]], resolver)
         assert not refused, f"{path}: {refused}"
 
 
 @pytest.mark.parametrize(("high", "step", "last"), [(1.0, 0.1, 1.0), (1.0, 0.6, 0.6), (0.3, 0.1, 0.3)])
-def test_steps_end_at_the_largest_value(high: float, step: float, last: float) -> None:
-    values = space.Range(0.0, high, "q_uniform", step).grid()
-    assert values is not None and values[-1] == last
+def test_steps_end_at_the_largest_value(config: Path, high: float, step: float, last: float) -> None:
+    spec = {"min": 0.0, "max": high, "distribution": "q_uniform", "q": step}
+    assert space.read(write_sweep(config, {EPS: spec})).grid()[-1][EPS] == last

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from lightning_ood.commands.sweep import space
-from lightning_ood.commands.sweep.report import flat, label, markdown, short_names
+from lightning_ood.commands.sweep.results import flat, label, markdown, short_names
 from lightning_ood.report.table import METRIC_COLUMNS
 from tests.conftest import ROOT
 

@@ -1,5 +1,8 @@
-"""Many settings of a run from one file: a W&B sweep, with W&B's agents or here."""
+"""Runs many settings of a run from one sweep file in W&B's format, without W&B's server."""
 
-from lightning_ood.commands.sweep.engine import main
 
-__all__ = ["main"]
+def main(args: list[str]) -> None:
+    """Runs ``sweep FILE``."""
+    from lightning_ood.commands.sweep import command  # here, so that fit_test does not import Optuna
+
+    command.main(args)

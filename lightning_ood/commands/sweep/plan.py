@@ -1,4 +1,4 @@
-"""From points to runs: points that differ in detectors alone share one run, so that each image is forwarded once."""
+"""Groups points into runs: points that differ only in detectors share one run, so each image is forwarded once."""
 
 from __future__ import annotations
 
@@ -9,57 +9,45 @@ from dataclasses import dataclass
 from typing import Any
 
 from lightning_ood.commands.sweep.point import Resolver, argument
+from lightning_ood.commands.sweep.results import describe
 from lightning_ood.commands.sweep.space import Point, Sweep
 from lightning_ood.errors import InputError
 
-APART = ("logger", "enable_progress_bar", "default_root_dir")  # of the trainer: they change no number
+NOT_HASHED = ("logger", "enable_progress_bar", "default_root_dir")  # arguments of the trainer that change no number
 
 
 @dataclass(frozen=True)
 class Planned:
-    """A point and what it asks for.
-
-    Attributes:
-        point: its parameters.
-        key: a hash of every argument that the point resolves to, defaults included.
-        run: a hash of all of them but the detectors: points that share it share one run.
-        config: the resolved arguments without the detectors.
-        detectors: name in the run -> class path and arguments. Two points that ask for the same detector share it.
-        names: name in the run -> name in the config.
-    """
+    """A point with its resolved arguments."""
 
     point: Point
-    key: str
-    run: str
-    config: Mapping[str, Any]
-    detectors: Mapping[str, Any]
-    names: Mapping[str, str]
+    key: str  # hash of all resolved arguments, defaults included
+    run: str  # hash of all resolved arguments except the detectors; points with the same hash share one run
+    config: Mapping[str, Any]  # the resolved arguments without the detectors
+    detectors: Mapping[str, Any]  # name in the run -> class path and arguments; equal detectors have the same name
+    names: Mapping[str, str]  # name in the run -> name in the config
 
 
-def plan(sweep: Sweep, points: Iterable[Point], resolver: Resolver) -> tuple[list[Planned], list[tuple[Point, str]]]:
-    """Resolves points as the command line would.
-
-    Returns:
-        what can be run, and the points that the parser refuses with what it says.
-    """
+def plan(sweep: Sweep, points: Iterable[Point], resolver: Resolver) -> tuple[list[Planned], list[str]]:
+    """Resolves points as the command line does; returns the planned ones, and a line for each that is refused."""
     planned, refused = [], []
     for point in points:
         try:
             planned.append(resolve(sweep, point, resolver))
         except InputError as error:
-            refused.append((point, str(error)))
+            refused.append(f"{describe(point)}: {error}")
     return planned, refused
 
 
 def resolve(sweep: Sweep, point: Point, resolver: Resolver) -> Planned:
-    """One point.
+    """Resolves one point.
 
     Raises:
         InputError: if the parser refuses it.
     """
     config = resolver.resolve([*sweep.arguments, *(argument(name, value) for name, value in point.items())])
     given = {name: spec for name, spec in config.pop("scoring")["detectors"].items() if spec is not None}
-    for name in APART:
+    for name in NOT_HASHED:
         config["trainer"].pop(name, None)
     names = {f"{name}-{_hash(spec)[:8]}": name for name, spec in given.items()}
     detectors = dict(zip(names, given.values(), strict=True))
@@ -67,7 +55,7 @@ def resolve(sweep: Sweep, point: Point, resolver: Resolver) -> Planned:
 
 
 def together(planned: Iterable[Planned]) -> list[list[Planned]]:
-    """The points of each run."""
+    """Returns the points of each run."""
     runs: dict[str, list[Planned]] = {}
     for each in planned:
         runs.setdefault(each.run, []).append(each)
