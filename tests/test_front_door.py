@@ -16,6 +16,7 @@ import lightning_ood
 from lightning_ood.commands.cli import COMMANDS, main
 from lightning_ood.detectors import list_detectors
 from lightning_ood.detectors.max_logit import MaxLogit
+from lightning_ood.report.environment import papers
 from tests.conftest import ROOT
 
 DIGITS = ("--config", str(ROOT / "configs" / "digits.yaml"))
@@ -127,6 +128,13 @@ def test_short_names(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert kind(members["knn"]) is known["KNN"] and kind(rule).__name__ == "RobustZ"
     arguments = members["nap"]["init_args"]
     assert kind(arguments["base"]) is known["MSP"] and kind(arguments["against"][0]).__name__ == "Invert"
+
+
+def test_a_detector_given_by_its_short_name_is_cited() -> None:
+    exported, defined = "lightning_ood.detectors.KNN", "lightning_ood.detectors.knn.KNN"
+    config = {"a": {"class_path": exported}, "b": {"class_path": defined}, "c": {"class_path": "not.here.Own"}}
+    text = yaml.safe_dump({"scoring": {"detectors": config}})
+    assert papers(text, ["a"]) == papers(text, ["b"]) != [] and papers(text, ["c"]) == []
 
 
 @pytest.mark.parametrize(
