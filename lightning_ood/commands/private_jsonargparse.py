@@ -43,7 +43,8 @@ def unknown_class(message: str) -> str | None:
     key, names = _KEY.search(message), _NO_CLASS.findall(message)
     if key is None or not names:
         return None
-    known = [*detectors.list_detectors(), *detectors.__dir__(), *views.__all__]
-    known = list(dict.fromkeys(name for name in known if name[:1].isupper()))
-    near = " or ".join(near_names(names[-1], known)) or f"one of {', '.join(detectors.list_detectors())}"
+    near = (
+        " or ".join(near_names(names[-1], [*detectors._modules(), *views.__all__]))
+        or f"one of {', '.join(detectors.list_detectors())}"
+    )
     return f"{key[1]}: there is no class {names[-1]}; write {near}, or a class of your own as package.module.Class"
