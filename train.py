@@ -1,4 +1,4 @@
-"""Fit and test OOD detectors: ``python train.py fit|test --config configs/digits.yaml``."""
+"""Fits and tests OOD detectors: ``python train.py COMMAND …``; ``--help`` lists the commands."""
 
 from lightning_ood.commands.cli import main
 

@@ -1,3 +1,57 @@
-"""Post-hoc out-of-distribution detection: every method from one forward pass, exact on any number of processes."""
+"""Post-hoc out-of-distribution detection: every method from one forward pass, exact on any number of processes.
+
+The names below are imported when they are used: ``import lightning_ood`` itself imports nothing else.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lightning_ood.backbone.backbone import Backbone
+    from lightning_ood.detectors import list_detectors
+    from lightning_ood.detectors.base import Detector, LogitScore
+    from lightning_ood.errors import InputError
+    from lightning_ood.features import Features, Head, NetworkInfo
+    from lightning_ood.metrics.rates import ood_metrics
+    from lightning_ood.testing.contract import check_detector
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "Backbone",
+    "Detector",
+    "Features",
+    "Head",
+    "InputError",
+    "LogitScore",
+    "NetworkInfo",
+    "check_detector",
+    "list_detectors",
+    "ood_metrics",
+]
+
+_MODULES = {
+    "Backbone": "backbone.backbone",
+    "Detector": "detectors.base",
+    "DetectorSuite": "suite",
+    "Features": "features",
+    "Head": "features",
+    "InputError": "errors",
+    "LogitScore": "detectors.base",
+    "NetworkInfo": "features",
+    "check_detector": "testing.contract",
+    "list_detectors": "detectors",
+    "ood_metrics": "metrics.rates",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

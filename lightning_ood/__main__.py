@@ -1,4 +1,4 @@
-"""``python -m lightning_ood fit|test …``: the command line where there is no ``train.py`` at hand."""
+"""``python -m lightning_ood COMMAND …``: the command line without ``train.py``."""
 
 from lightning_ood.commands.cli import main
 

@@ -10,6 +10,7 @@ from jsonargparse import ArgumentParser
 from torch import nn
 
 from lightning_ood.data.datamodule import IDSets, OODDataModule
+from lightning_ood.detectors import list_detectors
 from lightning_ood.detectors.base import Detector
 from lightning_ood.detectors.block_norm import BlockNorm
 from lightning_ood.detectors.energy import Energy
@@ -27,6 +28,7 @@ SCORES = ("msp", "maxlogit", "energy", "gen", "odin")
 
 @pytest.fixture
 def grid() -> dict[str, Detector]:
+    list_detectors()  # short names are those of imported classes
     parser = ArgumentParser()
     parser.add_class_arguments(ScoringCallback, "scoring", sub_configs=True)
     return parser.instantiate_classes(parser.parse_path(SUITE)).scoring.suite.detectors

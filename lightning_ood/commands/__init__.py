@@ -1,1 +1,1 @@
-"""The commands of ``train.py``, one file or folder each."""
+"""The commands of ``train.py``, one file or folder each; ``cli.py`` holds the table of them."""

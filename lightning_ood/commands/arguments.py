@@ -1,4 +1,4 @@
-"""Two conveniences between the words of the command line and the parser."""
+"""Preprocessing of command-line arguments before they are parsed."""
 
 from __future__ import annotations
 
@@ -9,11 +9,14 @@ from typing import Any
 
 import yaml
 
-PATH_ARGUMENTS = ("root", "path", "file", "folder")  # init_args of a data set that are resolved against data.root
+PATH_ARGUMENTS = ("root", "path", "file", "folder")  # init_args of a data set that may be relative to data.root
 
 
 def inline_files(args: list[str]) -> list[str]:
-    """Lets ``--scoring.detectors.<name> FILE.yaml`` name a file, as a config can; the parser takes only its content."""
+    """Replaces the FILE of ``--scoring.detectors.<name> FILE.yaml`` by its content, as JSON.
+
+    A config may name such a file; on the command line jsonargparse takes only the content.
+    """
     option = re.compile(r"--scoring\.detectors\.[^.=]+")
     out: list[str] = []
     for arg in args:
@@ -28,7 +31,7 @@ def inline_files(args: list[str]) -> list[str]:
 
 
 def resolve_paths(node: Any, root: Path) -> None:
-    """Joins relative paths in the arguments of data sets given by class path to the root, in place."""
+    """Joins relative paths among the arguments of data sets given by class path to ``root``, in place."""
     for key, value in list(vars(node).items()) if hasattr(node, "__dict__") else list(node.items()):
         if key == "init_args" and value is not None:
             for name in PATH_ARGUMENTS:

@@ -1,4 +1,4 @@
-"""``python train.py compare RUN…``: runs, or the detectors of one, on the same images: which is better, by how much."""
+"""``python train.py compare RUN…``: compares runs, or the detectors of one run, on the same images."""
 
 from __future__ import annotations
 
@@ -16,22 +16,25 @@ from lightning_ood.report.table import MEAN, read_scores, without_csid
 _HELP = """\
 Compares runs, or the detectors of one run, on the images that all of them scored.
 
-  compare runs/a                    the detectors of a run against its first
-  compare runs/a runs/b             every detector of b against the same of a
-  compare ours='runs/seed*'         repetitions of one (seeds, checkpoints): mean and standard deviation over them
-  compare base=runs/b0 base=runs/b1 ours='runs/a*'    mean against mean, the repetitions held fixed
+  compare runs/a                    the detectors of a run against its first detector
+  compare runs/a runs/b             every detector of b against the same detector of a
+  compare ours='runs/seed*'         repetitions of a run (seeds, checkpoints): mean and standard deviation
+  compare base=runs/b0 base=runs/b1 ours='runs/a*'    mean against mean, for these repetitions
 
 AUROC: DeLong's paired test. FPR95, and with --bootstrap AUROC too: paired bootstrap over images. p-values are
 two-sided and not corrected for the number of comparisons."""
 
 
 def open_runs(arguments: Sequence[str], sets: Sequence[str] = (), full_spectrum: bool = False) -> Scores:
-    """Reads the scores of each ``RUN`` or ``NAME=RUNS`` (a pattern, or the name given again: repetitions of one).
+    """Reads the scores of runs and matches them by image.
 
-    Covariate-shifted ID images are left out, or with ``full_spectrum`` counted as ID.
+    Args:
+        arguments: ``RUN``, a folder, or ``NAME=RUNS``: repetitions, by a pattern or by giving the name again.
+        sets: OOD sets to keep; all where empty.
+        full_spectrum: counts covariate-shifted ID images as ID instead of leaving them out.
 
     Raises:
-        InputError: if there is no such run, one is given twice, or they did not score the same images.
+        InputError: if a run does not exist or is given twice, or the runs did not score the same images.
     """
     folders: dict[str, list[Path]] = {}
     single: list[str] = []
@@ -64,15 +67,16 @@ def open_runs(arguments: Sequence[str], sets: Sequence[str] = (), full_spectrum:
 
 
 def pair(entries: Sequence[Entry], baseline: str = "") -> list[tuple[Entry, Entry]]:
-    """What is compared with what: (baseline, other).
+    """Pairs each entry with its baseline: (baseline, other).
 
     Args:
-        entries: runs and detectors.
-        baseline: a run (its detectors against the same of the others), a detector (against the others of its run), or
-            ``RUN/DETECTOR`` (against all). Where empty the first run, or the first detector of a single one.
+        entries: pairs of run and detector.
+        baseline: a run (its detectors against the same detectors of the other runs), a detector (against the other
+            detectors of its run), or ``RUN/DETECTOR`` (against all). Where empty: the first run, or the first detector
+            if there is one run.
 
     Raises:
-        InputError: if it is none of these.
+        InputError: if ``baseline`` is none of these.
     """
     runs, detectors = (list(dict.fromkeys(entry[i] for entry in entries)) for i in (0, 1))
     baseline = baseline or (runs[0] if len(runs) > 1 else detectors[0])
@@ -92,33 +96,33 @@ def pair(entries: Sequence[Entry], baseline: str = "") -> list[tuple[Entry, Entr
 
 
 def choose(entries: Sequence[Entry], detectors: Sequence[str]) -> list[Entry]:
-    """The entries of these detectors; all where none is named.
+    """Returns the entries of these detectors; all entries where none is named.
 
     Raises:
-        InputError: if one of them has no scores.
+        InputError: if a detector has no scores.
     """
-    held = list(dict.fromkeys(name for _, name in entries))
-    unknown = [name for name in detectors if name not in held]
+    scored = list(dict.fromkeys(name for _, name in entries))
+    unknown = [name for name in detectors if name not in scored]
     if unknown:
-        raise InputError(f"--detectors: there are no scores of {', '.join(unknown)}; there are of {', '.join(held)}")
+        raise InputError(f"--detectors: no scores of {', '.join(unknown)}; the runs have scores of {', '.join(scored)}")
     return [entry for entry in entries if not detectors or entry[1] in detectors]
 
 
 def main(args: list[str]) -> None:
-    """``compare RUN…``: a table of the runs, and which is better, by how much, with interval and p-value."""
+    """Prints a table of the runs and one of their differences, with 95 % intervals and p-values."""
     parser = ArgumentParser("train.py compare", description=_HELP, formatter_class=RawDescriptionHelpFormatter)
-    parser.add_argument("runs", nargs="+", metavar="RUN", help="a run's folder, or NAME=FOLDERS: repetitions of one")
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="a run's folder, or NAME=FOLDERS: repetitions of a run")
     parser.add_argument("--baseline", default="", help="a run, a detector, or RUN/DETECTOR; the first by default")
-    parser.add_argument("--detectors", nargs="+", default=[], help="those to compare; all by default")
+    parser.add_argument("--detectors", nargs="+", default=[], help="detectors to compare; all by default")
     parser.add_argument("--sets", nargs="+", default=[], help="OOD sets to compare on; all by default")
     parser.add_argument("--full_spectrum", action="store_true", help="count covariate-shifted ID images as ID")
     parser.add_argument("--bootstrap", action="store_true", help="AUROC by the paired bootstrap too, not DeLong's test")
     parser.add_argument("--draws", type=int, default=2000, help="resamples of the bootstrap (default: 2000)")
-    parser.add_argument("--seed", type=int, default=0, help="of the resamples (default: 0)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the resamples (default: 0)")
     parser.add_argument("--out", type=Path, help="folder for the tables as Markdown, LaTeX and CSV")
     options = parser.parse_args(args)
     if options.draws < 100:
-        raise InputError(f"--draws {options.draws}: at least 100 for an interval; 2000 is the default")
+        raise InputError(f"--draws {options.draws}: an interval needs at least 100; the default is 2000")
     scores = open_runs(options.runs, options.sets, options.full_spectrum)
     entries = choose(scores.entries, options.detectors)
     compared = pair(entries, options.baseline)
@@ -132,7 +136,7 @@ def main(args: list[str]) -> None:
         print(difference_table(found[(found["dataset"] == MEAN) | (sizes == 1)]).markdown())
         print(caption(options.draws, options.bootstrap))
     elif len(entries) > 1:
-        print("No differences: the runs share no detector. --baseline RUN/DETECTOR compares all with that one")
+        print("No differences: the runs share no detector. --baseline RUN/DETECTOR compares all with one detector")
     if options.out:
         for name, table in tables.items():
             for ending, write in FORMATS.items():
@@ -142,10 +146,10 @@ def main(args: list[str]) -> None:
 
 
 def caption(draws: int, bootstrap: bool) -> str:
-    """What the differences are."""
+    """Returns the legend of the table of differences."""
     tests = f"paired bootstrap over images, {draws} draws"
     tests = f"{tests} for both" if bootstrap else f"FPR95 {tests}; AUROC DeLong's paired test"
     return (
         "Δ: percentage points, detector minus baseline, [95 % interval], two-sided p-value, not corrected for the "
-        f"number of comparisons; bold: better, p < 0.05. {tests}. What varies is the draw of the test images."
+        f"number of comparisons; bold: better, p < 0.05. {tests}. Both cover the sampling of the test images alone."
     )

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
 from typing import Any, Literal
 
 import lightning as L
@@ -16,16 +14,12 @@ from lightning_ood.data.augment import Augment, KeepSize
 from lightning_ood.data.checks import check_names, check_same_classes, check_training_classes
 from lightning_ood.data.files import ImageList
 from lightning_ood.data.fingerprint import fingerprint
+from lightning_ood.data.root import data_root
 from lightning_ood.data.sampling import ExactSampler
 from lightning_ood.data.sets import Batch, ImageSet, Transform, collate, open_set
 from lightning_ood.data.specs import IDSets, Spec, TestSet
 from lightning_ood.errors import InputError
 from lightning_ood.ops.console import rank_zero_print
-
-
-def data_root(root: str | Path | None = None) -> Path:
-    """Where relative paths start: ``root``, else the environment variable LIGHTNING_OOD_DATA, else ``data``."""
-    return Path(root or os.environ.get("LIGHTNING_OOD_DATA") or "data").expanduser().absolute()
 
 
 def _named(sets: dict[str, Spec | None] | None) -> dict[str, Spec]:

@@ -1,40 +1,23 @@
-"""From what the passes gave to what a run leaves behind: tables on disk and screen, pictures, the logger's run."""
+"""Turns the scores of a test pass into a table, checks it, and publishes what is finite."""
 
 from __future__ import annotations
 
-from argparse import ArgumentParser
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import yaml
 
-from lightning_ood.data.datamodule import OODDataModule, data_root
+from lightning_ood.data.datamodule import OODDataModule
 from lightning_ood.engine.scoring import ScoringCallback
 from lightning_ood.errors import InputError
 from lightning_ood.ops.console import rank_zero_print
-from lightning_ood.report import (
-    Read,
-    accuracy,
-    log_run,
-    print_table,
-    read_scores,
-    reader,
-    summarise,
-    training_auroc,
-    without_csid,
-    write_metrics,
-    write_report,
-    write_scores,
-)
-from lightning_ood.report.table import detectors_of
-
-FILES = ("scores.parquet", "metrics.csv", "config.test.yaml", "report/index.html")  # the logger's artifact
+from lightning_ood.report import reader, training_auroc, write_scores
+from lightning_ood.report.publish import publish
 
 
 def table_of(rows: Any, scores: Any, detectors: list[str], data: OODDataModule) -> pd.DataFrame:
-    """The rows of scores.parquet, from what ``ScoringCallback.finish_test`` brought together.
+    """Returns the rows of scores.parquet from the rows and scores that ``ScoringCallback.finish_test`` gathered.
 
     Raises:
         InputError: if no image could be read.
@@ -66,11 +49,11 @@ def finish(
     loggers: Iterable[Any] = (),
     data: OODDataModule | None = None,
 ) -> pd.DataFrame:
-    """Writes, prints and logs the table of scores and all that follows from it; thumbnails are read from ``data``.
+    """Writes, prints and logs the results of a run; thumbnails are read from ``data``.
 
     Raises:
-        InputError: naming a set of which no image could be read, and detector, set and image where scores are not
-            finite; the other numbers are on disk then.
+        InputError: if no image of a set could be read, or scores of a detector are not finite; the other results
+            have been written by then.
     """
     broken = _broken(table, list(scoring.suite.detectors))
     table = table.drop(columns=list(broken))
@@ -86,81 +69,15 @@ def finish(
     return metrics
 
 
-def publish(
-    table: pd.DataFrame,
-    folder: Path,
-    summaries: Mapping[str, Mapping[str, Any]] | None = None,
-    config: str = "",
-    loggers: Iterable[Any] = (),
-    costs: Mapping[str, Mapping[str, int]] | None = None,
-    read: Read | None = None,
-) -> pd.DataFrame:
-    """metrics.csv, the table on the screen, the pictures and the page, the logger's run."""
-    metrics = summarise(table)
-    write_metrics(metrics, folder)
-    correct = accuracy(table)
-    print_table(metrics, correct, costs=costs)
-    pictures = write_report(
-        folder, table, metrics, accuracy=correct, summaries=summaries, config=config, costs=costs, read=read
-    )
-    runs = []
-    for logger in loggers:
-        log_run(
-            logger,
-            metrics,
-            without_csid(table),
-            accuracy=correct,
-            pictures=pictures,
-            summaries=summaries,
-            read=read,
-            files=[folder / name for name in FILES],
-        )
-        runs.append(str(getattr(logger, "save_dir", None) or type(logger).__name__))
-    where = f"Scores, table and pictures are in {folder}"
-    rank_zero_print(where + (f"; the logger's run is in {', '.join(runs)}" if runs else ""))
-    return metrics
-
-
-def again(run: Path, detectors: Iterable[str] = ()) -> pd.DataFrame:
-    """Table, intervals and pictures of a run anew, from its scores.parquet: no network, no image is read.
-
-    Args:
-        run: its folder.
-        detectors: those to show; all where empty.
-
-    Raises:
-        InputError: if there are no scores, or not of such a detector.
-    """
-    table = read_scores(run)
-    wanted = list(detectors) or detectors_of(table)
-    unknown = [name for name in wanted if name not in detectors_of(table)]
-    if unknown:
-        raise InputError(f"{run} has no scores of {', '.join(unknown)}; it has {', '.join(detectors_of(table))}")
-    hidden = [name for name in detectors_of(table) if name not in wanted]
-    saved = run / "config.test.yaml"
-    config = saved.read_text() if saved.is_file() else ""
-    root = ((yaml.safe_load(config) or {}).get("data") or {}).get("root") if config else None
-    return publish(table.drop(columns=hidden), run, config=config, read=reader(data_root(root)))
-
-
-def main(args: list[str]) -> None:
-    """``report RUN``: table, intervals and pictures of a run anew from its scores.parquet, without the network."""
-    parser = ArgumentParser(prog="train.py report", description=main.__doc__)
-    parser.add_argument("run", type=Path, help="the run's folder")
-    parser.add_argument("--detectors", nargs="+", default=[], help="those to show; all by default")
-    options = parser.parse_args(args)
-    again(options.run, options.detectors)
-
-
 def _unread(table: pd.DataFrame, data: OODDataModule) -> list[str]:
-    """Says which sets gave no image."""
+    """Returns a message for each set of which no image could be read."""
     read = set(table["dataset"])
     empty = [entry for entry in data.sets.values() if entry.name not in read]
     return [f"{entry.name}: none of its {len(entry.images)} images could be read" for entry in empty]
 
 
 def _broken(table: pd.DataFrame, detectors: list[str]) -> dict[str, str]:
-    """The detectors with a score that is not finite -> where the first one is."""
+    """Maps each detector with a score that is not finite to a message that names the first such image."""
     broken = {}
     for name in detectors:
         bad = table[~table[name].abs().lt(float("inf"))]
@@ -173,7 +90,7 @@ def _broken(table: pd.DataFrame, detectors: list[str]) -> dict[str, str]:
 
 
 def _summaries(table: pd.DataFrame, scoring: ScoringCallback) -> dict[str, dict[str, Any]]:
-    """What the report says of each detector's fit."""
+    """Returns each detector's summary of its fit, for the report."""
     known = table[table["role"] == "id"]
     return {
         name: {**scoring.suite.detectors[name].summary(fitted), **training_auroc(fitted, known[name].to_numpy())}

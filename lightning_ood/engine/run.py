@@ -8,10 +8,10 @@ from pathlib import Path
 
 import lightning as L
 import pandas as pd
-from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
 
 from lightning_ood.data.datamodule import OODDataModule
 from lightning_ood.engine.module import OODModule
+from lightning_ood.engine.private_lightning import child_processes, forks
 from lightning_ood.engine.results import finish, table_of
 from lightning_ood.engine.run_dir import RunFolder, read_checkpoint
 from lightning_ood.engine.scoring import ScoringCallback
@@ -119,11 +119,11 @@ def _say_cached(module: OODModule) -> None:
 
 
 def _together(trainer: L.Trainer) -> AbstractContextManager[None]:
-    return naming_the_dead(getattr(trainer.strategy.launcher, "procs", []), trainer.world_size)
+    return naming_the_dead(child_processes(trainer), trainer.world_size)
 
 
 def _check_exact(trainer: L.Trainer) -> None:
-    if isinstance(trainer.strategy.launcher, _MultiProcessingLauncher):
+    if forks(trainer):
         raise InputError(
             "this strategy starts its processes by spawn or fork and leaves what they fitted in them: use "
             "`--trainer.strategy ddp`"

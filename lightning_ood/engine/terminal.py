@@ -1,4 +1,4 @@
-"""What a run shows while it works: its progress, the network's taps, and none of the libraries' usual remarks."""
+"""Terminal output of a run: the progress bar, the list of taps, and filters for the libraries' warnings."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ from lightning_ood.engine.module import OODModule
 
 
 class ProgressBar(RichProgressBar):
-    """Calls the passes by what they do."""
+    """Names each pass for what it does: fitting, validation or scoring."""
 
     @property
     def validation_description(self) -> str:
-        """The validate loop fits detectors, except while a network is trained."""
+        """The name of the validate loop, which fits detectors except while a network is trained."""
         return "Fitting" if self.trainer.state.fn == TrainerFn.VALIDATING else "Validation"
 
     @property
     def test_description(self) -> str:
-        """The test loop scores."""
+        """The name of the test loop."""
         return "Scoring"
 
     def get_metrics(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:
-        """Without the logger's version number."""
+        """Returns Lightning's metrics without the logger's version number."""
         return {key: value for key, value in super().get_metrics(trainer, pl_module).items() if key != "v_num"}
 
 
 def print_taps(module: OODModule) -> None:
-    """Lists every tap with the shape of its map and whether it is a block."""
+    """Prints every tap with the shape of its map and whether it is a block."""
     info = module.backbone.info()
     table = Table("tap", "map of one image", "block", title=f"Taps of {module.source}")
     for name, shape in info.maps.items():
@@ -48,7 +48,7 @@ def print_taps(module: OODModule) -> None:
 
 
 def quiet() -> None:
-    """Silences what the libraries say on every run and no user can act on."""
+    """Filters library warnings that appear on every run and that users cannot act on."""
     for message in (
         ".*LeafSpec.*",
         ".*does not have many workers.*",
@@ -58,6 +58,10 @@ def quiet() -> None:
         ".*module\\(s\\) in eval mode.*",
     ):
         warnings.filterwarnings("ignore", message)
-    tips = ("litlogger", "available:", "`weights_only` was not set", "Loading `train_dataloader`", "anonymous setting")
     for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero", "wandb"):
-        logging.getLogger(name).addFilter(lambda record: not any(tip in record.getMessage() for tip in tips))
+        logging.getLogger(name).addFilter(_is_no_tip)  # added once, however often this is called
+
+
+def _is_no_tip(record: logging.LogRecord) -> bool:
+    tips = ("litlogger", "available:", "`weights_only` was not set", "Loading `train_dataloader`", "anonymous setting")
+    return not any(tip in record.getMessage() for tip in tips)

@@ -1,4 +1,4 @@
-"""Weights & Biases as its users know it; offline unless a key is configured, and never a prompt or a hang."""
+"""Logging to Weights & Biases: offline unless a key is configured, and it never prompts or hangs."""
 
 import json
 import netrc
@@ -15,42 +15,43 @@ from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_warn
 
 from lightning_ood.ops.console import rank_zero_print
+from lightning_ood.report import private_wandb as private
 from lightning_ood.report.environment import code_version
 
 ANSWER_WITHIN = 30.0  # seconds for W&B to answer before the run goes on offline
-UPLOAD_WITHIN = 600.0  # seconds for the last of it at the end; what is left then is on disk for `wandb sync`
-_SET_HERE = ("WANDB_DATA_DIR", "WANDB_JOB_TYPE", "WANDB_MODE")  # here, by fit_test, by Lightning
+UPLOAD_WITHIN = 600.0  # seconds for the rest of the upload at the end; what is left is on disk for `wandb sync`
+_SET_HERE = ("WANDB_DATA_DIR", "WANDB_JOB_TYPE", "WANDB_MODE")  # by prepare, by fit_test, by Lightning
 _SECRET = re.compile(r"(^|_)(api_?key|password|secret|credentials|token)$", re.IGNORECASE)
 
 
 def prepare(logger: WandbLogger, folder: Path, job: str, tags: Sequence[str] = ()) -> WandbLogger:
-    """Fills in what neither the logger's arguments nor W&B's environment variables say, and begins the run.
+    """Completes the logger's arguments where neither they nor W&B's environment variables are set, and begins the run.
 
     Args:
-        logger: of Lightning, with or without arguments.
-        folder: of the run; its name is the group's, W&B's files go there.
+        logger: Lightning's, with or without arguments.
+        folder: the run's output directory; its name is W&B's group, and W&B's files go there.
         job: ``fit``, ``test`` or ``fit_test``, unless WANDB_JOB_TYPE is set.
-        tags: unless WANDB_TAGS is set.
+        tags: W&B's tags, unless WANDB_TAGS is set.
 
     Returns:
         The logger; offline where no key is configured or W&B does not answer.
     """
-    os.environ.setdefault("WANDB_SILENT", "true")  # what matters is said at the end of the run
-    os.environ.setdefault("WANDB_DATA_DIR", str(folder.absolute() / "wandb"))  # an offline run's artifacts wait here
+    os.environ.setdefault("WANDB_SILENT", "true")  # the end of the run prints where the logs are
+    os.environ.setdefault("WANDB_DATA_DIR", str(folder.absolute() / "wandb"))  # for artifacts of an offline run
     folder.mkdir(parents=True, exist_ok=True)
-    arguments = logger._wandb_init
+    arguments = private.init_arguments(logger)
     if arguments["anonymous"] is None:
-        del arguments["anonymous"]  # W&B warns about the mere word
+        del arguments["anonymous"]  # W&B warns about the argument, whatever its value
     for key, value in _defaults(folder, os.environ.get("WANDB_JOB_TYPE", job), tags).items():
         if arguments.get(key) is None:
             arguments[key] = value
-    if arguments["project"] == "lightning_logs":  # what Lightning writes where none is named
+    if arguments["project"] == "lightning_logs":  # Lightning's default
         arguments["project"] = "lightning_ood"
     if arguments.get("dir") in (None, "."):
-        arguments["dir"] = logger._save_dir = str(folder)
-    logger._project, logger._name = arguments["project"], arguments.get("name")
+        private.set_folder(logger, folder)
+    private.sync_names(logger)
     if os.environ.get("WANDB_LOG_MODEL", "false").lower() in ("true", "end", "checkpoint"):
-        logger._log_model = True
+        private.upload_models(logger)
     _begin(logger)
     return logger
 
@@ -64,11 +65,11 @@ def _defaults(folder: Path, job: str, tags: Sequence[str]) -> dict[str, Any]:
         "WANDB_RUN_GROUP": ("group", folder.name),
         "WANDB_NAME": ("name", f"{folder.name}-{job}"),
     }
-    if os.environ.get("WANDB_SWEEP_ID"):  # the sweep is the group, and names its runs
+    if os.environ.get("WANDB_SWEEP_ID"):  # the sweep is the group and names its runs
         del ours["WANDB_RUN_GROUP"], ours["WANDB_NAME"]
     settings = wandb.Settings()
     for name, seconds in {"init_timeout": ANSWER_WITHIN, "finish_timeout": UPLOAD_WITHIN}.items():
-        if f"WANDB_{name.upper()}" not in os.environ and hasattr(settings, name):  # the latter is not in every version
+        if f"WANDB_{name.upper()}" not in os.environ and hasattr(settings, name):  # older versions lack the second
             setattr(settings, name, seconds)
     given = {key: value for variable, (key, value) in ours.items() if variable not in os.environ}
     return {**given, "settings": settings}
@@ -77,24 +78,22 @@ def _defaults(folder: Path, job: str, tags: Sequence[str]) -> dict[str, Any]:
 def _begin(logger: WandbLogger) -> None:
     import wandb
 
-    logger._experiment = logger._experiment or wandb.run  # fit's, where one command fits and tests
-    mode = os.environ.get("WANDB_MODE") or logger._wandb_init.get("mode")
-    logger._offline = logger._offline or mode in ("offline", "dryrun") or (mode != "disabled" and not has_key())
-    if logger._experiment is None and not logger._offline:
+    private.adopt_run(logger, wandb.run)  # fit's, if one command fits and tests
+    mode = os.environ.get("WANDB_MODE") or private.init_arguments(logger).get("mode")
+    if private.is_offline(logger) or mode in ("offline", "dryrun") or (mode != "disabled" and not has_key()):
+        private.go_offline(logger)
+    elif not private.has_run(logger):
         try:
             if url := getattr(logger.experiment, "url", None):
                 rank_zero_print(f"W&B: {url}")
-            return
         except Exception as error:
             rank_zero_warn(f"W&B does not answer ({type(error).__name__}): this run is logged offline")
-            logger._offline = True
-    if logger._offline:
-        logger._wandb_init.pop("mode", None)
+            private.go_offline(logger)
 
 
 @contextmanager
 def closing() -> Iterator[None]:
-    """Ends the W&B run that a command began, with the command's exit code; what goes wrong then is told, no more."""
+    """Ends the W&B run that a command began, with the command's exit code; an error in doing so is only a warning."""
     before, environment = _current(), {name: os.environ.get(name) for name in _SET_HERE}
     code = 1
     try:
@@ -121,7 +120,7 @@ def _current() -> Any:
 
 
 def hyperparameters(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Every resolved argument in plain values, with the version of the code; secrets are blanked."""
+    """Returns every resolved argument in plain values and the version of the code, with secrets blanked."""
     plain = json.loads(json.dumps(options, default=str))
     return {**_without_secrets(plain), **code_version()}
 
@@ -138,7 +137,7 @@ def _without_secrets(value: Any) -> Any:
 
 
 def has_key() -> bool:
-    """Whether a W&B key is configured: in WANDB_API_KEY or in the netrc file."""
+    """Returns True if a W&B key is configured, in WANDB_API_KEY or in the netrc file."""
     if os.environ.get("WANDB_API_KEY"):
         return True
     host = urlsplit(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""

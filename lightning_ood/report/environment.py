@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import importlib.util
 import os
 import platform
@@ -49,11 +50,21 @@ def papers(config: str, detectors: Iterable[str]) -> list[tuple[str, str]]:
     known = ((yaml.safe_load(config) or {}).get("scoring") or {}).get("detectors") or {}
     text = yaml.safe_dump([known[name] for name in detectors if name in known])
     found: dict[str, str] = {}
-    for module in dict.fromkeys(re.findall(r"class_path: ([\w.]+)\.\w+", text)):
-        with suppress(ImportError, ValueError, OSError, SyntaxError):  # a file of the user's that is not here
-            title, link = _cited(module)
+    for path in dict.fromkeys(re.findall(r"class_path: ([\w.]+\.\w+)", text)):
+        with suppress(Exception):  # a class of the user's that cannot be imported here
+            title, link = _cited(_module_of(path))
             found.setdefault(link, title)
     return [(title, link) for link, title in found.items() if link]
+
+
+def _module_of(path: str) -> str:
+    """Returns the module that defines a class, which a package may export: ``lightning_ood.detectors.KNN``."""
+    module, _, name = path.rpartition(".")
+    spec = importlib.util.find_spec(module)
+    if spec is None or spec.submodule_search_locations is None:
+        return module
+    defined: str = getattr(importlib.import_module(module), name).__module__
+    return defined
 
 
 def _cited(module: str) -> tuple[str, str]:

@@ -16,6 +16,7 @@ from lightning_ood.report.failures import class_names
 from lightning_ood.report.fits import Summaries, ratios
 from lightning_ood.report.mistakes import PREFIX, Read, thumbnails, worst
 from lightning_ood.report.plots import roc
+from lightning_ood.report.private_wandb import uploads_models
 from lightning_ood.report.table import detectors_of
 
 LIMIT = 50 * 2**20  # bytes of a file that is uploaded unasked
@@ -86,7 +87,7 @@ def keep(logger: Any, kind: str, files: Iterable[Path]) -> None:
     run = logger.experiment
     artifact = wandb.Artifact(_NOT_IN_NAMES.sub("_", f"{run.group or run.id}-{kind}")[:128], type=kind)
     for path in files:
-        if path.stat().st_size <= LIMIT or logger._log_model:
+        if path.stat().st_size <= LIMIT or uploads_models(logger):
             artifact.add_file(str(path), name=path.name)
         else:
             artifact.add_reference(path.absolute().as_uri(), name=path.name)

@@ -128,7 +128,7 @@ def test_what_cannot_be_compared_is_named(runs, capsys):
         (["a=runs/b0", "runs/a"], "a is the name of a run and of repetitions"),
         (["x=", "runs/a"], "no scores at scores.parquet"),
         (["runs/a", "--baseline", "vim"], "neither a run (a), nor a detector (msp, energy, nap_x)"),
-        (["runs/a", "--detectors", "vim"], "no scores of vim; there are of msp, energy, nap_x"),
+        (["runs/a", "--detectors", "vim"], "no scores of vim; the runs have scores of msp, energy, nap_x"),
         (["runs/a", "--sets", "vim"], "runs/a has no vim; it has eights, photos, textures"),
     ]:
         with pytest.raises(SystemExit):

@@ -17,6 +17,7 @@ from experiments.reproduce.compare import compare, markdown
 from experiments.reproduce.published import Table, merged, read
 from experiments.reproduce.run import name_of
 from lightning_ood.commands.cli import main
+from lightning_ood.detectors import list_detectors
 from lightning_ood.detectors.base import Detector
 from lightning_ood.errors import InputError
 from tests.cli.conftest import images
@@ -42,6 +43,7 @@ def test_a_file_holds_what_it_says(path: Path) -> None:
     wanted = {names[0] for names in table.columns.values()} | {name for sets in table.means.values() for name in sets}
     for files, _ in table.configs[:1]:
         assert wanted <= {key.split("/")[1] for key in merged(files)["data"]["ood"]}
+    list_detectors()  # short names are those of imported classes
     parser = jsonargparse.ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(Detector, "detector")
     for row in table.rows:

@@ -16,7 +16,7 @@ from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningArgumentParser
 
 from lightning_ood.commands.arguments import inline_files
-from lightning_ood.commands.cli import CLI
+from lightning_ood.commands.lightning_cli import CLI
 from lightning_ood.engine.tracking import closing
 from lightning_ood.errors import InputError
 

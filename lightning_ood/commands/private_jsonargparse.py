@@ -1,0 +1,50 @@
+"""What the package uses of jsonargparse that jsonargparse does not document; tests/test_private.py checks it."""
+
+from __future__ import annotations
+
+import re
+from argparse import Action
+
+from jsonargparse import DefaultHelpFormatter
+
+from lightning_ood import detectors, views
+from lightning_ood.ops.names import near_names
+
+LONGEST = 12  # classes that the help of an argument lists; there are 90 data sets and hundreds of modules
+_SUBCLASSES = re.compile(r", known subclasses: ((?:[\w.]+, )*[\w.]+)")
+_KEY = re.compile(r'Parser key "(scoring\.detectors[^"]*)"')
+_NO_CLASS = re.compile(r"Expected a dot import path string: (\w+)$", re.MULTILINE)
+
+
+class HelpFormatter(DefaultHelpFormatter):
+    """Lists every detector by its short name, and other classes that an argument takes only if they are few."""
+
+    def _get_help_string(self, action: Action) -> str:
+        text = _SUBCLASSES.sub(
+            lambda match: match[0] if match[1].count(",") < LONGEST else "", super()._get_help_string(action)
+        )
+        if action.dest == "scoring.detectors":
+            text += (
+                f". Detectors: {', '.join(detectors.list_detectors())}; or a class of your own, package.module.Class"
+            )
+        return text
+
+
+def unknown_class(message: str) -> str | None:
+    """Turns the parser's message about a short class name that does not exist into one sentence.
+
+    Args:
+        message: the parser's, with one line for each type that a value was tried as.
+
+    Returns:
+        The sentence, with the names that exist; None if the message is about something else, or about an argument that
+        takes no detector.
+    """
+    key, names = _KEY.search(message), _NO_CLASS.findall(message)
+    if key is None or not names:
+        return None
+    near = (
+        " or ".join(near_names(names[-1], [*detectors._modules(), *views.__all__]))
+        or f"one of {', '.join(detectors.list_detectors())}"
+    )
+    return f"{key[1]}: there is no class {names[-1]}; write {near}, or a class of your own as package.module.Class"

@@ -1,0 +1,51 @@
+"""``python train.py report RUN``: rewrites table, intervals and pictures of a run from its scores.parquet."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser
+from collections.abc import Iterable
+from pathlib import Path
+
+import pandas as pd
+import yaml
+
+from lightning_ood.data.root import data_root
+from lightning_ood.errors import InputError
+from lightning_ood.report import read_scores, reader
+from lightning_ood.report.publish import publish
+from lightning_ood.report.table import detectors_of
+
+
+def main(args: list[str]) -> None:
+    """Rewrites table, intervals and pictures of a run from its scores.parquet; the network is not run."""
+    parser = ArgumentParser(prog="train.py report", description=main.__doc__)
+    parser.add_argument("run", type=Path, help="the run's folder")
+    parser.add_argument("--detectors", nargs="+", default=[], help="detectors to show; all by default")
+    options = parser.parse_args(args)
+    rewrite(options.run, options.detectors)
+
+
+def rewrite(run: Path, detectors: Iterable[str] = ()) -> pd.DataFrame:
+    """Rewrites table, intervals and pictures of a run from its scores.parquet.
+
+    Args:
+        run: its folder.
+        detectors: detectors to show; all where empty.
+
+    Returns:
+        metrics.csv as a table.
+
+    Raises:
+        InputError: if the folder holds no scores, or none of a detector that is named.
+    """
+    table = read_scores(run)
+    held = detectors_of(table)
+    wanted = list(detectors) or held
+    unknown = [name for name in wanted if name not in held]
+    if unknown:
+        raise InputError(f"{run} has no scores of {', '.join(unknown)}; it has {', '.join(held)}")
+    hidden = [name for name in held if name not in wanted]
+    saved = run / "config.test.yaml"
+    config = saved.read_text() if saved.is_file() else ""
+    root = ((yaml.safe_load(config) or {}).get("data") or {}).get("root") if config else None
+    return publish(table.drop(columns=hidden), run, config=config, read=reader(data_root(root)))

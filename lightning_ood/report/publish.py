@@ -1,0 +1,71 @@
+"""Writes, prints and logs the results of a run, from its table of scores alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from lightning_ood.ops.console import rank_zero_print
+from lightning_ood.report import (
+    Read,
+    accuracy,
+    log_run,
+    print_table,
+    summarise,
+    without_csid,
+    write_metrics,
+    write_report,
+)
+
+FILES = ("scores.parquet", "metrics.csv", "config.test.yaml", "report/index.html")  # the logger's artifact
+
+
+def publish(
+    table: pd.DataFrame,
+    folder: Path,
+    summaries: Mapping[str, Mapping[str, Any]] | None = None,
+    config: str = "",
+    loggers: Iterable[Any] = (),
+    costs: Mapping[str, Mapping[str, int]] | None = None,
+    read: Read | None = None,
+) -> pd.DataFrame:
+    """Writes metrics.csv, prints the table, writes pictures and page, logs to the loggers.
+
+    Args:
+        table: of scores, a row per test image.
+        folder: the run's output directory.
+        summaries: detector -> summary of its fit; those of the run's last report where None.
+        config: the resolved configuration, YAML.
+        loggers: Lightning's.
+        costs: detector -> forward passes per image beyond the shared one; likewise.
+        read: reads an image of the table, for thumbnails.
+
+    Returns:
+        metrics.csv as a table.
+    """
+    metrics = summarise(table)
+    write_metrics(metrics, folder)
+    correct = accuracy(table)
+    print_table(metrics, correct, costs=costs)
+    pictures = write_report(
+        folder, table, metrics, accuracy=correct, summaries=summaries, config=config, costs=costs, read=read
+    )
+    runs = []
+    for logger in loggers:
+        log_run(
+            logger,
+            metrics,
+            without_csid(table),
+            accuracy=correct,
+            pictures=pictures,
+            summaries=summaries,
+            read=read,
+            files=[folder / name for name in FILES],
+        )
+        runs.append(str(getattr(logger, "save_dir", None) or type(logger).__name__))
+    where = f"Scores, table and pictures are in {folder}"
+    rank_zero_print(where + (f"; the logger's run is in {', '.join(runs)}" if runs else ""))
+    return metrics
