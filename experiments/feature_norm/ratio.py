@@ -1,6 +1,6 @@
 """NormRatio of each block beside the AUROC of its norm: ``python experiments/feature_norm/ratio.py``, after the sweeps.
 
-Reads the tables in results/ and the ratios in the checkpoints of runs/sweeps; writes results/ratio.md and results/ratio.png.
+Reads the tables in results/ and the ratios in the checkpoints of runs/sweeps; writes ratio.md and ratio.png there.
 """
 
 from __future__ import annotations
