@@ -1,4 +1,4 @@
-"""Features of two CIFAR-10 networks on ID, OOD and pseudo-OOD images, computed once: what the ablations beside it read.
+"""Features of two CIFAR-10 networks on ID, OOD and pseudo-OOD images, computed once; fusion/ and nap_weight/ read them.
 
 python experiments/kit.py densenet resnet20 [--root data] [--cache runs/kit]
 

@@ -1,6 +1,6 @@
-"""A run's metrics.csv as the table of this folder's README: FPR95 / AUROC with the published values beside them.
+"""Prints a run's metrics.csv as a Markdown table, FPR95 / AUROC; published values beside those of the DenseNet.
 
-python experiments/cifar10/table.py runs/cifar10_densenet [detector …]
+python experiments/table.py runs/cifar10_densenet [detector …]
 """
 
 import sys

@@ -1,6 +1,6 @@
 """Every command of the README, the guide and docs/ is run as it stands there, or stands below with a reason.
 
-docs/extend.md has a test of its own, since what it prints is looked at too.
+docs/extend.md has a test of its own, which reads what the commands print; test_docs_names.py tests the names on pages.
 """
 
 from __future__ import annotations
@@ -158,26 +158,3 @@ def test_what_is_not_run_is_there_and_has_a_reason() -> None:
         assert any(re.fullmatch(pattern, command) for command in every), f"no page has {pattern}"
         for path in re.findall(r"tests/\S+\.py", reason):
             assert (ROOT / path).is_file(), path
-
-
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
-def test_what_a_page_names_exists(page: Path) -> None:
-    text = page.read_text()
-    for target in re.findall(r"\]\((?!http|#)([^)#]+)\)", text):
-        assert (page.parent / target).exists(), target
-    for path in re.findall(r"\b(?:configs|experiments|tests|docs|notebooks)/[\w/]+\.(?:yaml|py|md|ipynb|png)\b", text):
-        assert (ROOT / path).is_file(), path
-
-
-def test_options_that_pages_name_exist(capsys: pytest.CaptureFixture[str]) -> None:
-    for command in ("check", "fit", "test", "report", "compare", "sweep"):
-        with pytest.raises(SystemExit):
-            main([command, "--help"])
-    known = set(re.findall(r"--[\w.]*\w", capsys.readouterr().out)) | OF_OTHERS
-    for page in PAGES:
-        text = page.read_text()
-        for command in commands(page):
-            if matching(NOT_HERE, command) and "train.py" not in command:
-                text = text.replace(command, "")
-        for option in re.findall(r"(?<![\w-])--[a-z][\w./-]*\w", re.sub(r"torchrun .*\\\n|#SBATCH.*", "", text)):
-            assert option in known or option.startswith(NESTED), f"{page.name}: {option}"

@@ -30,7 +30,8 @@ def test_the_readmes_library_example_runs() -> None:
         "train_batches": [(images[i : i + 8], torch.arange(i, i + 8)) for i in range(0, 40, 8)],
     }
     exec(blocks(README, "python")[0].replace("(224, 224)", "(12, 12)"), scope)
-    assert scope["score"].shape == (8,) and scope["score"].isfinite().all()
+    assert scope["scores"].shape == (8, 2) and scope["scores"].isfinite().all()
+    assert not scope["failed"]
 
 
 def test_make_knows_what_the_readme_calls() -> None:

@@ -1,6 +1,6 @@
 """NormRatio of each block beside the AUROC of its norm: ``python experiments/feature_norm/ratio.py``, after the sweeps.
 
-Reads the tables beside this file and the ratios in the checkpoints of runs/sweeps; writes ratio.md and ratio.png.
+Reads the tables in results/ and the ratios in the checkpoints of runs/sweeps; writes ratio.md and ratio.png there.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import pandas as pd
 from lightning_ood.engine.run_dir import read_checkpoint
 from lightning_ood.report.table import MEAN
 
-HERE = Path(__file__).parent
+RESULTS = Path(__file__).parent / "results"
 NETWORKS = {"sweep": "ResNet-20", "digits": "digits, CNN", "digits_vit": "digits, Transformer"}
 BLOCK = "scoring.detectors.feature_norm.init_args.block"
 
@@ -27,7 +27,7 @@ def ratios(stem: str) -> list[float]:
 
 def blocks(stem: str) -> pd.DataFrame:
     """A row per block: its ratio, then the AUROC of each set."""
-    table = pd.read_csv(HERE / f"{stem}.csv").query("detector == 'feature_norm'")
+    table = pd.read_csv(RESULTS / f"{stem}.csv").query("detector == 'feature_norm'")
     wide = table[table["dataset"] != MEAN].pivot_table(index=BLOCK, columns="dataset", values="auroc", sort=False)
     wide.insert(0, "NormRatio", ratios(stem))
     return wide
@@ -71,6 +71,6 @@ if __name__ == "__main__":
             cells = [f"{row['NormRatio']:.3f}", *(f"{value:.1f}" for value in row.iloc[1:])]
             lines.append(f"| {block}{' *' if block == chosen else ''} | {' | '.join(cells)} |")
         lines.append("")
-    (HERE / "ratio.md").write_text("\n".join(lines))
-    draw(found, HERE / "ratio.png")
+    (RESULTS / "ratio.md").write_text("\n".join(lines))
+    draw(found, RESULTS / "ratio.png")
     print("\n".join(lines))

@@ -1,6 +1,7 @@
 """Which detectors and which rule to fuse, chosen on pseudo-OOD; real OOD sets are shown, and choose nothing.
 
-python experiments/fusion/run.py densenet resnet20 [--root data] [--cache runs/kit] > TABLE.md
+python experiments/fusion/run.py densenet resnet20 [--root data] [--cache runs/kit] \
+    > experiments/fusion/results/table.md
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""From the judged checkpoints to the table and the picture: ``python experiments/nac_me/report.py``."""
+"""Makes the table and the picture from results/checkpoints.csv: ``python experiments/nac_me/report.py``."""
 
 from __future__ import annotations
 
@@ -144,5 +144,5 @@ def draw(checkpoints: pd.DataFrame, rc: pd.DataFrame, path: Path) -> None:
 
 
 if __name__ == "__main__":
-    here = Path(__file__).parent
-    print(write(pd.read_csv(here / "checkpoints.csv"), here))
+    results = Path(__file__).parent / "results"
+    print(write(pd.read_csv(results / "checkpoints.csv"), results))

@@ -1,7 +1,7 @@
-"""Does NAC-ME say which checkpoint will do well under shift, and does validation accuracy say it better?
+"""Does NAC-ME find the checkpoint that does well under shift, and does validation accuracy find it better?
 
-``python experiments/nac_me/run.py`` trains the digits network, judges every epoch, writes checkpoints.csv, table.md and
-correlation.png beside this file.
+``python experiments/nac_me/run.py`` trains the digits network, evaluates every epoch, and writes checkpoints.csv,
+table.md and correlation.png to results/.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from lightning_ood.detectors.nac_me import NACME
 from lightning_ood.engine.module import OODModule
 from lightning_ood.ops.hashing import hash_index
 
-HERE = Path(__file__).parent
+RESULTS = Path(__file__).parent / "results"
 ALPHAS, SAMPLES = (0.1, 1.0, 10.0, 100.0), (5, 50, 500)  # 0.1 and 500 are the authors'
 VALIDATION = 0.2  # of the training images
 
@@ -131,7 +131,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--epochs", type=int, default=20)
-    parser.add_argument("--folder", type=Path, default=HERE, help="where the results go")
+    parser.add_argument("--folder", type=Path, default=RESULTS, help="where the results go")
     options = parser.parse_args()
     torch.set_num_threads(1)  # on so small a network threads only wait for one another
     warnings.filterwarnings("ignore")

@@ -1,6 +1,7 @@
 """Which weight a search on pseudo-OOD finds for NAP's products, beside the weights that real OOD images would choose.
 
-python experiments/nap_weight/run.py densenet resnet20 [--root data] [--cache runs/kit] > TABLE.md
+python experiments/nap_weight/run.py densenet resnet20 [--root data] [--cache runs/kit] \
+    > experiments/nap_weight/results/table.md
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
-"""How much of a feature a percentile clips: ``python experiments/react/why.py``; writes why.md. Reads runs/features.
+"""How much of a feature a percentile clips: ``python experiments/react/why.py``; writes results/why.md.
 
-c is the p-th percentile of all entries of the training features; the share that is clipped is that of an image's sum.
+Reads runs/features. c is the p-th percentile of all entries of the training features; the share that is clipped is a
+share of the sum of an image's feature.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ def main() -> None:
             lines.append(f"| {p} | {c:.2f} | {cells} | {100 * same:.0f} |")
         lines.append("")
     text = "\n".join(lines)
-    (Path(__file__).parent / "why.md").write_text(text)
+    (Path(__file__).parent / "results" / "why.md").write_text(text)
     print(text)
 
 

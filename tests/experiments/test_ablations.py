@@ -1,4 +1,4 @@
-"""The ablations: what stands beside a sweep file is that file's, and the README says how it was made."""
+"""The ablations: results/ holds the table and the picture of each sweep file; the README has the command."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ SWEEPS = sorted(p for p in (ROOT / "experiments").rglob("*.yaml") if "\nmethod:"
 
 @pytest.mark.parametrize("path", SWEEPS, ids=lambda path: f"{path.parent.name}-{path.stem}")
 def test_table_and_picture_are_of_the_sweep(path: Path) -> None:
-    columns = pd.read_csv(path.with_suffix(".csv"), nrows=0).columns
+    made = path.parent / "results" / path.stem
+    columns = pd.read_csv(made.with_suffix(".csv"), nrows=0).columns
     parameters = [name for name in columns if name not in METRIC_COLUMNS]
-    table = pd.read_csv(path.with_suffix(".csv"), dtype=dict.fromkeys(parameters, str))
+    table = pd.read_csv(made.with_suffix(".csv"), dtype=dict.fromkeys(parameters, str))
     points = [{name: label(value) for name, value in point.items()} for point in flat(space.read(path).grid())]
     wanted = {tuple(point[name] for name in parameters) for point in points}
     found = set(table[parameters].itertuples(index=False, name=None))
@@ -27,8 +28,8 @@ def test_table_and_picture_are_of_the_sweep(path: Path) -> None:
     short = short_names(parameters)
     named = table.rename(columns=short)
     varied = [name for name in short.values() if named[name].nunique() > 1]
-    assert path.with_suffix(".md").read_text() == markdown(named, varied)
-    assert path.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+    assert made.with_suffix(".md").read_text() == markdown(named, varied)
+    assert made.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
     readme = (path.parent / "README.md").read_text()
     assert f"experiments/{path.parent.name}/" in readme and path.stem in readme
-    assert f"{path.stem}.png" in readme or path.parent.name == "feature_norm", "a picture for a reader"
+    assert f"results/{path.stem}.png" in readme or path.parent.name == "feature_norm", "a picture for a reader"
