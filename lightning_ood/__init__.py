@@ -12,9 +12,11 @@ if TYPE_CHECKING:
     from lightning_ood.backbone.backbone import Backbone
     from lightning_ood.detectors import list_detectors
     from lightning_ood.detectors.base import Detector, LogitScore
+    from lightning_ood.engine.callback import OODCallback
     from lightning_ood.errors import InputError
     from lightning_ood.features import Features, Head, NetworkInfo
     from lightning_ood.metrics.rates import ood_metrics
+    from lightning_ood.suite import DetectorSuite
     from lightning_ood.testing.contract import check_detector
 
 __version__ = "0.1.0"
@@ -22,11 +24,13 @@ __version__ = "0.1.0"
 __all__ = [
     "Backbone",
     "Detector",
+    "DetectorSuite",
     "Features",
     "Head",
     "InputError",
     "LogitScore",
     "NetworkInfo",
+    "OODCallback",
     "check_detector",
     "list_detectors",
     "ood_metrics",
@@ -41,6 +45,7 @@ _MODULES = {
     "InputError": "errors",
     "LogitScore": "detectors.base",
     "NetworkInfo": "features",
+    "OODCallback": "engine.callback",
     "check_detector": "testing.contract",
     "list_detectors": "detectors",
     "ood_metrics": "metrics.rates",
