@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
-from difflib import get_close_matches
 from typing import Any
 
 from torch import Tensor
@@ -13,7 +12,7 @@ from torchmetrics import Metric
 
 from lightning_ood.detectors.nesting import metrics_in, unnest
 from lightning_ood.detectors.spec import plain, remembering
-from lightning_ood.errors import InputError
+from lightning_ood.errors import InputError, write_one_of
 from lightning_ood.features import Features, Head, NetworkInfo
 from lightning_ood.views import View
 from lightning_ood.views.perturbation import Perturbation
@@ -186,11 +185,8 @@ class Detector(Metric):
 
     def _require_map(self, tap: str, info: NetworkInfo) -> None:
         if tap not in info.maps:
-            near = get_close_matches(tap, info.maps, n=3) or list(info.maps)
-            raise InputError(
-                f"{type(self).__name__} reads the map {tap!r}, which this network does not have; "
-                f"write one of: {', '.join(near) or '(it has no maps)'}"
-            )
+            advice = write_one_of(tap, info.maps)
+            raise InputError(f"{type(self).__name__} reads the map {tap!r}, which this network does not have; {advice}")
 
     def _require_images(self, seen: Tensor) -> None:
         """For ``compute``: refuses to fit on nothing.
