@@ -9,7 +9,7 @@ from lightning_ood.detectors.base import Fitted, LogitScore
 from lightning_ood.detectors.needs import labels_of
 from lightning_ood.detectors.shaping import Shaping
 from lightning_ood.features import Features, NetworkInfo
-from lightning_ood.ops.quantiles import percentile, spread
+from lightning_ood.ops.quantiles import percentile, percentile_curves
 from lightning_ood.statistics.sketches import QuantileSketch, quantile
 
 CACHED = 2**18  # weights that are pruned at once on a CPU: 1 MB stays in its cache
@@ -120,7 +120,7 @@ class LINe(Shaping):
         """The clipping threshold, and the contributions of a class's units, sorted: their spread over the classes."""
         assert self.head is not None
         contributions = fitted["contributions"].reshape(self.head.weight.shape).sort(dim=1, descending=True).values
-        return {"clip": float(fitted["clip"]), "contributions": spread(contributions)}
+        return {"clip": float(fitted["clip"]), "contributions": percentile_curves(contributions)}
 
     def _clip(self) -> Tensor:
         if self.clip_percentile is not None:
