@@ -12,8 +12,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from lightning_ood.metrics.paired import Difference, Placements, auroc_difference, bootstrap, drawn_difference
+from lightning_ood.metrics.rates import falls
 from lightning_ood.report.paper import PRINTED, Cell, Grid
-from lightning_ood.report.table import MEAN, detectors_of, summarise
+from lightning_ood.report.table import MEAN, detectors_of, rows_of, summarise
 
 ALPHA = 0.05
 Entry = tuple[str, str]  # run (or the name of its repetitions), detector
@@ -38,11 +39,8 @@ class Scores:
 
     @cached_property
     def sets(self) -> dict[str, NDArray[np.int64]]:
-        """OOD set -> its rows; the ID images under the empty name."""
-        known = (self.images["role"] == "id").to_numpy(dtype=bool)
-        names = self.images["dataset"].to_numpy()
-        sets = self.images.loc[self.images["role"] == "ood", "dataset"].drop_duplicates()
-        return {"": np.flatnonzero(known), **{str(name): np.flatnonzero(names == name) for name in sets}}
+        """Rows of each OOD set; rows of the ID images under the empty name."""
+        return rows_of(self.images)
 
     @cached_property
     def means(self) -> dict[tuple[str, str], list[str]]:
@@ -117,7 +115,7 @@ def differences(
             for metric, judge in judges.items():
                 a, b = (float(held.loc[(*entry, dataset, group), metric]) for entry in (first, second))
                 found = judge(first, second, members, (b - a) / 100)
-                better = (b > a) == (metric == "auroc")
+                better = (b > a) != falls(metric)
                 rows.append(
                     {**names, "dataset": dataset, "group": group, "metric": metric, "baseline_value": a, "value": b}
                     | {"difference": b - a, "low": 100 * found.low, "high": 100 * found.high}

@@ -8,9 +8,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from lightning_ood.metrics.rates import count_95
-from lightning_ood.report.drawing import new_figure, rows_of, write_cells
-from lightning_ood.report.table import detectors_of
+from lightning_ood.metrics.rates import threshold_95
+from lightning_ood.report.drawing import new_figure, write_cells
+from lightning_ood.report.table import detectors_of, rows_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -72,8 +72,7 @@ def class_failures(scores: pd.DataFrame) -> Figure:
 
 
 def _accepted(values: NDArray[np.floating], is_id: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    known = np.sort(values[is_id])
-    return values >= known[len(known) - count_95(len(known))]
+    return values >= threshold_95(np.sort(values[is_id]))
 
 
 def _share(passed: NDArray[np.bool_]) -> NDArray[np.float64]:

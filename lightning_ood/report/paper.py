@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import pandas as pd
 
-from lightning_ood.report.table import MEAN
+from lightning_ood.report.markdown import markdown_table
+from lightning_ood.report.table import MEAN, is_best
 
 PRINTED = {"fpr95": ("FPR95", "↓"), "auroc": ("AUROC", "↑")}
 _TEX = {"\\": r"\textbackslash{}", "↓": r"$\downarrow$", "↑": r"$\uparrow$", "±": r"$\pm$", "Δ": r"$\Delta$"}
@@ -41,22 +43,11 @@ class Grid:
         heads = [
             f"{top} ({' / '.join(below)})" if top and len(below) > 1 else top or below[0] for top, below in self.columns
         ]
-        lines = [[*self.labels, *heads]]
-        for names, groups in self.rows:
-            cells = [" / ".join(f"**{c.text}**" if c.bold else c.text for c in group) for group in groups]
-            lines.append([*names, *cells])
-        lines = [[text.replace("|", "\\|") for text in line] for line in lines]
-        widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
-        labels = len(self.labels)
-        rule = ["-" * width if i < labels else "-" * (width - 1) + ":" for i, width in enumerate(widths)]
-        padded = [
-            [
-                text.ljust(width) if i < labels else text.rjust(width)
-                for i, (text, width) in enumerate(zip(line, widths, strict=True))
-            ]
-            for line in lines
+        rows = [
+            [*names, *(" / ".join(f"**{c.text}**" if c.bold else c.text for c in group) for group in groups)]
+            for names, groups in self.rows
         ]
-        return "\n".join(f"| {' | '.join(line)} |" for line in [padded[0], rule, *padded[1:]]) + "\n"
+        return markdown_table([*self.labels, *heads], rows, len(self.labels), pad=True) + "\n"
 
     def latex(self) -> str:
         r"""A booktabs ``tabular``."""
@@ -107,30 +98,30 @@ def paper_table(values: pd.DataFrame) -> Grid:
     columns = list(shown[["group", "dataset"]].drop_duplicates().itertuples(index=False, name=None))
     columns.sort(key=lambda key: list(sizes.index).index(key[0]))
     shown = shown.round(1)
-    best = {
-        "fpr95": shown.groupby(["group", "dataset"])["fpr95"].min(),
-        "auroc": shown.groupby(["group", "dataset"])["auroc"].max(),
-    }
-    held = shown.set_index(["run", "detector", "group", "dataset"]).sort_index()
+    per_set = shown.groupby(["group", "dataset"])
+    best = {f"{name}_best": per_set[name].transform(partial(is_best, metric=name)) for name in PRINTED}
+    shown = shown.assign(**best)
+    table = shown.set_index(["run", "detector", "group", "dataset"]).sort_index()
     several = values["run"].nunique() > 1
     rows = []
     for run, detector in shown[["run", "detector"]].drop_duplicates().itertuples(index=False, name=None):
         cells = []
         for group, dataset in columns:
-            if (run, detector, group, dataset) not in held.index:
+            if (run, detector, group, dataset) not in table.index:
                 cells.append([Cell("-")] * len(PRINTED))
                 continue
-            row = held.loc[(run, detector, group, dataset)]
-            cells.append([_cell(row, metric, best[metric][group, dataset]) for metric in PRINTED])
+            row = table.loc[(run, detector, group, dataset)]
+            cells.append([_cell(row, metric) for metric in PRINTED])
         rows.append(([run, detector] if several else [detector], cells))
     names = [f"{group} mean" if dataset == MEAN else dataset for group, dataset in columns]
     below = [" ".join(text) for text in PRINTED.values()]
     return Grid(["run", "detector"] if several else ["detector"], [(name, below) for name in names], rows)
 
 
-def _cell(row: pd.Series, metric: str, best: float) -> Cell:
-    spread = row[f"{metric}_std"]
-    return Cell(f"{row[metric]:.1f}" + ("" if pd.isna(spread) else f" ± {spread:.1f}"), bool(row[metric] == best))
+def _cell(row: pd.Series, metric: str) -> Cell:
+    deviation = row[f"{metric}_std"]
+    text = f"{row[metric]:.1f}" + ("" if pd.isna(deviation) else f" ± {deviation:.1f}")
+    return Cell(text, bool(row[f"{metric}_best"]))
 
 
 def _tex(text: str) -> str:

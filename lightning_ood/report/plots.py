@@ -11,12 +11,12 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from lightning_ood.metrics.rates import count_95
+from lightning_ood.metrics.rates import falls, threshold_95
 from lightning_ood.ops.files import write_whole
-from lightning_ood.report.drawing import DPI, ID_COLOUR, legend, new_figure, panels_of, rows_of, styles_of, write_cells
+from lightning_ood.report.drawing import DPI, ID_COLOUR, legend, new_figure, panels_of, styles_of, write_cells
 from lightning_ood.report.failures import class_failures, taken_for
 from lightning_ood.report.fits import blocks, contributions, coverage
-from lightning_ood.report.table import MEAN, detectors_of
+from lightning_ood.report.table import MEAN, detectors_of, is_best, rows_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -76,8 +76,7 @@ def histograms(scores: pd.DataFrame, metrics: pd.DataFrame) -> Figure:
                 axes.stairs(density, edges, fill=True, color=ID_COLOUR, alpha=0.6)
             else:
                 axes.stairs(density, edges, linewidth=1.1, **styles[name])
-        threshold = np.sort(values[""])[len(values[""]) - count_95(len(values[""]))]
-        axes.axvline(threshold, color="black", linewidth=0.8, linestyle=(0, (4, 3)))
+        axes.axvline(threshold_95(np.sort(values[""])), color="black", linewidth=0.8, linestyle=(0, (4, 3)))
         axes.set_yticks([])
         axes.spines[["left", "right", "top"]].set_visible(False)
     legend(figure, styles, with_id=True)
@@ -119,14 +118,12 @@ def heat_map(metrics: pd.DataFrame, metric: str) -> Figure:
         held[name].to_numpy()[held.index.get_indexer([at for row in places for at in row])].reshape(len(detectors), -1)
         for name in (metric, f"{metric}_low", f"{metric}_high")
     )
-    falling = metric.startswith("fpr95")
+    falling = falls(metric)
     figure = new_figure(2.4 + 0.78 * len(keys), 1.6 + 0.36 * len(detectors))
     axes = figure.subplots()
     worst, best = (values.max(), values.min()) if falling else (values.min(), values.max())
     image = axes.imshow(values, aspect="auto", cmap="cividis_r" if not falling else "cividis")
-    shown = values.round(1)
-    bold = shown == (shown.min(axis=0) if falling else shown.max(axis=0))
-    write_cells(axes, values, (values - worst) / (best - worst or 1) > 0.55, bold, below=(low, high))
+    write_cells(axes, values, (values - worst) / (best - worst or 1) > 0.55, is_best(values, metric), below=(low, high))
     axes.set_xticks(range(len(keys)), [f"{name} ({group})" for name, group in keys], rotation=40, ha="right")
     axes.set_yticks(range(len(detectors)), detectors)
     axes.tick_params(labelsize=8, length=0)

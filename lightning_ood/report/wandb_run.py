@@ -11,12 +11,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from lightning_ood.report.drawing import rows_of
 from lightning_ood.report.failures import class_names
 from lightning_ood.report.fits import Summaries, ratios
 from lightning_ood.report.mistakes import PREFIX, Read, thumbnails, worst
 from lightning_ood.report.plots import roc
-from lightning_ood.report.table import detectors_of
+from lightning_ood.report.table import detectors_of, rows_of
 
 LIMIT = 50 * 2**20  # bytes of a file that is uploaded unasked
 EXAMPLES = 5  # images of each kind and detector
