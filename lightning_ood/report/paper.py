@@ -1,4 +1,4 @@
-"""Tables as papers print them: FPR95 (lower is better) and AUROC (higher is better) per set, the best bold."""
+"""Tables for papers: FPR95 (lower is better) and AUROC (higher is better) per set, the best bold."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _TEX |= {character: f"\\{character}" for character in "&%$#_{}"} | {"<": "$<$", 
 
 @dataclass(frozen=True)
 class Cell:
-    """A text, bold or not."""
+    """A text that is bold or not."""
 
     text: str
     bold: bool = False
@@ -26,12 +26,12 @@ class Cell:
 
 @dataclass(frozen=True)
 class Grid:
-    """A table in no format yet.
+    """A table that can be formatted as Markdown or LaTeX.
 
     Attributes:
-        labels: headings of the first columns, which hold names.
-        columns: heading, and the headings of the columns below it.
-        rows: names, then for each of ``columns`` its cells.
+        labels: headings of the first columns, which contain names.
+        columns: heading and subheadings of each group of columns.
+        rows: names, then the cells of each group of columns.
     """
 
     labels: Sequence[str]
@@ -39,7 +39,7 @@ class Grid:
     rows: Sequence[tuple[Sequence[str], Sequence[Sequence[Cell]]]]
 
     def markdown(self) -> str:
-        """With what stands below one heading in one cell: ``12.3 / 97.0``."""
+        """Formats the table as Markdown, with the values of a group in one cell: ``12.3 / 97.0``."""
         heads = [
             f"{top} ({' / '.join(below)})" if top and len(below) > 1 else top or below[0] for top, below in self.columns
         ]
@@ -50,7 +50,7 @@ class Grid:
         return markdown_table([*self.labels, *heads], rows, len(self.labels), pad=True) + "\n"
 
     def latex(self) -> str:
-        r"""A booktabs ``tabular``."""
+        r"""Formats the table as a booktabs ``tabular``."""
         counts = [len(below) for _, below in self.columns]
         starts = [len(self.labels) + 1 + sum(counts[:i]) for i in range(len(counts))]
         if max(counts) > 1:
@@ -87,14 +87,16 @@ FORMATS: dict[str, Callable[[Grid], str]] = {"md": Grid.markdown, "tex": Grid.la
 
 
 def paper_table(values: pd.DataFrame) -> Grid:
-    """Detectors by sets and group means; of what prints alike, all are bold.
+    """Builds the table of detectors by sets and group means; equal printed values are all bold.
 
     Args:
-        values: a row per ``run``, ``detector``, ``dataset`` and ``group``, with ``fpr95`` and ``auroc`` in percent and
+        values: row per ``run``, ``detector``, ``dataset`` and ``group``, with ``fpr95`` and ``auroc`` in percent and
             ``fpr95_std`` and ``auroc_std``, NaN where there is one repetition.
     """
     sizes = values.groupby("group", sort=False)["dataset"].nunique()
-    shown = values[(values["dataset"] != MEAN) | (values["group"].map(sizes) > 2)]  # a mean of one set is that set
+    shown = values[
+        (values["dataset"] != MEAN) | (values["group"].map(sizes) > 2)
+    ]  # the mean of one set equals that set
     columns = list(shown[["group", "dataset"]].drop_duplicates().itertuples(index=False, name=None))
     columns.sort(key=lambda key: list(sizes.index).index(key[0]))
     shown = shown.round(1)
