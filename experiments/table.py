@@ -4,9 +4,13 @@ python experiments/table.py runs/cifar10_densenet [detector …]
 """
 
 import sys
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
+
+from lightning_ood.report.markdown import markdown_table
+from lightning_ood.report.table import MEAN, is_best
 
 # FPR95 / AUROC of the DICE-style CIFAR suite for the same DenseNet checkpoint: Textures, Places365. MSP, ODIN,
 # Mahalanobis, Energy, ReAct and DICE: table of the DICE paper (ECCV 2022); ASH: table of the ASH paper (ICLR 2023).
@@ -24,28 +28,24 @@ PUBLISHED = {
 
 
 def table(run: Path, detectors: list[str], published: bool) -> str:
-    """Markdown."""
+    """Formats the metrics of a run as a Markdown table."""
     metrics = pd.read_csv(run / "metrics.csv").set_index(["detector", "dataset"])
     names = detectors or list(dict.fromkeys(metrics.index.get_level_values(0)))
-    sets = [name for name in dict.fromkeys(metrics.index.get_level_values(1)) if name != "mean"]
+    sets = [name for name in dict.fromkeys(metrics.index.get_level_values(1)) if name != MEAN]
     extra = ["published: Textures", "Places365"] if published else []
-    lines = ["| " + " | ".join(["detector", *sets, *extra]) + " |", "| --- |" + " ---: |" * (len(sets) + len(extra))]
-    best = {
-        s: (metrics.xs(s, level=1)["fpr95"].round(1).min(), metrics.xs(s, level=1)["auroc"].round(1).max())
-        for s in sets
-    }
+    by_set = metrics.groupby(level=1)
+    best = {m: by_set[m].transform(partial(is_best, metric=m)) for m in ("fpr95", "auroc")}
+    rows = []
     for name in names:
         cells = []
         for dataset in sets:
-            row = metrics.loc[(name, dataset)]
-            fpr95, auroc = f"{row['fpr95']:.1f}", f"{row['auroc']:.1f}"
-            fpr95 = f"**{fpr95}**" if round(row["fpr95"], 1) == best[dataset][0] else fpr95
-            auroc = f"**{auroc}**" if round(row["auroc"], 1) == best[dataset][1] else auroc
-            cells.append(f"{fpr95} / {auroc}")
+            at = (name, dataset)
+            texts = [(f"{metrics.loc[at, m]:.1f}", marks[at]) for m, marks in best.items()]
+            cells.append(" / ".join(f"**{text}**" if bold else text for text, bold in texts))
         if published:
             cells += [f"{a:.1f} / {b:.1f}" for a, b in PUBLISHED.get(name, ())] or ["", ""]
-        lines.append("| " + " | ".join([name, *cells]) + " |")
-    return "\n".join(lines)
+        rows.append([name, *cells])
+    return markdown_table(["detector", *sets, *extra], rows)
 
 
 if __name__ == "__main__":

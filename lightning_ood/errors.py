@@ -1,7 +1,8 @@
 """The one error a user is meant to read."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from difflib import get_close_matches
 
 
 class InputError(ValueError):
@@ -25,3 +26,24 @@ def about(what: str) -> Iterator[None]:
         raise type(error)(f"{what}: {error}") from error
     except Exception as error:
         raise RuntimeError(f"{what}: {type(error).__name__}: {error}") from error
+
+
+def close_names(name: str, names: Iterable[str], most: int = 3) -> list[str]:
+    """Finds up to ``most`` of ``names`` that ``name`` may be a misspelling of, the closest first; case is ignored."""
+    by_lower: dict[str, str] = {}
+    for other in names:
+        by_lower.setdefault(other.lower(), other)
+    return [by_lower[match] for match in get_close_matches(name.lower(), by_lower, most)]
+
+
+def write_one_of(name: str, names: Iterable[str], otherwise: Iterable[str] = ()) -> str:
+    """Advises what to write instead of a wrong name: ``write one of a, b``.
+
+    Args:
+        name: the wrong name.
+        names: the valid names; those close to ``name`` are listed.
+        otherwise: listed where none is close; all of ``names`` where empty.
+    """
+    names = list(names)
+    listed = close_names(name, names) or list(otherwise) or names
+    return f"write one of {', '.join(listed)}" if listed else "there is none to choose from"

@@ -63,7 +63,7 @@ def suites(network: Network, names: list[str], bank: int) -> dict[str, Any]:
 
 
 @torch.inference_mode()
-def spread(backbone: Backbone, images: Images) -> Images:
+def centre_logits(backbone: Backbone, images: Images) -> Images:
     """Centres the logits, so that a network with random weights predicts every class; predictions become labels."""
     logits = [backbone.network(pixels) for pixels, _, _ in images.batches]
     mean = torch.cat(logits).float().mean(0)
@@ -154,7 +154,7 @@ def benchmark(name: str, options: argparse.Namespace) -> None:
     backbone = network.backbone(device, options.channels_last, options.compile)
     classes = backbone.probe.num_classes
     train, test = (Images.random(options.images, network.size, network.batch, device, seed) for seed in (0, 1))
-    train = spread(backbone, train)
+    train = centre_logits(backbone, train)
     groups, done = suites(network, options.suites, options.bank), []
     result: dict[str, Any] = {"machine": machine(options), "images": options.images, "classes": classes}
     result |= {

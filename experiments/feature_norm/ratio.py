@@ -10,6 +10,7 @@ from pathlib import Path
 import pandas as pd
 
 from lightning_ood.engine.run_dir import read_checkpoint
+from lightning_ood.report.drawing import COLOURS
 from lightning_ood.report.table import MEAN
 
 RESULTS = Path(__file__).parent / "results"
@@ -42,8 +43,7 @@ def draw(found: dict[str, pd.DataFrame], path: Path) -> None:
     figure, panels = plt.subplots(1, len(found), figsize=(4.2 * len(found), 3.6), layout="constrained", squeeze=False)
     for axes, (name, table) in zip(panels[0], found.items(), strict=True):
         sets = [column for column in table if column != "NormRatio"]
-        colours = ("#0072B2", "#D55E00", "#009E73")
-        for column, colour, marker in zip(sets, colours, "os^", strict=False):
+        for column, colour, marker in zip(sets, COLOURS, "os^", strict=False):
             axes.plot(range(len(table)), table[column], marker=marker, ms=4, color=colour, label=column)
         axes.set_xticks(range(len(table)), table.index, rotation=60, ha="right", fontsize=8)
         axes.set(title=name, ylim=(0, 102), ylabel="AUROC, %" if axes is panels[0, 0] else "")
@@ -66,11 +66,11 @@ if __name__ == "__main__":
         best = table.drop(columns="NormRatio").mean(axis=1).idxmax()
         chosen = table["NormRatio"].idxmax()
         lines += [f"**{name}**: chosen {chosen}, best mean AUROC {best}", ""]
-        lines += [f"| block | {' | '.join(table.columns)} |", "| --- |" + " ---: |" * len(table.columns)]
+        rows = []
         for block, row in table.iterrows():
             cells = [f"{row['NormRatio']:.3f}", *(f"{value:.1f}" for value in row.iloc[1:])]
-            lines.append(f"| {block}{' *' if block == chosen else ''} | {' | '.join(cells)} |")
-        lines.append("")
+            rows.append([f"{block}{' *' if block == chosen else ''}", *cells])
+        lines += [markdown_table(["block", *table.columns], rows), ""]
     (RESULTS / "ratio.md").write_text("\n".join(lines))
     draw(found, RESULTS / "ratio.png")
     print("\n".join(lines))

@@ -9,6 +9,8 @@ import numpy as np
 import pandas as pd
 from scipy.stats import spearmanr
 
+from lightning_ood.report.markdown import markdown_table
+
 PUBLISHED = "nac_me alpha=0.1 O=500"
 SHIFTS = ("rotation", "blur", "noise", "contrast")
 LATE = 6  # the first epoch of the second correlation: by then the network knows its training images
@@ -71,21 +73,18 @@ def table(rc: pd.DataFrame, chosen: pd.DataFrame) -> str:
     """Markdown: a row per criterion, means over seeds."""
     shifts = list(rc["shift"].drop_duplicates())
     names = {"shift": "all shifts", "late": f"all shifts, epochs {LATE}+"}
-    heads = " | ".join(f"RC {names.get(s, s)}" for s in shifts)
-    lines = [
-        f"| criterion | {heads} | accuracy of its pick | epochs picked |",
-        "| --- |" + " ---: |" * (len(shifts) + 2),
-    ]
+    heads = ["criterion", *(f"RC {names.get(s, s)}" for s in shifts), "accuracy of its pick", "epochs picked"]
+    rows = []
     for criterion in chosen["criterion"].drop_duplicates():
         of = rc[rc["criterion"] == criterion].groupby("shift")["rc"]
-        cells = [_mean_and_spread(of.get_group(s)) if s in of.groups else "" for s in shifts]
+        cells = [_mean_and_deviation(of.get_group(s)) if s in of.groups else "" for s in shifts]
         pick = chosen[chosen["criterion"] == criterion]
         epochs = ", ".join(map(str, pick["epoch"]))
-        lines.append(f"| {label(criterion)} | {' | '.join(cells)} | {_mean_and_spread(pick['accuracy'])} | {epochs} |")
-    return "\n".join(lines) + "\n"
+        rows.append([label(criterion), *cells, _mean_and_deviation(pick["accuracy"]), epochs])
+    return markdown_table(heads, rows) + "\n"
 
 
-def _mean_and_spread(values: pd.Series) -> str:
+def _mean_and_deviation(values: pd.Series) -> str:
     known = values.dropna()
     if known.empty:
         return "constant"

@@ -16,6 +16,7 @@ from lightning_ood.data.sets import open_set
 from lightning_ood.engine.module import OODModule
 from lightning_ood.networks import cifar
 from lightning_ood.ops.quantiles import percentile
+from lightning_ood.report.markdown import markdown_table
 
 NETWORKS = {
     "DenseNet": (cifar.DenseNet, "checkpoints/densenet_bc_100_12_cifar10.pth.tar"),
@@ -48,15 +49,15 @@ def main() -> None:
         known = head(sets["cifar10/test"]).argmax(dim=1)
         zero, median = (train < 0.01).double().mean(), train.median()
         lines += [f"**{name}**: {train.shape[1]} features, median {median:.3f}, {100 * zero:.0f} % below 0.01", ""]
-        shares = " | ".join(f"clipped, {each.replace('cifar10/test', 'ID')}" for each in SETS)
-        lines += [f"| p | c | {shares} | same class, ID |", "| ---: " * (len(SETS) + 3) + "|"]
+        heads = ["p", "c", *(f"clipped, {each.replace('cifar10/test', 'ID')}" for each in SETS), "same class, ID"]
+        rows = []
         for p in PERCENTILES:
             c = float(percentile(train, p))
             cut = [(z - z.clamp(max=c)).sum(1) / z.sum(1) for z in sets.values()]
             same = (head(sets["cifar10/test"].clamp(max=c)).argmax(dim=1) == known).double().mean()
-            cells = " | ".join(f"{100 * share.mean():.0f}" for share in cut)
-            lines.append(f"| {p} | {c:.2f} | {cells} | {100 * same:.0f} |")
-        lines.append("")
+            cells = [f"{100 * share.mean():.0f}" for share in cut]
+            rows.append([str(p), f"{c:.2f}", *cells, f"{100 * same:.0f}"])
+        lines += [markdown_table(heads, rows, labels=0), ""]
     text = "\n".join(lines)
     (Path(__file__).parent / "results" / "why.md").write_text(text)
     print(text)

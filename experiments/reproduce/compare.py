@@ -8,6 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from experiments.reproduce.published import Row, Table
+from lightning_ood.report.markdown import markdown_table
 from lightning_ood.report.table import MEAN
 
 COLUMNS = (
@@ -99,7 +100,7 @@ def markdown(table: Table, cells: pd.DataFrame, files: tuple[str, ...], differs:
     there = cells[cells["ours"].notna()]
     if len(there):
         lines += [f"Ours: {', '.join(f'`{Path(file).name}`' for file in files)}. {differs}".rstrip(), ""]
-        lines += _lines(table, there)
+        lines += [_rows(table, there)]
         notes = {row.name: row.differs for row in table.rows if row.differs and row.name in set(there["row"])}
         lines += [*([""] if notes else []), *(f"- **{name}**: {note}" for name, note in notes.items())]
     gone = cells[cells["ours"].isna()]
@@ -118,16 +119,16 @@ def _which(group: pd.DataFrame, gone: pd.DataFrame, cells: pd.DataFrame) -> str:
     return columns if set(group["row"]) == set(gone["row"]) else f"{columns} of {rows}"
 
 
-def _lines(table: Table, cells: pd.DataFrame) -> list[str]:
+def _rows(table: Table, cells: pd.DataFrame) -> str:
     heads = [part for metric in table.metrics for part in (NAMES[metric], "published", "difference")]
-    lines = ["| " + " | ".join(["method", "set", *heads]) + " |", "| --- | --- |" + " ---: |" * len(heads)]
+    rows = []
     for (row, column), group in cells.groupby(["row", "column"], sort=False):
         known = group.set_index("metric")
         name = known["set"].iloc[0]
         parts = [part for metric in table.metrics for part in _three(known, metric)]
         stands_in = f" ({name})" if column in table.columns and name != table.columns[column][0] else ""
-        lines.append("| " + " | ".join([str(row), f"{column}{stands_in}", *parts]) + " |")
-    return lines
+        rows.append([str(row), f"{column}{stands_in}", *parts])
+    return markdown_table(["method", "set", *heads], rows, labels=2)
 
 
 def _three(known: pd.DataFrame, metric: str) -> list[str]:

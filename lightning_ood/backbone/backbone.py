@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
-from difflib import get_close_matches
 from functools import cached_property
 from typing import Any
 
@@ -18,7 +17,7 @@ from lightning_ood.backbone.cache import FeatureCache, from_parts, part_names, t
 from lightning_ood.backbone.classifier import feature_of, linear_head
 from lightning_ood.backbone.inspect import evaluating, overwritten_outputs
 from lightning_ood.backbone.probe import Probe, Tap, probe
-from lightning_ood.errors import InputError
+from lightning_ood.errors import InputError, write_one_of
 from lightning_ood.features import Features, Head, NetworkInfo, Reads
 from lightning_ood.networks.weights import weights_hash
 from lightning_ood.views.perturbation import Perturbation
@@ -257,11 +256,8 @@ class Backbone(nn.Module):
     def _tap(self, name: str) -> Tap:
         taps = self.probe.taps
         if name not in taps:
-            close = get_close_matches(name, taps, n=5, cutoff=0.3)
-            raise InputError(
-                f"the network has no tap {name!r}; near it: {', '.join(close) or ', '.join(self.probe.blocks)} "
-                "(--print_taps lists them all)"
-            )
+            advice = write_one_of(name, taps, otherwise=self.probe.blocks)
+            raise InputError(f"the network has no tap {name!r}; {advice} (--print_taps lists them all)")
         return taps[name]
 
     @cached_property

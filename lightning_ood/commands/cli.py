@@ -9,8 +9,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import NamedTuple
 
-from lightning_ood.errors import InputError
-from lightning_ood.ops.names import suggest
+from lightning_ood.errors import InputError, close_names
 
 
 class Command(NamedTuple):
@@ -83,7 +82,9 @@ def _find(args: list[str]) -> Callable[[list[str]], None]:
     if not args or args[0].startswith("-"):
         raise InputError(f"the command comes first, before its options: {names}")
     if args[0] not in COMMANDS:
-        raise InputError(f"there is no command {args[0]!r}{suggest(args[0], COMMANDS)}; the commands are {names}")
+        close = close_names(args[0], COMMANDS)
+        nearest = f" (did you mean {' or '.join(close)}?)" if close else ""
+        raise InputError(f"there is no command {args[0]!r}{nearest}; the commands are {names}")
     module, _, function = COMMANDS[args[0]].function.partition(":")
     found: Callable[[list[str]], None] = getattr(import_module(module), function)
     return found

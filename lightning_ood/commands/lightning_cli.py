@@ -33,7 +33,7 @@ from lightning_ood.engine.terminal import ProgressBar, print_taps, quiet
 from lightning_ood.engine.tracking import closing, hyperparameters, prepare
 from lightning_ood.errors import InputError
 from lightning_ood.ops.files import write_text
-from lightning_ood.report import log_checkpoint, telling
+from lightning_ood.report import log_checkpoint, warn_on_failure
 
 
 class Parser(LightningArgumentParser):
@@ -192,7 +192,7 @@ class CLI(LightningCLI):
         text = subcommand_parser(self, str(self.subcommand)).dump(self.options, skip_none=False)
         rank_zero_only(write_text)(self.folder.path / name, text)
         for logger in self.trainer.loggers:
-            with telling(logger):
+            with warn_on_failure(logger):
                 logger.log_hyperparams(hyperparameters(self.options.as_dict()))
         return text
 

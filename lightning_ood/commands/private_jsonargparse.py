@@ -8,7 +8,7 @@ from argparse import Action
 from jsonargparse import DefaultHelpFormatter
 
 from lightning_ood import detectors, views
-from lightning_ood.ops.names import near_names
+from lightning_ood.errors import close_names
 
 LONGEST = 12  # classes that the help of an argument lists; there are 90 data sets and hundreds of modules
 _SUBCLASSES = re.compile(r", known subclasses: ((?:[\w.]+, )*[\w.]+)")
@@ -44,7 +44,7 @@ def unknown_class(message: str) -> str | None:
     if key is None or not names:
         return None
     near = (
-        " or ".join(near_names(names[-1], [*detectors._modules(), *views.__all__]))
+        " or ".join(close_names(names[-1], [*detectors._modules(), *views.__all__]))
         or f"one of {', '.join(detectors.list_detectors())}"
     )
     return f"{key[1]}: there is no class {names[-1]}; write {near}, or a class of your own as package.module.Class"

@@ -84,25 +84,26 @@ def check_same_classes(train: list[str] | None, images: ImageSet, key: str) -> N
     raise InputError(f"{key}: the classes of {images.name} are not those of the training images ({detail})")
 
 
-def check_logits(logits: int, classes: list[str] | None, labels: Tensor | None) -> None:
+def check_logits(logits: int, classes: list[str] | None, labels: Tensor | None, name: str = "the ID set") -> None:
     """Whether a network can have learned the ID classes.
 
     Args:
         logits: how many the network gives.
         classes: names of the classes, or None where unknown.
         labels: of ID images, or None where unknown.
+        name: of the set, for the message.
 
     Raises:
         InputError: if there are other classes than logits, or a label has none.
     """
-    hint = "give the network these classes were learned by, or for one that is trained here model.options.num_classes"
     if classes is not None and len(classes) != logits:
-        some = ", ".join(classes[:10]) + (", …" if len(classes) > 10 else "")
-        raise InputError(f"the network has {logits} logits and the ID set {len(classes)} classes ({some}): {hint}")
-    if labels is not None and int(labels.max()) >= logits:
-        raise InputError(
-            f"the network has {logits} logits and the ID set the label {int(labels.max())}, counted from 0: {hint}"
-        )
+        what = f"{len(classes)} classes ({', '.join(classes[:10])}{', …' if len(classes) > 10 else ''})"
+    elif labels is not None and int(labels.max()) >= logits:
+        what = f"the label {int(labels.max())}, counted from 0"
+    else:
+        return
+    hint = "give the network these classes were learned by, or for one that is trained here model.options.num_classes"
+    raise InputError(f"the network has {logits} logits and {name} {what}: {hint}")
 
 
 def _check_range(images: ImageSet, classes: int, key: str) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 from filelock import FileLock
 from torch.utils.data import Dataset, Subset
 
-from lightning_ood.data.sets import labels_of
+from lightning_ood.data.sets import stored_labels
 from lightning_ood.errors import InputError
 
 
@@ -72,7 +72,7 @@ class FirstOfEachClass(Subset[Any]):
     """
 
     def __init__(self, dataset: Dataset, count: int = 1000) -> None:
-        labels = labels_of(dataset, len(dataset))  # type: ignore[arg-type]
+        labels = stored_labels(dataset, len(dataset))  # type: ignore[arg-type]
         if labels is None:
             raise InputError(f"FirstOfEachClass: {type(dataset).__name__} has no labels to choose by")
         seen: dict[int, int] = {}

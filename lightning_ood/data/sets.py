@@ -153,7 +153,7 @@ class WrappedSet(ImageSet):
         size = len(dataset)
         if size == 0:
             raise InputError(f"{name} is empty")
-        super().__init__(name, labels_of(dataset, size), _classes_of(dataset), [None] * size)
+        super().__init__(name, stored_labels(dataset, size), _classes_of(dataset), [None] * size)
         self.dataset = dataset
 
     def read(self, index: int) -> tuple[Image.Image, int]:
@@ -210,10 +210,10 @@ def open_set(
     return images
 
 
-def labels_of(dataset: Any, size: int) -> Tensor | None:
+def stored_labels(dataset: Any, size: int) -> Tensor | None:
     """Labels that a dataset holds beside its images: torchvision calls them targets, labels or _labels."""
     if isinstance(dataset, Subset):
-        inner = labels_of(dataset.dataset, len(dataset.dataset))  # type: ignore[arg-type]
+        inner = stored_labels(dataset.dataset, len(dataset.dataset))  # type: ignore[arg-type]
         return None if inner is None else inner[torch.as_tensor(dataset.indices, dtype=torch.int64)]
     for name in ("targets", "labels", "_labels"):
         values = getattr(dataset, name, None)

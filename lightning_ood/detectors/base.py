@@ -6,14 +6,13 @@ import functools
 import json
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
-from difflib import get_close_matches
 from typing import Any
 
 from torch import Tensor
 from torchmetrics import Metric
 
 from lightning_ood.detectors._contract import after_fit, arguments, children, plain, unnest
-from lightning_ood.errors import InputError
+from lightning_ood.errors import InputError, write_one_of
 from lightning_ood.features import Features, Head, NetworkInfo, Reads
 from lightning_ood.statistics import Shared
 from lightning_ood.views import Perturbation, View
@@ -192,11 +191,8 @@ class Detector(Metric):
 
     def _require_map(self, tap: str, info: NetworkInfo) -> None:
         if tap not in info.maps:
-            near = get_close_matches(tap, info.maps, n=3) or list(info.maps)
-            raise InputError(
-                f"{type(self).__name__} reads the map {tap!r}, which this network does not have; "
-                f"write one of: {', '.join(near) or '(it has no maps)'}"
-            )
+            advice = write_one_of(tap, info.maps)
+            raise InputError(f"{type(self).__name__} reads the map {tap!r}, which this network does not have; {advice}")
 
     def _require_images(self, seen: Tensor) -> None:
         """For ``compute``: refuses to fit on nothing.

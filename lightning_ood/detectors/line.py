@@ -9,7 +9,7 @@ from lightning_ood.detectors.base import Fitted, LogitScore
 from lightning_ood.detectors.needs import labels_of
 from lightning_ood.detectors.shaping import Shaping
 from lightning_ood.features import Features, NetworkInfo
-from lightning_ood.ops.quantiles import percentile, spread
+from lightning_ood.ops.quantiles import percentile, percentile_curves
 from lightning_ood.statistics import share
 from lightning_ood.statistics.quantile import QuantileSketch, quantile
 
@@ -121,7 +121,7 @@ class LINe(Shaping):
     def summary(self, fitted: Fitted) -> dict[str, Any]:
         """The clipping threshold, and the contributions of a class's units, sorted: their spread over the classes."""
         contributions = fitted["contributions"].sort(dim=1, descending=True).values
-        return {"clip": float(fitted["clip"]), "contributions": spread(contributions)}
+        return {"clip": float(fitted["clip"]), "contributions": percentile_curves(contributions)}
 
     def _clip(self) -> Tensor:
         if self.clip_percentile is not None:

@@ -12,7 +12,7 @@ from lightning_ood.detectors.needs import index_of
 from lightning_ood.errors import InputError
 from lightning_ood.features import Features, NetworkInfo
 from lightning_ood.ops.hashing import hash_index
-from lightning_ood.ops.quantiles import spread
+from lightning_ood.ops.quantiles import percentile_curves
 from lightning_ood.ops.transfer import beside
 from lightning_ood.statistics.coverage import Scheme, StateCounts, bin_edges, bin_index, covered, layer_score
 from lightning_ood.statistics.sample import Sample
@@ -153,7 +153,7 @@ class NAC(Detector):
         counts = {name: fitted[f"counts.{name}"] for name, layer in self.layers.items()}
         said: dict[str, Any] = {"images": float(next(iter(counts.values()))[0].sum())}
         for name, layer in self.layers.items():
-            said[f"coverage.{name}"] = spread(covered(counts[name], layer.samples), self.edges[name])
+            said[f"coverage.{name}"] = percentile_curves(covered(counts[name], layer.samples), self.edges[name])
         return said
 
     def _chosen(self) -> Tensor:

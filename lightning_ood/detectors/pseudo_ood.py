@@ -12,6 +12,7 @@ from lightning_ood.detectors.base import Detector, Fitted
 from lightning_ood.detectors.calibration import Calibration, Scoring, check_share, check_steps, plain_score, split
 from lightning_ood.errors import InputError
 from lightning_ood.features import Features, NetworkInfo
+from lightning_ood.metrics.rates import compare
 from lightning_ood.views import View
 
 Criterion = Literal["auroc", "fpr95"]
@@ -94,12 +95,8 @@ def criterion(known: Tensor, unknown: Tensor, which: Criterion) -> Tensor:
         unknown: ``[m]`` scores of OOD images.
         which: of the two.
     """
-    if which == "fpr95":
-        kept = -(-19 * len(known) // 20)
-        return (unknown >= known.sort(descending=True).values[kept - 1]).double().mean()
-    ordered, known = unknown.sort().values, known.contiguous()
-    below = torch.searchsorted(ordered, known) + torch.searchsorted(ordered, known, right=True)
-    return below.double().mean() / (2 * len(ordered))
+    value = getattr(compare(known, unknown), which)
+    return torch.tensor(value, dtype=torch.float64, device=known.device)
 
 
 def middle_of_best(values: Tensor) -> int:

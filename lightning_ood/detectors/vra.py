@@ -8,6 +8,7 @@ from lightning_ood.detectors.needs import index_of
 from lightning_ood.detectors.shaping import Shaping
 from lightning_ood.errors import InputError
 from lightning_ood.features import Features, NetworkInfo
+from lightning_ood.ops.quantiles import percentile_of_sorted
 from lightning_ood.statistics import Shared, share
 from lightning_ood.statistics.sample import Sample
 
@@ -88,9 +89,9 @@ class VRA(Shaping):
         self._require_images(torch.tensor(len(rows)))
         fitted = {}
         if self.low is None:
-            fitted["low"] = _percentile(rows, self.low_percentile)
+            fitted["low"] = percentile_of_sorted(rows, self.low_percentile)
         if self.high is None:
-            fitted["high"] = _percentile(rows, self.high_percentile)
+            fitted["high"] = percentile_of_sorted(rows, self.high_percentile)
         return fitted
 
     def logits(self, features: Features, fitted: Fitted) -> Tensor:
@@ -103,10 +104,3 @@ class VRA(Shaping):
         low = self.low if self.low is not None else fitted["low"]
         high = self.high if self.high is not None else fitted["high"]
         return torch.where(pooled > high, high, torch.where(pooled < low, 0, pooled + self.shift))
-
-
-def _percentile(ordered: Tensor, percentile: float) -> Tensor:
-    """Columns' percentile of rows ``[N, D]`` in ascending order, interpolated as numpy does."""
-    at = (len(ordered) - 1) * percentile / 100
-    below, above = ordered[int(at)], ordered[min(int(at) + 1, len(ordered) - 1)]
-    return below + (above - below) * (at - int(at))

@@ -1,1 +1,1 @@
-"""From scores to AUROC, FPR95 and AUPR, their intervals, and paired tests."""
+"""AUROC, FPR95 and AUPR of scores, their confidence intervals, and paired tests."""

@@ -3,7 +3,6 @@
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ import torchvision
 from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled
 from torch import nn
 
-from lightning_ood.errors import InputError
+from lightning_ood.errors import InputError, close_names
 from lightning_ood.networks.online import hub, reachable
 from lightning_ood.networks.preprocess import Preprocess
 from lightning_ood.networks.weights import load_weights
@@ -82,9 +81,9 @@ def _library(name: str) -> tuple[str, str]:
     ours = torchvision.models.list_models(module=torchvision.models)
     if library != "timm" and short in ours:
         return "torchvision", short
-    close = [f"timm:{other}" for other in get_close_matches(short.partition(".")[0], timm.list_models(), 4)]
-    close += [f"torchvision:{other}" for other in get_close_matches(short, ours, 3)]
-    hint = f"; close to it: {', '.join(close)}" if close else ""
+    close = [f"timm:{other}" for other in close_names(short.partition(".")[0], timm.list_models(), 4)]
+    close += [f"torchvision:{other}" for other in close_names(short, ours)]
+    hint = f"; write one of {', '.join(close)}" if close else ""
     raise InputError(f"no network is called {name!r} in {library or 'timm or torchvision'}{hint}")
 
 

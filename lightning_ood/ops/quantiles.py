@@ -1,4 +1,4 @@
-"""Exact percentiles of tensors that are held whole."""
+"""Exact percentiles of tensors that fit in memory."""
 
 import math
 
@@ -8,9 +8,9 @@ from torch import Tensor
 
 
 def percentile(values: Tensor, q: float) -> Tensor:
-    """The q-th percentile of all entries, interpolated linearly between the two nearest, as ``numpy.percentile``.
+    """Computes the q-th percentile of all entries, interpolated linearly as ``numpy.percentile`` does.
 
-    ``torch.quantile`` refuses large tensors in some versions. Selection on the CPU, a sort elsewhere.
+    Selects on the CPU and sorts elsewhere; ``torch.quantile`` refuses large tensors in some versions.
 
     Args:
         values: any shape, not empty.
@@ -20,26 +20,40 @@ def percentile(values: Tensor, q: float) -> Tensor:
         float64 scalar on the device of ``values``.
     """
     flat = values.detach().flatten()
-    rank = q / 100 * (flat.numel() - 1)
-    low, high = math.floor(rank), math.ceil(rank)
     if flat.device.type == "cpu":
+        low, high, _ = _position(len(flat), q)
         ordered = torch.from_numpy(np.partition(flat.numpy(), sorted({low, high})))
     else:
         ordered = flat.sort().values
-    below, above = ordered[low].double(), ordered[high].double()
-    return below + (above - below) * (rank - low)
+    return percentile_of_sorted(ordered, q, torch.float64)
 
 
-def spread(rows: Tensor, at: Tensor | None = None) -> dict[str, list[float]]:
-    """What a report draws of many curves: their 10th, 50th and 90th percentile at each place.
+def percentile_of_sorted(ordered: Tensor, q: float, dtype: torch.dtype | None = None) -> Tensor:
+    """Computes the q-th percentile along the first dimension of values that are sorted along it.
 
     Args:
-        rows: ``[R, D]``, a curve each.
-        at: where the values lie, or the D + 1 edges of what they belong to; the ranks 1 to D where None, of which some
-            200 are taken, denser at the start.
+        ordered: ``[N, ...]``, ascending along the first dimension, not empty.
+        q: in [0, 100].
+        dtype: precision of the interpolation; that of ``ordered`` where None.
 
     Returns:
-        ``at``, ``low``, ``middle`` and ``high``, plain numbers.
+        ``[...]``.
+    """
+    low, high, weight = _position(len(ordered), q)
+    below, above = ordered[low].to(dtype or ordered.dtype), ordered[high].to(dtype or ordered.dtype)
+    return below + (above - below) * weight
+
+
+def percentile_curves(rows: Tensor, at: Tensor | None = None) -> dict[str, list[float]]:
+    """Summarises many curves for a plot: their 10th, 50th and 90th percentile at each position.
+
+    Args:
+        rows: ``[R, D]``, one curve per row.
+        at: ``[D]`` positions, or ``[D + 1]`` bin edges; where None the positions are the ranks 1 to D, of which about
+            200 are kept, denser at the start.
+
+    Returns:
+        ``at``, ``low``, ``middle`` and ``high`` as lists of floats.
     """
     if at is None:
         last = rows.shape[1]
@@ -47,3 +61,10 @@ def spread(rows: Tensor, at: Tensor | None = None) -> dict[str, list[float]]:
         rows = rows[:, at.to(rows.device) - 1]
     low, middle, high = np.quantile(rows.detach().double().cpu().numpy(), [0.1, 0.5, 0.9], axis=0).tolist()
     return {"at": at.double().tolist(), "low": low, "middle": middle, "high": high}
+
+
+def _position(n: int, q: float) -> tuple[int, int, float]:
+    """Indices of the two order statistics around the q-th percentile of ``n`` values, and the weight of the second."""
+    rank = q / 100 * (n - 1)
+    low = math.floor(rank)
+    return low, math.ceil(rank), rank - low

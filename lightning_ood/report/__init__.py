@@ -1,4 +1,4 @@
-"""From the table of scores to everything a run leaves behind: metrics, table, pictures, page, logger."""
+"""Turns a table of scores into metrics, a terminal table, plots, an HTML page and logged results."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from lightning_ood.ops.files import write_text
 from lightning_ood.report.console import Costs, print_table
 from lightning_ood.report.environment import environment
 from lightning_ood.report.fits import read_fits, write_fits
-from lightning_ood.report.loggers import log_checkpoint, log_run, scalars, telling
+from lightning_ood.report.loggers import log_checkpoint, log_run, scalars, warn_on_failure
 from lightning_ood.report.mistakes import Read, reader, write_mistakes
 from lightning_ood.report.overfitting import training_auroc
 from lightning_ood.report.page import render_page
@@ -36,8 +36,8 @@ __all__ = [
     "reader",
     "scalars",
     "summarise",
-    "telling",
     "training_auroc",
+    "warn_on_failure",
     "without_csid",
     "write_metrics",
     "write_report",
@@ -56,36 +56,36 @@ def write_report(
     costs: Costs | None = None,
     read: Read | None = None,
 ) -> list[Path]:
-    """Writes ``report/*.png`` and ``report/index.html``, one page that holds it all.
+    """Writes ``report/*.png`` and ``report/index.html``, one self-contained page.
 
-    What the detectors say of their fit stays in ``report/fits.json``, and comes from there where it is not given.
+    The summaries of the fits are stored in ``report/fits.json`` and read from it where ``summaries`` is None.
 
     Args:
         run_dir: folder of the run.
         scores: table of scores.
-        metrics: of ``summarise``.
-        accuracy: of the ID images, percent.
-        summaries: detector -> what it says of its fit.
-        config: of the run, YAML.
-        costs: detector -> forward passes per image beyond the shared one.
-        read: how an image of the table is read, for thumbnails.
+        metrics: result of ``summarise``.
+        accuracy: accuracy on the ID images in percent.
+        summaries: detector -> summary of its fit.
+        config: config of the run as YAML.
+        costs: detector -> extra forwards per image.
+        read: reads an image of the table, for thumbnails.
 
     Returns:
-        The pictures, then the page.
+        Paths of the plots, then of the page.
     """
     folder = Path(run_dir) / "report"
     if summaries is not None:
         write_fits(folder, summaries=summaries, costs=costs, environment=environment())
     fits = read_fits(folder)
-    said = {name: summary for name, summary in fits.get("summaries", {}).items() if name in scores}
+    summaries = {name: summary for name, summary in fits.get("summaries", {}).items() if name in scores}
     shown = without_csid(scores)
     mistakes, note = write_mistakes(shown, folder, read)
-    pictures = write_pictures(shown, without_csid(metrics), folder, said) + mistakes
-    about = _about(Path(run_dir), fits) | {"note": note, "config": config}
-    text = render_page(metrics, pictures, accuracy=accuracy, summaries=said, **about)
+    pictures = write_pictures(shown, without_csid(metrics), folder, summaries) + mistakes
+    context = _page_context(Path(run_dir), fits) | {"note": note, "config": config}
+    text = render_page(metrics, pictures, accuracy=accuracy, summaries=summaries, **context)
     return [*pictures, write_text(folder / "index.html", text)]
 
 
-def _about(run: Path, fits: Mapping[str, Any]) -> dict[str, Any]:
+def _page_context(run: Path, fits: Mapping[str, Any]) -> dict[str, Any]:
     title = f"Out-of-distribution detection: {run.resolve().name}"
     return {"title": title, "costs": fits.get("costs"), "found": fits.get("environment")}

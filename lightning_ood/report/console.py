@@ -1,4 +1,4 @@
-"""The table on the screen: detectors by sets, readable at 80 columns and in a log file."""
+"""The results table on the terminal: detectors by sets, readable at 80 columns and in a log file."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from lightning_ood.report.table import FULL_SPECTRUM, MEAN, without_csid
+from lightning_ood.report.table import FULL_SPECTRUM, MEAN, is_best, without_csid
 
 _CELL = 13  # "100.0*/100.0*"
 _GAP = 2
-_NAME = 30  # longer names are folded
+_NAME = 30  # longer names are wrapped
 _MARK = "*"
 
 
@@ -27,21 +27,22 @@ class _Column:
     width: int = _CELL
 
 
-Costs = Mapping[str, Mapping[str, int]]  # detector -> what Detector.extra_forwards says
+Costs = Mapping[str, Mapping[str, int]]  # detector -> Detector.extra_forwards
 
 
 def print_table(
     metrics: pd.DataFrame, accuracy: float | None = None, console: Console | None = None, costs: Costs | None = None
 ) -> None:
-    """Prints detectors by sets, AUROC and FPR95 in percent, with each group's mean; the best are bold and starred.
+    """Prints AUROC and FPR95 in percent, detectors by sets with group means; the best are bold and starred.
 
-    What does not fit the width is split into a table per group, and a wide group further. Names are folded, never cut.
+    A table wider than the console is split by group, and a group that is still too wide is split further. Long names
+    are wrapped, never truncated.
 
     Args:
-        metrics: what ``summarise`` gave.
-        accuracy: of the ID images, percent.
-        console: where to print; its width counts. The standard output by default.
-        costs: extra forward passes per image in each job: a column, where there are any.
+        metrics: result of ``summarise``.
+        accuracy: accuracy on the ID images in percent.
+        console: console to print on, standard output by default; its width sets the layout.
+        costs: extra forwards per image of each detector and command; shown as a column where any is not 0.
     """
     console = console or Console()
     detectors = list(metrics["detector"].drop_duplicates())
@@ -51,9 +52,9 @@ def print_table(
     groups = {str(name): _columns(rows) for name, rows in metrics.groupby("group", sort=False)}
     if any(any(cost.values()) for cost in (costs or {}).values()):
         groups[str(metrics["group"].iloc[-1])].append(_cost_column(costs or {}))
-    whole = [column for columns in groups.values() for column in columns]
-    fits = sum(column.width + _GAP for column in whole) <= room
-    tables = {", ".join(groups): whole} if fits else groups
+    all_columns = [column for columns in groups.values() for column in columns]
+    fits = sum(column.width + _GAP for column in all_columns) <= room
+    tables = {", ".join(groups): all_columns} if fits else groups
     for name, columns in tables.items():
         parts = 1 if fits else math.ceil(len(columns) / fit)
         size = math.ceil(len(columns) / parts)
@@ -63,12 +64,12 @@ def print_table(
 
 
 def caption(metrics: pd.DataFrame, accuracy: float | None) -> str:
-    """What the numbers are: the images they come from, and which FPR95."""
+    """Describes the numbers: counts of images, accuracy and the definition of FPR95."""
     sets = without_csid(metrics[metrics["dataset"] != MEAN]).drop_duplicates(["group", "dataset"])
     counts = ", ".join(f"{row.dataset} {row.n_ood}" for row in sets.itertuples())
     shifted = metrics.attrs.get("shifted", {})
-    looks = ", ".join(f"{name} {n} (accuracy {_percent(right)})" for name, (n, right) in shifted.items())
-    full = f"Full spectrum ({FULL_SPECTRUM}…) counts these images as ID too: {looks}.\n" if shifted else ""
+    shifted_sets = ", ".join(f"{name} {n} (accuracy {_percent(share)})" for name, (n, share) in shifted.items())
+    full = f"Full spectrum ({FULL_SPECTRUM}…) counts these images as ID too: {shifted_sets}.\n" if shifted else ""
     return (
         f"In-distribution (ID): {int(metrics['n_id'].iloc[0])} images, accuracy {_percent(accuracy)}. "
         f"Out-of-distribution (OOD): {counts} images.\n{full}"
@@ -82,7 +83,7 @@ def _percent(accuracy: float | None) -> str:
 
 
 def _columns(rows: pd.DataFrame) -> list[_Column]:
-    """The columns of one group: its sets, then their mean if there are several."""
+    """Builds the columns of one group: its sets, then their mean if there are several."""
     datasets = list(rows["dataset"].drop_duplicates())
     sets = [name for name in datasets if name != MEAN]
     group = rows["group"].iloc[0]
@@ -94,18 +95,18 @@ def _columns(rows: pd.DataFrame) -> list[_Column]:
 
 
 def _cost_column(costs: Costs) -> _Column:
-    dear = {name: cost for name, cost in costs.items() if any(cost.values())}
-    cells = {name: Text("\n".join(f"{n} {job}" for job, n in cost.items() if n)) for name, cost in dear.items()}
+    expensive = {name: cost for name, cost in costs.items() if any(cost.values())}
+    cells = {name: Text("\n".join(f"{n} {job}" for job, n in cost.items() if n)) for name, cost in expensive.items()}
     return _Column("extra\npasses", cells, width=6)
 
 
 def _cells(column: pd.DataFrame) -> dict[str, Text]:
-    # The best is what prints as the best: equal digits are marked alike.
-    auroc, fpr95 = column["auroc"].round(1), column["fpr95"].round(1)
-    cells = {}
-    for detector, a, f in zip(column["detector"], auroc, fpr95, strict=True):
-        cells[detector] = Text.assemble(_number(a, a == auroc.max()), "/", _number(f, f == fpr95.min()))
-    return cells
+    rounded = column.round(1)
+    auroc, fpr95 = (zip(rounded[m], is_best(rounded[m].to_numpy(), m), strict=True) for m in ("auroc", "fpr95"))
+    return {
+        detector: Text.assemble(_number(*a), "/", _number(*f))
+        for detector, a, f in zip(column["detector"], auroc, fpr95, strict=True)
+    }
 
 
 def _number(value: float, best: bool) -> tuple[str, str]:

@@ -1,4 +1,4 @@
-"""Runs on the same images: their metrics, and the differences between them with intervals and p-values."""
+"""Metrics of runs on the same images, and differences between them with intervals and p-values."""
 
 from __future__ import annotations
 
@@ -12,41 +12,39 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from lightning_ood.metrics.paired import Difference, Placements, auroc_difference, bootstrap, drawn_difference
+from lightning_ood.metrics.rates import falls
 from lightning_ood.report.paper import PRINTED, Cell, Grid
-from lightning_ood.report.table import MEAN, detectors_of, summarise
+from lightning_ood.report.table import MEAN, detectors_of, rows_of, summarise
 
 ALPHA = 0.05
 Entry = tuple[str, str]  # run (or the name of its repetitions), detector
-Judge = Callable[[Entry, Entry, Sequence[str], float], Difference]  # baseline, other, sets, their difference
+Test = Callable[[Entry, Entry, Sequence[str], float], Difference]  # baseline, other, sets, their difference
 _WHERE = ["run", "detector", "dataset", "group"]
 
 
 @dataclass(frozen=True, eq=False)
 class Scores:
-    """Runs on the same images, rows in one order.
+    """Tables of scores of several runs on the same images, with rows in one order.
 
     Attributes:
-        runs: name -> tables of its repetitions.
+        runs: run -> tables of its repetitions.
     """
 
     runs: Mapping[str, Sequence[pd.DataFrame]]
 
     @property
     def images(self) -> pd.DataFrame:
-        """A table that knows the sets and groups of all."""
+        """The first table; its columns of images are the same in all runs."""
         return next(iter(self.runs.values()))[0]
 
     @cached_property
     def sets(self) -> dict[str, NDArray[np.int64]]:
-        """OOD set -> its rows; the ID images under the empty name."""
-        known = (self.images["role"] == "id").to_numpy(dtype=bool)
-        names = self.images["dataset"].to_numpy()
-        sets = self.images.loc[self.images["role"] == "ood", "dataset"].drop_duplicates()
-        return {"": np.flatnonzero(known), **{str(name): np.flatnonzero(names == name) for name in sets}}
+        """Rows of each OOD set; rows of the ID images under the empty name."""
+        return rows_of(self.images)
 
     @cached_property
     def means(self) -> dict[tuple[str, str], list[str]]:
-        """(dataset, group) of each row of the tables -> the sets it is the mean of; a mean of one set is left out."""
+        """(dataset, group) of each table row -> the sets that it averages, without means of one set."""
         found = self.images[self.images["role"] == "ood"].groupby("group", sort=False)["dataset"].unique()
         groups = {str(group): [str(name) for name in names] for group, names in found.items()}
         singles = {(name, group): [name] for group, names in groups.items() for name in names}
@@ -54,7 +52,7 @@ class Scores:
 
     @property
     def entries(self) -> list[Entry]:
-        """Every run with the detectors that all its repetitions have."""
+        """(run, detector) pairs with the detectors that all repetitions of the run have."""
         common = {
             run: [name for name in detectors_of(first) if all(name in other for other in others)]
             for run, (first, *others) in self.runs.items()
@@ -62,12 +60,12 @@ class Scores:
         return [(run, name) for run, names in common.items() for name in names]
 
     def of(self, entry: Entry, name: str) -> list[NDArray[Any]]:
-        """Scores of a set's images in each repetition."""
+        """Returns the scores of a set's images in each repetition."""
         return [table[entry[1]].to_numpy()[self.sets[name]] for table in self.runs[entry[0]]]
 
 
 def measure(scores: Scores, entries: Sequence[Entry]) -> pd.DataFrame:
-    """A row per run, detector and set or group mean.
+    """Computes one row per run, detector and set or group mean.
 
     Returns:
         ``fpr95`` and ``auroc`` in percent, means over the repetitions; ``fpr95_std`` and ``auroc_std``, their standard
@@ -93,31 +91,33 @@ def differences(
     seed: int = 0,
     auroc_drawn: bool = False,
 ) -> pd.DataFrame:
-    """A row per pair, set or group mean, and metric: other minus baseline in percentage points.
+    """Computes other minus baseline in percentage points, one row per pair, set or group mean, and metric.
 
     Args:
-        scores: of the runs.
-        values: what ``measure`` gave for them.
-        pairs: (baseline, other).
-        draws: resamples of the paired bootstrap.
-        seed: of the draws.
-        auroc_drawn: whether AUROC too takes the bootstrap; else DeLong's test.
+        scores: scores of the runs.
+        values: result of ``measure`` for the runs.
+        pairs: pairs (baseline, other).
+        draws: number of resamples of the paired bootstrap.
+        seed: seed of the draws.
+        auroc_drawn: tests AUROC with the bootstrap instead of DeLong's test.
     """
     entries = list(dict.fromkeys(entry for pair in pairs for entry in pair))
-    judges = {"fpr95": _bootstrap(scores, entries, draws, seed, "fpr95")}
-    judges["auroc"] = _bootstrap(scores, entries, draws, seed, "auroc") if auroc_drawn else _delong(scores, entries)
-    tests = {metric: f"paired bootstrap, {draws} draws" for metric in judges} | (
+    compared_by = {"fpr95": _bootstrap(scores, entries, draws, seed, "fpr95")}
+    compared_by["auroc"] = (
+        _bootstrap(scores, entries, draws, seed, "auroc") if auroc_drawn else _delong(scores, entries)
+    )
+    tests = {metric: f"paired bootstrap, {draws} draws" for metric in compared_by} | (
         {} if auroc_drawn else {"auroc": "DeLong"}
     )
-    held = values.set_index(_WHERE)
+    table = values.set_index(_WHERE)
     rows = []
     for first, second in pairs:
         names = {"run": second[0], "detector": second[1], "baseline_run": first[0], "baseline": first[1]}
         for (dataset, group), members in scores.means.items():
-            for metric, judge in judges.items():
-                a, b = (float(held.loc[(*entry, dataset, group), metric]) for entry in (first, second))
-                found = judge(first, second, members, (b - a) / 100)
-                better = (b > a) == (metric == "auroc")
+            for metric, test in compared_by.items():
+                a, b = (float(table.loc[(*entry, dataset, group), metric]) for entry in (first, second))
+                found = test(first, second, members, (b - a) / 100)
+                better = (b > a) != falls(metric)
                 rows.append(
                     {**names, "dataset": dataset, "group": group, "metric": metric, "baseline_value": a, "value": b}
                     | {"difference": b - a, "low": 100 * found.low, "high": 100 * found.high}
@@ -127,21 +127,21 @@ def differences(
     return pd.DataFrame(rows)
 
 
-def _delong(scores: Scores, entries: Sequence[Entry]) -> Judge:
+def _delong(scores: Scores, entries: Sequence[Entry]) -> Test:
     oods = [name for name in scores.sets if name]
     held = {
         (entry, name): Placements.of(scores.of(entry, ""), scores.of(entry, name)) for entry in entries for name in oods
     }
 
-    def judge(first: Entry, second: Entry, members: Sequence[str], estimate: float) -> Difference:
+    def test(first: Entry, second: Entry, members: Sequence[str], estimate: float) -> Difference:
         return auroc_difference(*([held[entry, name] for name in members] for entry in (first, second)))
 
-    return judge
+    return test
 
 
 def _bootstrap(
     scores: Scores, entries: Sequence[Entry], draws: int, seed: int, metric: Literal["fpr95", "auroc"]
-) -> Judge:
+) -> Test:
     stacked = {name: np.stack([s for entry in entries for s in scores.of(entry, name)]) for name in scores.sets}
     owner = np.repeat(range(len(entries)), [len(scores.runs[run]) for run, _ in entries])
     drawn = bootstrap(stacked.pop(""), stacked, draws, seed, metric)
@@ -151,18 +151,18 @@ def _bootstrap(
         for e, entry in enumerate(entries)
     }
 
-    def judge(first: Entry, second: Entry, members: Sequence[str], estimate: float) -> Difference:
+    def test(first: Entry, second: Entry, members: Sequence[str], estimate: float) -> Difference:
         sides = (np.mean([held[entry, name] for name in members], axis=0) for entry in (first, second))
         return drawn_difference(estimate, *sides)
 
-    return judge
+    return test
 
 
 def difference_table(rows: pd.DataFrame) -> Grid:
-    """Each pair and set: both differences with interval and p-value; bold where the other is better.
+    """Builds the table of both differences per pair and set, with interval and p-value; bold where the other is better.
 
     Args:
-        rows: of ``differences``.
+        rows: result of ``differences``.
     """
     several = len({*rows["run"], *rows["baseline_run"]}) > 1
     names = ["run", "detector", "baseline_run"] if several else ["detector"]
@@ -170,17 +170,17 @@ def difference_table(rows: pd.DataFrame) -> Grid:
         names.append("baseline")
     lines = []
     for key, part in rows.groupby(["run", "detector", "baseline_run", "baseline", "dataset", "group"], sort=False):
-        told = dict(
+        names_of = dict(
             zip(("run", "detector", "baseline_run", "baseline", "dataset", "group"), map(str, key), strict=True)
         )
-        where = f"{told['group']} mean" if told["dataset"] == MEAN else told["dataset"]
+        where = f"{names_of['group']} mean" if names_of["dataset"] == MEAN else names_of["dataset"]
         found = part.set_index("metric")
-        cells = [[Cell(_told(found.loc[metric]), found.loc[metric, "verdict"] == "better")] for metric in PRINTED]
-        lines.append(([*(told[name] for name in names), where], cells))
+        cells = [[Cell(_format(found.loc[metric]), found.loc[metric, "verdict"] == "better")] for metric in PRINTED]
+        lines.append(([*(names_of[name] for name in names), where], cells))
     labels = [name.replace("_", " ") for name in names]
     return Grid([*labels, "set"], [(f"Δ {' '.join(text)}", [""]) for text in PRINTED.values()], lines)
 
 
-def _told(row: pd.Series) -> str:
+def _format(row: pd.Series) -> str:
     p = "p < 0.001" if row["p_value"] < 0.001 else f"p = {row['p_value']:.3f}"
     return f"{row['difference']:+.1f} [{row['low']:+.1f}, {row['high']:+.1f}], {p}"

@@ -1,4 +1,4 @@
-"""What the pictures share: colours, sizes, panels and legends."""
+"""Colours, figures, panels and legends shared by all plots."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Okabe and Ito's colours, told apart by colour-blind readers; the line style changes when they start again.
+# Okabe and Ito's colours, which colour-blind readers can tell apart; the line style changes when they repeat.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 ID_COLOUR = "#8C8C8C"
 DPI = 110
@@ -24,24 +24,16 @@ _STYLES = ("-", "--", ":", "-.")
 _PANEL = (3.1, 2.4)  # inches
 
 
-def rows_of(scores: pd.DataFrame) -> dict[str, NDArray[np.int64]]:
-    """Name of an OOD set -> its rows; the ID images stand first, under the empty name."""
-    is_id = (scores["role"] == "id").to_numpy(dtype=bool)
-    names = scores["dataset"].to_numpy()
-    sets = scores["dataset"][~is_id].drop_duplicates()
-    return {"": np.flatnonzero(is_id), **{str(name): np.flatnonzero((names == name) & ~is_id) for name in sets}}
-
-
 def styles_of(metrics: pd.DataFrame) -> dict[str, Mapping[str, Any]]:
-    """Colour and line style of each OOD set, the same in every picture."""
+    """Returns the colour and line style of each OOD set, the same in every plot."""
     sets = metrics["dataset"][metrics["dataset"] != MEAN].drop_duplicates()
     n = len(COLOURS)
     return {str(s): {"color": COLOURS[i % n], "linestyle": _STYLES[i // n % 4]} for i, s in enumerate(sets)}
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """An empty one, in inches."""
-    # Without pyplot: no global state, no window, nothing to close.
+    """Creates an empty figure; width and height in inches."""
+    # Avoids pyplot and its global state: there is no window and nothing to close.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -51,7 +43,7 @@ def new_figure(width: float, height: float) -> Figure:
 
 
 def panels_of(detectors: list[str], label: str) -> tuple[Figure, Iterator[tuple[str, Axes]]]:
-    """A titled panel for each detector."""
+    """Creates a figure with one titled panel per detector; returns it and the (detector, panel) pairs."""
     columns = min(len(detectors), 5)
     rows = math.ceil(len(detectors) / columns)
     figure = new_figure(max(columns, 2) * _PANEL[0], rows * _PANEL[1] + 0.9)
@@ -68,7 +60,7 @@ def panels_of(detectors: list[str], label: str) -> tuple[Figure, Iterator[tuple[
 
 
 def legend(figure: Figure, styles: Mapping[str, Mapping[str, Any]], with_id: bool) -> None:
-    """One for the whole picture, above its panels."""
+    """Adds one legend above all panels."""
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
@@ -86,23 +78,23 @@ def write_cells(
     digits: int = 1,
     below: tuple[NDArray[np.float64], NDArray[np.float64]] | None = None,
 ) -> None:
-    """The numbers of a heat map, in its cells.
+    """Writes the values of a heat map into its cells.
 
     Args:
-        axes: of the heat map.
-        values: nothing is written where there is no number.
-        dark: cells that are written on in white.
-        bold: cells in bold.
-        digits: after the point.
-        below: ends of intervals, written small under the values.
+        axes: axes of the heat map.
+        values: ``[R, C]``; cells that are not finite stay empty.
+        dark: ``[R, C]`` mask of cells with white text.
+        bold: ``[R, C]`` mask of cells with bold text.
+        digits: digits after the decimal point.
+        below: lower and upper interval ends, ``[R, C]`` each, written small below the values.
     """
     for (row, column), value in np.ndenumerate(values):
         if not np.isfinite(value):
             continue
         style: dict[str, Any] = {"color": "white" if dark[row, column] else "black", "ha": "center"}
         weight = "bold" if bold[row, column] else "normal"
-        place = row - 0.16 if below else row
-        axes.text(column, place, f"{value:.{digits}f}", va="center", fontsize=7.5, fontweight=weight, **style)
+        height = row - 0.16 if below else row
+        axes.text(column, height, f"{value:.{digits}f}", va="center", fontsize=7.5, fontweight=weight, **style)
         if below:
             ends = "\N{EN DASH}".join(f"{end[row, column]:.1f}" for end in below)
             axes.text(column, row + 0.24, ends, va="center", fontsize=5.8, **style)

@@ -1,4 +1,4 @@
-"""What a run ran on, and what is to be cited for it."""
+"""The environment of a run, and what to cite for it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _PACKAGES = ("torch", "torchvision", "timm", "lightning", "torchmetrics", "numpy
 
 
 def environment() -> dict[str, str]:
-    """Code, machine, and versions of Python and what computes the numbers."""
+    """Returns the versions of the code, Python and the numerical libraries, and the machine."""
     code = code_version()
     found = {"lightning_ood": code["lightning_ood"]}
     if "commit" in code:
@@ -41,14 +41,14 @@ def environment() -> dict[str, str]:
 
 
 def papers(config: str, detectors: Iterable[str]) -> list[tuple[str, str]]:
-    """Title, authors and venue, and the link, of what the detectors come from: the first lines of their files.
+    """Returns citation (title, authors, venue) and link of each detector's paper, from the docstring of its module.
 
     Args:
-        config: of the run, YAML.
-        detectors: names in it.
+        config: config of the run as YAML.
+        detectors: names of detectors in the config.
     """
-    known = ((yaml.safe_load(config) or {}).get("scoring") or {}).get("detectors") or {}
-    text = yaml.safe_dump([known[name] for name in detectors if name in known])
+    specs = ((yaml.safe_load(config) or {}).get("scoring") or {}).get("detectors") or {}
+    text = yaml.safe_dump([specs[name] for name in detectors if name in specs])
     found: dict[str, str] = {}
     for path in dict.fromkeys(re.findall(r"class_path: ([\w.]+\.\w+)", text)):
         with suppress(Exception):  # a class of the user's that cannot be imported here
@@ -76,10 +76,10 @@ def _cited(module: str) -> tuple[str, str]:
 
 
 def bibtex(found: Mapping[str, str]) -> str:
-    """Of the software.
+    """Returns the BibTeX entry of the software.
 
     Args:
-        found: what ``environment`` gave.
+        found: result of ``environment``.
     """
     commit = f",\n  note = {{commit {found['commit'].rstrip('+')}}}" if "commit" in found else ""
     return (
@@ -97,7 +97,7 @@ def _processor() -> str:
 
 
 def code_version() -> dict[str, str]:
-    """The package's version and, in a checkout, its commit; ``+`` where files differ from it."""
+    """Returns the package version and, in a checkout, its commit, with ``+`` where files have changed."""
     version = {"lightning_ood": __version__}
     git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*"]
     with suppress(OSError, subprocess.SubprocessError):  # installed without its history

@@ -1,4 +1,4 @@
-"""Where a run fails, by class: what OOD images are taken for, and which classes let them in."""
+"""Mistakes by class: the classes predicted for OOD images, and the classes whose predictions are accepted."""
 
 from __future__ import annotations
 
@@ -8,32 +8,32 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from lightning_ood.metrics.rates import count_95
-from lightning_ood.report.drawing import new_figure, rows_of, write_cells
-from lightning_ood.report.table import detectors_of
+from lightning_ood.metrics.rates import threshold_95
+from lightning_ood.report.drawing import new_figure, write_cells
+from lightning_ood.report.table import detectors_of, rows_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-MOST = 20  # classes that one picture shows
+MOST = 20  # classes in one plot
 
 
 def class_names(scores: pd.DataFrame) -> dict[int, str]:
-    """Label -> name: that of the folder in which all ID images of the class lie, or the number."""
-    known = scores[(scores["role"] == "id") & scores["label"].notna()]
+    """Returns label -> name: the folder that contains all ID images of the class, or the number."""
+    labelled = scores[(scores["role"] == "id") & scores["label"].notna()]
     predicted = scores["prediction"].unique()
-    names = {int(label): str(label) for label in {*known["label"].unique(), *predicted}}
-    folders = known["path"].str.replace("\\", "/").str.split("/").str[-2].groupby(known["label"])
-    if len(known) and known["path"].notna().all() and (folders.nunique() == 1).all():
+    names = {int(label): str(label) for label in {*labelled["label"].unique(), *predicted}}
+    folders = labelled["path"].str.replace("\\", "/").str.split("/").str[-2].groupby(labelled["label"])
+    if len(labelled) and labelled["path"].notna().all() and (folders.nunique() == 1).all():
         found = {int(label): str(name) for label, name in folders.first().items()}
-        if len(set(found.values())) == len(found):  # else all classes lie in one folder
+        if len(set(found.values())) == len(found):  # else all classes are in one folder
             names |= found
     return names
 
 
 def taken_for(scores: pd.DataFrame) -> Figure:
-    """Share of each set's images that the network takes for each ID class."""
+    """Draws the share of each set's images that the network predicts as each ID class."""
     rows = rows_of(scores)
     names = class_names(scores)
     predicted = scores["prediction"].to_numpy()
@@ -48,10 +48,10 @@ def taken_for(scores: pd.DataFrame) -> Figure:
 
 
 def class_failures(scores: pd.DataFrame) -> Figure:
-    """Detectors by classes, at the threshold that keeps 95 % of all ID images.
+    """Draws detectors by classes, at the threshold that keeps 95 % of all ID images.
 
-    On the left the share of the OOD images taken for a class that is accepted; on the right the share of the ID images
-    of a class (as predicted, where there are no labels) that is rejected: 5 on average.
+    Left: accepted share of the OOD images predicted as a class. Right: rejected share of the ID images of a class (the
+    predicted class where there are no labels), 5 % on average.
     """
     names, detectors = class_names(scores), detectors_of(scores)
     is_id = (scores["role"] == "id").to_numpy(dtype=bool)
@@ -72,17 +72,16 @@ def class_failures(scores: pd.DataFrame) -> Figure:
 
 
 def _accepted(values: NDArray[np.floating], is_id: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    known = np.sort(values[is_id])
-    return values >= known[len(known) - count_95(len(known))]
+    return values >= threshold_95(np.sort(values[is_id]))
 
 
 def _share(passed: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """``[D, images] -> [D]`` in percent, NaN of no image."""
+    """Computes the share of images that passed in percent: ``[D, N] -> [D]``, NaN where N = 0."""
     return 100 * passed.mean(axis=1) if passed.shape[1] else np.full(len(passed), np.nan)
 
 
 def _most(weight: NDArray[np.number]) -> list[int]:
-    """The positions with the most, in their own order."""
+    """Returns the indices of the ``MOST`` largest weights ``[K]``, ascending."""
     return sorted(np.argsort(-weight, kind="stable")[:MOST].tolist())
 
 

@@ -1,4 +1,4 @@
-"""Pictures of what the detectors found in their fit: FeatureNorm's blocks, NAC's coverage, LINe's contributions."""
+"""Plots of fit summaries: FeatureNorm's blocks, NAC's coverage and LINe's contributions."""
 
 from __future__ import annotations
 
@@ -18,29 +18,29 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-Summaries = Mapping[str, Mapping[str, Any]]  # detector -> what it says of its fit
+Summaries = Mapping[str, Mapping[str, Any]]  # detector -> summary of its fit
 _BAND = "line: median, band: 10th to 90th percentile"
 
 
-def write_fits(folder: Path, **held: Any) -> None:
-    """Keeps in ``fits.json`` what the scores do not say, for a report without the network."""
-    write_text(folder / "fits.json", json.dumps(held, default=float))
+def write_fits(folder: Path, **values: Any) -> None:
+    """Writes summaries, costs and environment to ``fits.json``, so that a report needs no network."""
+    write_text(folder / "fits.json", json.dumps(values, default=float))
 
 
 def read_fits(folder: Path) -> dict[str, Any]:
-    """What ``write_fits`` kept; nothing where it did not."""
+    """Reads ``fits.json``; returns an empty mapping where the file does not exist."""
     path = folder / "fits.json"
-    held: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    return held
+    values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return values
 
 
 def blocks(summaries: Summaries, metrics: pd.DataFrame) -> Figure | None:
-    """NormRatio of each block beside the AUROC of the blocks that were scored, for each detector that chose a block."""
+    """Draws the NormRatio of each block beside the AUROC of the scored blocks, for each detector that chose a block."""
     found = ratios(summaries)
     if not found:
         return None
     styles = styles_of(metrics)
-    alone = {said["block"]: name for name, said in summaries.items() if "block" in said and name not in found}
+    alone = {summary["block"]: name for name, summary in summaries.items() if "block" in summary and name not in found}
     most = max(map(len, found.values()))
     figure = new_figure(8.5, 1.2 + len(found) * (0.7 + 0.27 * most))
     panels = figure.subplots(len(found), 2, squeeze=False, sharey="row")
@@ -58,7 +58,7 @@ def blocks(summaries: Summaries, metrics: pd.DataFrame) -> Figure | None:
 
 def _ratios(axes: Axes, name: str, values: Mapping[str, float], chosen: str) -> None:
     places = np.arange(len(values))
-    colours = ["black" if block == chosen else "0.6" for block in values]  # sets have the others
+    colours = ["black" if block == chosen else "0.6" for block in values]  # the other colours mark sets
     axes.hlines(places, 1, list(values.values()), color=colours, linewidth=1.5)
     axes.scatter(list(values.values()), places, color=colours, s=26, zorder=3)
     axes.axvline(1, color=ID_COLOUR, linewidth=0.8)
@@ -78,7 +78,7 @@ def _sets(axes: Axes, place: int, metrics: pd.DataFrame, styles: Mapping[str, Ma
 
 
 def coverage(summaries: Summaries) -> Figure | None:
-    """What each state is worth to the neurons of each layer of NAC."""
+    """Draws the coverage of each neuron state for each layer of NAC."""
     curves = _curves(summaries, "coverage.")
     if not curves:
         return None
@@ -94,7 +94,7 @@ def coverage(summaries: Summaries) -> Figure | None:
 
 
 def contributions(summaries: Summaries) -> Figure | None:
-    """Contributions of units to a class, from the largest to the least, as LINe prunes them."""
+    """Draws the contributions of units to a class in falling order, as LINe prunes them."""
     curves = _curves(summaries, "contributions")
     if not curves:
         return None
@@ -110,21 +110,21 @@ def contributions(summaries: Summaries) -> Figure | None:
 
 
 def ratios(summaries: Summaries) -> dict[str, dict[str, float]]:
-    """Detector -> block -> NormRatio, of those that chose among several blocks."""
-    found = {name: _under("ratio.", said) for name, said in summaries.items()}
+    """Returns detector -> block -> NormRatio for detectors that chose among several blocks."""
+    found = {name: _under("ratio.", summary) for name, summary in summaries.items()}
     return {name: values for name, values in found.items() if len(values) > 1}
 
 
-def _under(prefix: str, said: Mapping[str, Any]) -> dict[str, float]:
-    return {key.removeprefix(prefix): float(value) for key, value in said.items() if key.startswith(prefix)}
+def _under(prefix: str, summary: Mapping[str, Any]) -> dict[str, float]:
+    return {key.removeprefix(prefix): float(value) for key, value in summary.items() if key.startswith(prefix)}
 
 
-def _curves(summaries: Summaries, what: str) -> dict[str, dict[str, list[float]]]:
-    """Title -> curve, of every entry called ``what``, those of a detector inside another too."""
+def _curves(summaries: Summaries, entry: str) -> dict[str, dict[str, list[float]]]:
+    """Returns title -> curve for every summary entry called ``entry``, also of a detector inside another."""
     found = {}
-    for name, said in summaries.items():
-        for key, value in said.items():
-            before, is_there, after = key.rpartition(what) if key.endswith(what) else key.partition(what)
-            if is_there and isinstance(value, dict) and (not before or before.endswith(".")):
+    for name, summary in summaries.items():
+        for key, value in summary.items():
+            before, match, after = key.rpartition(entry) if key.endswith(entry) else key.partition(entry)
+            if match and isinstance(value, dict) and (not before or before.endswith(".")):
                 found[", ".join(part for part in (name, f"{before}{after}") if part)] = value
     return found

@@ -1,4 +1,4 @@
-"""The numbers of a run for its loggers: Weights & Biases gets everything, the others the scalars."""
+"""Logs the results of a run: everything to Weights & Biases, scalars to other loggers."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ _LOGGED = ("auroc", "fpr95")
 
 
 def scalars(metrics: pd.DataFrame, accuracy: float | None = None) -> dict[str, float]:
-    """Stable keys, in percent: ``auroc/<set>/<detector>``, ``fpr95/mean-<group>/<detector>``, ``accuracy/id``.
+    """Returns the logged scalars in percent, under stable keys.
 
-    The accuracy on covariate-shifted ID sets, which ``metrics.attrs`` hold, is ``accuracy/<set>``.
+    The keys are ``auroc/<set>/<detector>``, ``fpr95/mean-<group>/<detector>``, ``accuracy/id``, and ``accuracy/<set>``
+    for covariate-shifted ID sets (from ``metrics.attrs``).
     """
     values: dict[str, float] = {
         f"accuracy/{name}": share for name, (_, share) in metrics.attrs.get("shifted", {}).items() if share is not None
@@ -28,8 +29,8 @@ def scalars(metrics: pd.DataFrame, accuracy: float | None = None) -> dict[str, f
     if accuracy is not None:
         values["accuracy/id"] = accuracy
     for row in metrics.to_dict("records"):
-        where = f"{MEAN}-{row['group']}" if row["dataset"] == MEAN else row["dataset"]
-        values.update({f"{name}/{where}/{row['detector']}": row[name] for name in _LOGGED})
+        name_of_set = f"{MEAN}-{row['group']}" if row["dataset"] == MEAN else row["dataset"]
+        values.update({f"{name}/{name_of_set}/{row['detector']}": row[name] for name in _LOGGED})
     return values
 
 
@@ -44,26 +45,26 @@ def log_run(
     read: Read | None = None,
     files: Iterable[Path] = (),
 ) -> None:
-    """Logs a tested run; a logger that fails is told of and stops nothing.
+    """Logs a tested run; a failing logger causes a warning and does not stop the run.
 
     Every logger gets :func:`scalars`. A ``WandbLogger`` also gets, in the same step, the table ``metrics``, a histogram
-    ``scores/<set>/<detector>`` of each set, curves ``roc/<set>``, charts ``norm_ratio/<detector>``, the table
-    ``examples`` of the worst mistakes as thumbnails and the pictures ``report/<name>``; in its summary the last values,
-    the groups' means among them, and what the fits found as ``fit/<detector>/<what>``; and the files as an artifact.
+    ``scores/<set>/<detector>`` per set, curves ``roc/<set>``, charts ``norm_ratio/<detector>``, the table ``examples``
+    of the worst mistakes as thumbnails and the plots ``report/<name>``; in its summary the last values and the results
+    of the fits as ``fit/<detector>/<key>``; and the files as an artifact.
 
     Args:
-        loggers: a Lightning logger or several; called on the first process only.
-        metrics: what ``summarise`` gave.
+        loggers: one or several Lightning loggers; call this on rank 0 only.
+        metrics: result of ``summarise``.
         scores: table of scores.
-        accuracy: of the ID images, percent.
-        pictures: files of the report; those that are no PNG are left out.
-        summaries: detector -> what it says of its fit.
-        read: how an image of the table is read.
-        files: of the run, for the artifact.
+        accuracy: accuracy on the ID images in percent.
+        pictures: files of the report; only PNG files are logged.
+        summaries: detector -> summary of its fit.
+        read: reads an image of the table.
+        files: files of the run for the artifact.
     """
     pictures, files = list(pictures), list(files)
     for logger in loggers if isinstance(loggers, (list, tuple)) else [loggers]:
-        with telling(logger):
+        with warn_on_failure(logger):
             values = scalars(metrics, accuracy)
             if not _is_wandb(logger):
                 logger.log_metrics(values)
@@ -71,36 +72,37 @@ def log_run(
             elif not logger.experiment.disabled:
                 parts = wandb_run.parts(metrics, scores, pictures, summaries or {}, read)
                 for problem in wandb_run.log(logger.experiment, values, parts):
-                    _tell(logger, problem)
-                wandb_run.say_of_fits(logger.experiment, summaries or {})
-                wandb_run.keep(logger, "scores", files)
+                    _warn(logger, problem)
+                wandb_run.log_summaries(logger.experiment, summaries or {})
+                wandb_run.log_files(logger, "scores", files)
 
 
 def log_checkpoint(loggers: Any, path: Path) -> None:
-    """Keeps what ``fit`` saved as an artifact of each ``WandbLogger``; a failure is told of and stops nothing.
+    """Logs a checkpoint as an artifact of each ``WandbLogger``; a failure causes a warning and does not stop the run.
 
-    A file above :data:`wandb_run.LIMIT` is uploaded where the logger's ``log_model`` asks for it, and otherwise a
-    reference: where it lies, its size and its checksum.
+    A file larger than :data:`wandb_run.LIMIT` is uploaded only where the logger's ``log_model`` is set, and otherwise
+    logged as a reference with its path, size and checksum.
     """
     for logger in loggers:
-        with telling(logger):
+        with warn_on_failure(logger):
             if _is_wandb(logger) and not logger.experiment.disabled:
-                wandb_run.keep(logger, "checkpoint", [path])
+                wandb_run.log_files(logger, "checkpoint", [path])
 
 
 @contextmanager
-def telling(logger: Any) -> Iterator[None]:
-    """Tells of what a logger fails at: a run, whose own files are on disk, does not stop for it."""
+def warn_on_failure(logger: Any) -> Iterator[None]:
+    """Reports a logger's failure as a warning; the run continues, its own files are on disk."""
     try:
         yield
     except Exception as error:
-        _tell(logger, error)
+        _warn(logger, error)
 
 
 def _is_wandb(logger: Any) -> bool:
     return any(base.__name__ == "WandbLogger" for base in type(logger).__mro__)
 
 
-def _tell(logger: Any, error: Exception) -> None:
-    said = f"{type(error).__name__}: {error}"
-    print(f"warning: {type(logger).__name__} failed ({said}); the run and its own files do without it", file=sys.stderr)
+def _warn(logger: Any, error: Exception) -> None:
+    message = f"{type(error).__name__}: {error}"
+    name = type(logger).__name__
+    print(f"warning: {name} failed ({message}); the run continues and its own files are complete", file=sys.stderr)

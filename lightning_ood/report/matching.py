@@ -1,4 +1,4 @@
-"""Whether runs scored the same images, and their rows in one order."""
+"""Checks that runs scored the same images and brings their rows into one order."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from lightning_ood.report.table import IMAGE_COLUMNS
 
 
 def match_images(tables: Mapping[str, pd.DataFrame], sets: Iterable[str] = ()) -> dict[str, pd.DataFrame]:
-    """Brings the rows of every run into the order of the first.
+    """Brings the rows of every run into the order of the first run.
 
-    An image is known by its set and its path, where every image of the set has one of its own, and else by its index.
+    An image is identified by its set and path, or by set and index where paths are missing or not unique.
 
     Args:
         tables: run -> table of scores.
-        sets: OOD sets to compare on; all where empty. The ID set always stays.
+        sets: OOD sets to compare on; all where empty. The ID set is always kept.
 
     Raises:
-        InputError: if the runs differ in their images, with what differs; or have no such set.
+        InputError: if the runs differ in their images (names a difference), or a set does not exist.
     """
     first, *others = tables
     chosen = {name: _only(table, set(sets), name) for name, table in tables.items()}
@@ -41,24 +41,24 @@ def match_images(tables: Mapping[str, pd.DataFrame], sets: Iterable[str] = ()) -
 
 
 def _only(table: pd.DataFrame, sets: set[str], run: str) -> pd.DataFrame:
-    held = table.loc[table["role"] == "ood", "dataset"].drop_duplicates()
-    unknown = sets - set(held)
-    if unknown:
-        raise InputError(f"--sets: {run} has no {', '.join(sorted(unknown))}; it has {', '.join(held)}")
+    existing = table.loc[table["role"] == "ood", "dataset"].drop_duplicates()
+    missing = sets - set(existing)
+    if missing:
+        raise InputError(f"--sets: {run} has no {', '.join(sorted(missing))}; it has {', '.join(existing)}")
     return table[(table["role"] == "id") | table["dataset"].isin(sets)] if sets else table
 
 
 def _in_order(mine: pd.DataFrame, theirs: pd.DataFrame, dataset: str, first: str, other: str) -> pd.DataFrame:
-    """Rows of ``theirs`` in the order of ``mine``."""
+    """Returns the rows of ``theirs`` in the order of ``mine``."""
     by_path = all(rows["path"].notna().all() and rows["path"].is_unique for rows in (mine, theirs))
     key = "path" if by_path else "index"
-    here, there = pd.Index(mine[key]), pd.Index(theirs[key])
-    for one, gone in ((other, here.difference(there)), (first, there.difference(here))):
-        if len(gone):
-            more = f" and {len(gone) - 1} more" if len(gone) > 1 else ""
+    my_keys, their_keys = pd.Index(mine[key]), pd.Index(theirs[key])
+    for one, missing in ((other, my_keys.difference(their_keys)), (first, their_keys.difference(my_keys))):
+        if len(missing):
+            more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
             raise InputError(
                 f"the runs have not scored the same images of {dataset} ({len(mine)} in {first}, {len(theirs)} in "
-                f"{other}): {one} lacks {'' if by_path else 'index '}{gone[0]}{more}"
+                f"{other}): {one} lacks {'' if by_path else 'index '}{missing[0]}{more}"
             )
     found = theirs.set_index(key, drop=False).loc[mine[key]].reset_index(drop=True)
     for column in ("path", "label"):

@@ -1,4 +1,4 @@
-"""The worst mistakes of each detector as images: the most confident OOD, the least confident ID."""
+"""Images of each detector's worst mistakes: the most confident OOD and the least confident ID images."""
 
 from __future__ import annotations
 
@@ -29,33 +29,33 @@ class _Images(Protocol):
 
 
 def reader(root: Path, sets: Mapping[str, _Images] | None = None) -> Read:
-    """How images are read again: from their set where it is open, else by their path.
+    """Returns a function that reads an image from its set where the set is open, and else from its path.
 
     Args:
-        root: where relative paths start.
-        sets: name -> set.
+        root: folder that relative paths start from.
+        sets: name -> open set.
     """
 
     def read(name: str, index: int, path: str | None) -> Image.Image:
         if sets and name in sets:
             return sets[name].read(index)[0]
         if path is None:
-            raise InputError(f"{name}: its images are no files, and `test` alone has them")
+            raise InputError(f"{name}: its images are not files; only `test` can read them")
         return load_image(root / path)
 
     return read
 
 
 def write_mistakes(scores: pd.DataFrame, folder: Path, read: Read | None) -> tuple[list[Path], str]:
-    """Draws ``mistakes-<detector>.png``; keeps those of an earlier report where images cannot be read.
+    """Draws ``mistakes-<detector>.png``; keeps the files of an earlier report where images cannot be read.
 
     Args:
         scores: table of scores.
-        folder: where the files go.
-        read: how an image is read; None where no image can be.
+        folder: output folder.
+        read: reads an image; None where images cannot be read.
 
     Returns:
-        The pictures, and what kept any from being drawn ("" for nothing).
+        The files, and why some images could not be read ("" if all could).
     """
     rows = {name: worst(scores, name) for name in detectors_of(scores)}
     paths = {name: folder / f"{PREFIX}{_NOT_IN_FILES.sub('_', name)}.png" for name in rows}
@@ -69,24 +69,24 @@ def write_mistakes(scores: pd.DataFrame, folder: Path, read: Read | None) -> tup
         for name, chosen in rows.items():
             _strip(name, chosen, images, names).save(paths[name])
     drawn = [path for path in paths.values() if path.is_file()]
-    return drawn, problem if images or len(drawn) < len(paths) else ""  # what is kept shows the same images
+    return drawn, problem if images or len(drawn) < len(paths) else ""  # files that are kept show the same images
 
 
 def worst(scores: pd.DataFrame, detector: str, count: int = COUNT) -> dict[str, pd.DataFrame]:
-    """Title -> rows: the OOD images with the highest scores, the ID images with the lowest."""
+    """Returns title -> rows: the OOD images with the highest scores and the ID images with the lowest."""
     ordered = scores.sort_values(detector, kind="stable")
-    ood, known = (ordered[ordered["role"] == role] for role in ("ood", "id"))
+    ood, id_images = (ordered[ordered["role"] == role] for role in ("ood", "id"))
     return {
         "most confident OOD: set, class it is taken for": ood.tail(count).iloc[::-1],
-        "least confident ID: class, class it is taken for where that is another": known.head(count),
+        "least confident ID: class, class it is taken for where that is another": id_images.head(count),
     }
 
 
 def thumbnails(rows: pd.DataFrame, read: Read | None) -> tuple[dict[Any, Image.Image], str]:
-    """Row of the table -> image, each read once; and why some could not be."""
+    """Reads each image once; returns row of the table -> thumbnail, and why some images could not be read."""
     found: dict[Any, Image.Image] = {}
     if read is None:
-        return found, "the images are not at hand"
+        return found, "the images are not available"
     problem = ""
     images = rows[~rows.index.duplicated()]
     for at, name, index, path in zip(images.index, images["dataset"], images["index"], images["path"], strict=True):
@@ -121,14 +121,14 @@ def _strip(
                 draw.text((left + 8, upper + _SIDE // 2 - 7), "not readable", _GREY, plain)
             else:
                 canvas.paste(image, (left + (_SIDE - image.width) // 2, upper + (_SIDE - image.height) // 2))
-            for line, text in enumerate(_told(row, names)):
+            for line, text in enumerate(_lines(row, names)):
                 draw.text(
                     (left, upper + _SIDE + 1 + line * _LINE), _fitted(text, plain, _SIDE + _GAP - 4), "black", plain
                 )
     return canvas
 
 
-def _told(row: pd.Series, names: Mapping[int, str]) -> tuple[str, str]:
+def _lines(row: pd.Series, names: Mapping[int, str]) -> tuple[str, str]:
     taken = f"→ {names.get(int(row['prediction']), row['prediction'])}"
     if row["role"] == "ood":
         return str(row["dataset"]), taken
@@ -145,7 +145,7 @@ def _font(name: str) -> ImageFont.FreeTypeFont:
 
 
 def _fitted(text: str, font: ImageFont.FreeTypeFont, width: float) -> str:
-    """Cut to a width in pixels."""
+    """Truncates a text to a width in pixels."""
     if font.getlength(text) <= width:
         return text
     while text and font.getlength(text + "…") > width:

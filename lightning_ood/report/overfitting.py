@@ -1,4 +1,4 @@
-"""Whether a detector knows the training images rather than the classes: their scores against those of test images."""
+"""Measures over-fitting of a detector: its scores on training images against its scores on ID test images."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ PREFIX = "training_scores."
 
 
 def training_auroc(fitted: Mapping[str, Tensor], id_scores: Scores) -> dict[str, Any]:
-    """AUROC, in percent, of the training images whose scores a detector kept against ID test images.
+    """Computes the AUROC in percent of stored training scores against the scores of ID test images.
 
-    50 where they cannot be told apart. Images outside the subset that the detector was fitted on show what the network
-    itself remembers of its training; what those inside have above them is the detector's own over-fitting.
+    50 means that training and test images cannot be separated. Training images outside the fitted subset measure how
+    much the network itself remembers; a higher value inside the subset is the detector's own over-fitting.
 
     Args:
-        fitted: of the detector; the scores are under ``training_scores.<which>``.
-        id_scores: of the ID test images.
+        fitted: fitted tensors of the detector; the scores are stored as ``training_scores.<which>``.
+        id_scores: scores of the ID test images.
 
     Returns:
-        A line of the report -> percent, for each such entry.
+        Line of the report -> percent, one per stored set of scores.
     """
     return {
         f"AUROC % of training images ({key.removeprefix(PREFIX)} the fitted subset) against ID test images": 100

@@ -1,4 +1,4 @@
-"""One self-contained page of a run: table, pictures, what the detectors found, configuration, machine, citations."""
+"""The self-contained HTML page of a run: table, plots, fit summaries, configuration, environment, citations."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ _COSTS = {"extra forwards: fit": "fit", "extra forwards: test": "test"}  # colum
 _CAPTIONS = {
     "auroc": "AUROC of each detector on each set",
     "fpr95": "FPR95 (ID positive) of each detector on each set",
-    "histograms": "Scores: the dashed line is the threshold that keeps 95 % of the ID images",
-    "roc": "ROC curves: a dot where 95 % of the ID images are kept",
-    "taken_for": "What the network takes the images of each set for",
+    "histograms": "Scores; the dashed line is the threshold that keeps 95 % of the ID images",
+    "roc": "ROC curves; a dot marks where 95 % of the ID images are kept",
+    "taken_for": "Classes that the network predicts for the images of each set",
     "classes": "Mistakes by class, at the threshold that keeps 95 % of the ID images",
-    "blocks": "FeatureNorm: NormRatio of each block, beside the AUROC of the blocks that were scored",
-    "coverage": "NAC: what a neuron's state is worth, from the training images that had it",
-    "contributions": "LINe: what the units contribute to a class, the largest first",
+    "blocks": "FeatureNorm: NormRatio of each block, and the AUROC of the blocks that were scored",
+    "coverage": "NAC: coverage of each neuron state by the training images",
+    "contributions": "LINe: contributions of the units to a class, the largest first",
 }
 
 
@@ -45,18 +45,18 @@ def render_page(
     note: str = "",
     found: Mapping[str, str] | None = None,
 ) -> str:
-    """The page as HTML; it needs no network and no other file.
+    """Renders the page as HTML that needs no network and no other file.
 
     Args:
-        metrics: what ``summarise`` gave.
-        pictures: PNG files, put into the page.
-        accuracy: of the ID images, percent.
-        summaries: detector -> what it says of its fit; numbers ``<name>.<item>`` are drawn together.
-        config: of the run, YAML.
-        title: of the page.
-        costs: detector -> extra forward passes per image in each job.
-        note: why some images of the mistakes could not be read.
-        found: the environment of the test; the present one where None.
+        metrics: result of ``summarise``.
+        pictures: PNG files to embed.
+        accuracy: accuracy on the ID images in percent.
+        summaries: detector -> summary of its fit; numbers ``<name>.<item>`` are drawn in one chart.
+        config: config of the run as YAML.
+        title: title of the page.
+        costs: detector -> extra forwards per image in each command.
+        note: why some images of mistakes could not be read.
+        found: environment of the test; the current one where None.
     """
     engine = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     template = engine.from_string(Path(__file__).with_name("page.html").read_text(encoding="utf-8"))
@@ -90,7 +90,7 @@ def _table(metrics: pd.DataFrame, costs: Costs) -> dict[str, Any]:
 
 
 def _galleries(paths: Iterable[Path]) -> dict[str, list[tuple[str, str]]]:
-    """Caption and image of each picture; those of mistakes apart."""
+    """Returns caption and image data of each plot, and separately of the images of mistakes."""
     shown: dict[str, list[tuple[str, str]]] = {"pictures": [], "mistakes": []}
     for path in paths:
         if path.stem.startswith(PREFIX):
@@ -105,7 +105,7 @@ def _embedded(path: Path) -> str:
 
 
 def _photograph(path: Path) -> str:
-    """As JPEG, a quarter of the size: there is one for each detector."""
+    """Encodes an image of mistakes as JPEG, a quarter of the PNG's size, since there is one per detector."""
     file = io.BytesIO()
     Image.open(path).convert("RGB").save(file, "JPEG", quality=88)
     return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"
@@ -114,10 +114,10 @@ def _photograph(path: Path) -> str:
 def split_summary(
     summary: Mapping[str, Any],
 ) -> tuple[list[tuple[str, str]], dict[str, list[tuple[str, float, float, bool]]]]:
-    """Parts a detector's summary into single facts and charts.
+    """Splits a detector's summary into single facts and charts.
 
     Returns:
-        Facts (key, text), and charts: name -> (item, value, place between the least 0 and the largest 100, chosen).
+        Facts (key, text), and charts: name -> (item, value, position from 0, smallest, to 100, largest, chosen).
     """
     items: dict[str, dict[str, float]] = {}
     for key, value in summary.items():
@@ -134,13 +134,13 @@ def split_summary(
     facts = [
         (key, _text(value))
         for key, value in summary.items()
-        if _chart(key)[0] not in charts and not isinstance(value, Mapping)  # a curve has a picture
+        if _chart(key)[0] not in charts and not isinstance(value, Mapping)  # curves are plotted
     ]
     return facts, charts
 
 
 def _chart(key: str) -> tuple[str, str]:
-    """``ratio.layer1.0`` -> ``(ratio, layer1.0)``; what comes from a detector inside another keeps its ``base.``."""
+    """``ratio.layer1.0`` -> ``(ratio, layer1.0)``; an entry of a detector inside another keeps its ``base.``."""
     inside = re.match(r"(?:(?:base|norm|of)\.)*", key)
     prefix = inside[0] if inside else ""
     name, _, item = key.removeprefix(prefix).partition(".")

@@ -1,13 +1,15 @@
-"""Tables as papers print them: FPR95 (lower is better) and AUROC (higher is better) per set, the best bold."""
+"""Tables for papers: FPR95 (lower is better) and AUROC (higher is better) per set, the best bold."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import pandas as pd
 
-from lightning_ood.report.table import MEAN
+from lightning_ood.report.markdown import markdown_table
+from lightning_ood.report.table import MEAN, is_best
 
 PRINTED = {"fpr95": ("FPR95", "↓"), "auroc": ("AUROC", "↑")}
 _TEX = {"\\": r"\textbackslash{}", "↓": r"$\downarrow$", "↑": r"$\uparrow$", "±": r"$\pm$", "Δ": r"$\Delta$"}
@@ -16,7 +18,7 @@ _TEX |= {character: f"\\{character}" for character in "&%$#_{}"} | {"<": "$<$", 
 
 @dataclass(frozen=True)
 class Cell:
-    """A text, bold or not."""
+    """A text that is bold or not."""
 
     text: str
     bold: bool = False
@@ -24,12 +26,12 @@ class Cell:
 
 @dataclass(frozen=True)
 class Grid:
-    """A table in no format yet.
+    """A table that can be formatted as Markdown or LaTeX.
 
     Attributes:
-        labels: headings of the first columns, which hold names.
-        columns: heading, and the headings of the columns below it.
-        rows: names, then for each of ``columns`` its cells.
+        labels: headings of the first columns, which contain names.
+        columns: heading and subheadings of each group of columns.
+        rows: names, then the cells of each group of columns.
     """
 
     labels: Sequence[str]
@@ -37,29 +39,18 @@ class Grid:
     rows: Sequence[tuple[Sequence[str], Sequence[Sequence[Cell]]]]
 
     def markdown(self) -> str:
-        """With what stands below one heading in one cell: ``12.3 / 97.0``."""
+        """Formats the table as Markdown, with the values of a group in one cell: ``12.3 / 97.0``."""
         heads = [
             f"{top} ({' / '.join(below)})" if top and len(below) > 1 else top or below[0] for top, below in self.columns
         ]
-        lines = [[*self.labels, *heads]]
-        for names, groups in self.rows:
-            cells = [" / ".join(f"**{c.text}**" if c.bold else c.text for c in group) for group in groups]
-            lines.append([*names, *cells])
-        lines = [[text.replace("|", "\\|") for text in line] for line in lines]
-        widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
-        labels = len(self.labels)
-        rule = ["-" * width if i < labels else "-" * (width - 1) + ":" for i, width in enumerate(widths)]
-        padded = [
-            [
-                text.ljust(width) if i < labels else text.rjust(width)
-                for i, (text, width) in enumerate(zip(line, widths, strict=True))
-            ]
-            for line in lines
+        rows = [
+            [*names, *(" / ".join(f"**{c.text}**" if c.bold else c.text for c in group) for group in groups)]
+            for names, groups in self.rows
         ]
-        return "\n".join(f"| {' | '.join(line)} |" for line in [padded[0], rule, *padded[1:]]) + "\n"
+        return markdown_table([*self.labels, *heads], rows, len(self.labels), pad=True) + "\n"
 
     def latex(self) -> str:
-        r"""A booktabs ``tabular``."""
+        r"""Formats the table as a booktabs ``tabular``."""
         counts = [len(below) for _, below in self.columns]
         starts = [len(self.labels) + 1 + sum(counts[:i]) for i in range(len(counts))]
         if max(counts) > 1:
@@ -96,41 +87,43 @@ FORMATS: dict[str, Callable[[Grid], str]] = {"md": Grid.markdown, "tex": Grid.la
 
 
 def paper_table(values: pd.DataFrame) -> Grid:
-    """Detectors by sets and group means; of what prints alike, all are bold.
+    """Builds the table of detectors by sets and group means; equal printed values are all bold.
 
     Args:
-        values: a row per ``run``, ``detector``, ``dataset`` and ``group``, with ``fpr95`` and ``auroc`` in percent and
+        values: row per ``run``, ``detector``, ``dataset`` and ``group``, with ``fpr95`` and ``auroc`` in percent and
             ``fpr95_std`` and ``auroc_std``, NaN where there is one repetition.
     """
     sizes = values.groupby("group", sort=False)["dataset"].nunique()
-    shown = values[(values["dataset"] != MEAN) | (values["group"].map(sizes) > 2)]  # a mean of one set is that set
+    shown = values[
+        (values["dataset"] != MEAN) | (values["group"].map(sizes) > 2)
+    ]  # the mean of one set equals that set
     columns = list(shown[["group", "dataset"]].drop_duplicates().itertuples(index=False, name=None))
     columns.sort(key=lambda key: list(sizes.index).index(key[0]))
     shown = shown.round(1)
-    best = {
-        "fpr95": shown.groupby(["group", "dataset"])["fpr95"].min(),
-        "auroc": shown.groupby(["group", "dataset"])["auroc"].max(),
-    }
-    held = shown.set_index(["run", "detector", "group", "dataset"]).sort_index()
+    per_set = shown.groupby(["group", "dataset"])
+    best = {f"{name}_best": per_set[name].transform(partial(is_best, metric=name)) for name in PRINTED}
+    shown = shown.assign(**best)
+    table = shown.set_index(["run", "detector", "group", "dataset"]).sort_index()
     several = values["run"].nunique() > 1
     rows = []
     for run, detector in shown[["run", "detector"]].drop_duplicates().itertuples(index=False, name=None):
         cells = []
         for group, dataset in columns:
-            if (run, detector, group, dataset) not in held.index:
+            if (run, detector, group, dataset) not in table.index:
                 cells.append([Cell("-")] * len(PRINTED))
                 continue
-            row = held.loc[(run, detector, group, dataset)]
-            cells.append([_cell(row, metric, best[metric][group, dataset]) for metric in PRINTED])
+            row = table.loc[(run, detector, group, dataset)]
+            cells.append([_cell(row, metric) for metric in PRINTED])
         rows.append(([run, detector] if several else [detector], cells))
     names = [f"{group} mean" if dataset == MEAN else dataset for group, dataset in columns]
     below = [" ".join(text) for text in PRINTED.values()]
     return Grid(["run", "detector"] if several else ["detector"], [(name, below) for name in names], rows)
 
 
-def _cell(row: pd.Series, metric: str, best: float) -> Cell:
-    spread = row[f"{metric}_std"]
-    return Cell(f"{row[metric]:.1f}" + ("" if pd.isna(spread) else f" ± {spread:.1f}"), bool(row[metric] == best))
+def _cell(row: pd.Series, metric: str) -> Cell:
+    deviation = row[f"{metric}_std"]
+    text = f"{row[metric]:.1f}" + ("" if pd.isna(deviation) else f" ± {deviation:.1f}")
+    return Cell(text, bool(row[f"{metric}_best"]))
 
 
 def _tex(text: str) -> str:

@@ -1,4 +1,4 @@
-"""The pictures of a run: score histograms, ROC curves and a heat map of detectors by sets."""
+"""Plots of a run: score histograms, ROC curves and heat maps of detectors by sets."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from lightning_ood.metrics.rates import count_95
+from lightning_ood.metrics.rates import falls, threshold_95
 from lightning_ood.ops.files import write_whole
-from lightning_ood.report.drawing import DPI, ID_COLOUR, legend, new_figure, panels_of, rows_of, styles_of, write_cells
+from lightning_ood.report.drawing import DPI, ID_COLOUR, legend, new_figure, panels_of, styles_of, write_cells
 from lightning_ood.report.failures import class_failures, taken_for
 from lightning_ood.report.fits import blocks, contributions, coverage
-from lightning_ood.report.table import MEAN, detectors_of
+from lightning_ood.report.table import MEAN, detectors_of, is_best, rows_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -28,18 +28,18 @@ def write_pictures(
     folder: Path | str,
     summaries: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> list[Path]:
-    """Draws what there is to draw, each as ``<name>.png``.
+    """Draws every plot that the run has data for as ``<name>.png``.
 
     Args:
         scores: table of scores.
-        metrics: what ``summarise`` made of it.
-        folder: where the files go.
-        summaries: detector -> what it says of its fit.
+        metrics: result of ``summarise``.
+        folder: output folder.
+        summaries: detector -> summary of its fit.
 
     Returns:
-        The files, in order.
+        Paths of the files, in order.
     """
-    said = summaries or {}
+    summaries = summaries or {}
     figures = {
         "auroc": heat_map(metrics, "auroc"),
         "fpr95": heat_map(metrics, "fpr95"),
@@ -47,9 +47,9 @@ def write_pictures(
         "roc": roc_curves(scores, metrics),
         "taken_for": taken_for(scores),
         "classes": class_failures(scores),
-        "blocks": blocks(said, metrics),
-        "coverage": coverage(said),
-        "contributions": contributions(said),
+        "blocks": blocks(summaries, metrics),
+        "coverage": coverage(summaries),
+        "contributions": contributions(summaries),
     }
     Path(folder).mkdir(parents=True, exist_ok=True)
     paths = []
@@ -62,9 +62,9 @@ def write_pictures(
 
 
 def histograms(scores: pd.DataFrame, metrics: pd.DataFrame) -> Figure:
-    """A panel per detector: the ID scores filled, each OOD set a line, the threshold that keeps 95 % of ID dashed."""
+    """Draws a panel per detector: ID scores filled, OOD sets as lines, the threshold that keeps 95 % of ID dashed."""
     figure, panels = panels_of(
-        detectors_of(scores), "Score (higher = more in-distribution); the outermost bins hold what lies further out"
+        detectors_of(scores), "Score (higher = more in-distribution); the outermost bins include all scores beyond them"
     )
     rows, styles = rows_of(scores), styles_of(metrics)
     for detector, axes in panels:
@@ -76,8 +76,7 @@ def histograms(scores: pd.DataFrame, metrics: pd.DataFrame) -> Figure:
                 axes.stairs(density, edges, fill=True, color=ID_COLOUR, alpha=0.6)
             else:
                 axes.stairs(density, edges, linewidth=1.1, **styles[name])
-        threshold = np.sort(values[""])[len(values[""]) - count_95(len(values[""]))]
-        axes.axvline(threshold, color="black", linewidth=0.8, linestyle=(0, (4, 3)))
+        axes.axvline(threshold_95(np.sort(values[""])), color="black", linewidth=0.8, linestyle=(0, (4, 3)))
         axes.set_yticks([])
         axes.spines[["left", "right", "top"]].set_visible(False)
     legend(figure, styles, with_id=True)
@@ -85,7 +84,7 @@ def histograms(scores: pd.DataFrame, metrics: pd.DataFrame) -> Figure:
 
 
 def roc_curves(scores: pd.DataFrame, metrics: pd.DataFrame) -> Figure:
-    """A panel per detector: the share of ID kept over the share of OOD accepted, a dot where 95 % of ID are kept."""
+    """Draws a panel per detector: share of ID kept over share of OOD accepted, a dot where 95 % of ID are kept."""
     figure, panels = panels_of(detectors_of(scores), "Share of OOD accepted (false positives); up: share of ID kept")
     rows, styles = rows_of(scores), styles_of(metrics)
     fpr95 = metrics.set_index(["detector", "dataset"])["fpr95"]
@@ -104,29 +103,29 @@ def roc_curves(scores: pd.DataFrame, metrics: pd.DataFrame) -> Figure:
 
 
 def heat_map(metrics: pd.DataFrame, metric: str) -> Figure:
-    """Detectors by sets and group means, each value with its interval in its cell; darker is better, the best is bold.
+    """Draws detectors by sets and group means, each value with its interval; darker is better, the best is bold.
 
     Args:
-        metrics: what ``summarise`` gave.
-        metric: a column of it, in percent, that has an interval.
+        metrics: result of ``summarise``.
+        metric: column of ``metrics`` in percent that has an interval.
     """
     columns = metrics[["dataset", "group"]].drop_duplicates().sort_values("group", kind="stable", key=_first_seen)
     keys = list(columns.itertuples(index=False, name=None))
     detectors = list(metrics["detector"].drop_duplicates())
-    held = metrics.set_index(["detector", "dataset", "group"])
-    places = [[(detector, dataset, group) for dataset, group in keys] for detector in detectors]
+    table = metrics.set_index(["detector", "dataset", "group"])
+    cells = [[(detector, dataset, group) for dataset, group in keys] for detector in detectors]
     values, low, high = (
-        held[name].to_numpy()[held.index.get_indexer([at for row in places for at in row])].reshape(len(detectors), -1)
+        table[name]
+        .to_numpy()[table.index.get_indexer([cell for row in cells for cell in row])]
+        .reshape(len(detectors), -1)
         for name in (metric, f"{metric}_low", f"{metric}_high")
     )
-    falling = metric.startswith("fpr95")
+    falling = falls(metric)
     figure = new_figure(2.4 + 0.78 * len(keys), 1.6 + 0.36 * len(detectors))
     axes = figure.subplots()
     worst, best = (values.max(), values.min()) if falling else (values.min(), values.max())
     image = axes.imshow(values, aspect="auto", cmap="cividis_r" if not falling else "cividis")
-    shown = values.round(1)
-    bold = shown == (shown.min(axis=0) if falling else shown.max(axis=0))
-    write_cells(axes, values, (values - worst) / (best - worst or 1) > 0.55, bold, below=(low, high))
+    write_cells(axes, values, (values - worst) / (best - worst or 1) > 0.55, is_best(values, metric), below=(low, high))
     axes.set_xticks(range(len(keys)), [f"{name} ({group})" for name, group in keys], rotation=40, ha="right")
     axes.set_yticks(range(len(detectors)), detectors)
     axes.tick_params(labelsize=8, length=0)
@@ -145,7 +144,7 @@ def _first_seen(groups: pd.Series[str]) -> pd.Series[int]:
 
 
 def _span(values: Mapping[str, NDArray[Any]]) -> tuple[float, float]:
-    """Range of a histogram: all scores but long tails, measured by the spread of ID (log probabilities have them)."""
+    """Returns the range of a histogram; cuts tails at 4 times the distance from the ID median to its 5 % or 95 %."""
     low, middle, high = np.quantile(values[""].astype(np.float64), [0.05, 0.5, 0.95])
     least = min(float(np.quantile(v, 0.005)) for v in values.values())
     most = max(float(np.quantile(v, 0.995)) for v in values.values())
@@ -157,7 +156,7 @@ def _span(values: Mapping[str, NDArray[Any]]) -> tuple[float, float]:
 
 
 def roc(id_scores: NDArray[Any], ood_scores: NDArray[Any], count: int = 200) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Points (FPR, TPR), both falling, at thresholds that are ``count`` quantiles of either set."""
+    """Returns FPR and TPR, both falling, at ``count`` quantiles of ID scores ``[n]`` and of OOD scores ``[m]``."""
     id_sorted, ood_sorted = np.sort(id_scores), np.sort(ood_scores)
     at = np.linspace(0, 1, count)
     thresholds = np.unique([np.quantile(s, at, method="nearest") for s in (id_sorted, ood_sorted)])

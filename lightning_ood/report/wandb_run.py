@@ -1,4 +1,4 @@
-"""What a Weights & Biases run shows beside its scalars: tables, charts, pictures, examples, files."""
+"""Tables, charts, plots, examples and files that are logged to Weights & Biases besides the scalars."""
 
 from __future__ import annotations
 
@@ -11,15 +11,14 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from lightning_ood.report.drawing import rows_of
 from lightning_ood.report.failures import class_names
 from lightning_ood.report.fits import Summaries, ratios
 from lightning_ood.report.mistakes import PREFIX, Read, thumbnails, worst
 from lightning_ood.report.plots import roc
 from lightning_ood.report.private_wandb import uploads_models
-from lightning_ood.report.table import detectors_of
+from lightning_ood.report.table import detectors_of, rows_of
 
-LIMIT = 50 * 2**20  # bytes of a file that is uploaded unasked
+LIMIT = 50 * 2**20  # bytes; larger files are uploaded only where log_model is set
 EXAMPLES = 5  # images of each kind and detector
 STEP = "trainer/global_step"  # Lightning's x-axis
 _BINS = 64
@@ -32,7 +31,7 @@ def log(run: Any, values: Mapping[str, float], parts: Iterable[Callable[[], Cont
     """Logs the scalars and every part in one step.
 
     Returns:
-        What kept a part from being logged; the others are.
+        Errors of the parts that could not be logged.
     """
     problems: list[Exception] = []
     run.log({STEP: run.summary.get(STEP) or 0, **values}, commit=False)
@@ -48,7 +47,7 @@ def log(run: Any, values: Mapping[str, float], parts: Iterable[Callable[[], Cont
 def parts(
     metrics: pd.DataFrame, scores: pd.DataFrame, pictures: Sequence[Path], summaries: Summaries, read: Read | None
 ) -> list[Callable[[], Content]]:
-    """What is logged, each by itself; see :func:`lightning_ood.report.loggers.log_run`."""
+    """Returns functions that build one part of the log each; see :func:`lightning_ood.report.loggers.log_run`."""
     return [
         lambda: _table(metrics),
         lambda: dict(_histograms(scores)),
@@ -59,25 +58,25 @@ def parts(
     ]
 
 
-def say_of_fits(run: Any, summaries: Summaries) -> None:
-    """Puts what each fit found into the run's summary: thresholds, chosen blocks; curves have pictures."""
+def log_summaries(run: Any, summaries: Summaries) -> None:
+    """Adds scalar results of each fit (thresholds, chosen blocks) to the run's summary; curves are plotted instead."""
     run.summary.update(
         {
-            f"fit/{detector}/{what}": value
-            for detector, said in summaries.items()
-            for what, value in said.items()
+            f"fit/{detector}/{key}": value
+            for detector, summary in summaries.items()
+            for key, value in summary.items()
             if isinstance(value, (str, int, float))
         }
     )
 
 
-def keep(logger: Any, kind: str, files: Iterable[Path]) -> None:
-    """The files as an artifact ``<group>-<kind>``; a file above ``LIMIT`` as a reference unless ``log_model`` is set.
+def log_files(logger: Any, kind: str, files: Iterable[Path]) -> None:
+    """Logs files as an artifact ``<group>-<kind>``; files above ``LIMIT`` as references unless ``log_model`` is set.
 
     Args:
         logger: a ``WandbLogger``.
-        kind: the artifact's type.
-        files: those that are there are kept.
+        kind: type of the artifact.
+        files: files to log; missing ones are skipped.
     """
     import wandb
 
@@ -102,7 +101,7 @@ def _table(metrics: pd.DataFrame) -> Content:
 
 
 def _histograms(scores: pd.DataFrame) -> Iterator[tuple[str, Any]]:
-    """Of each set's scores; one detector's sets have the same bins, so that they can be laid over each other."""
+    """Yields a histogram of each set's scores; all sets of a detector share their bins for overlays."""
     import wandb
 
     for detector in detectors_of(scores):
@@ -116,14 +115,14 @@ def _histograms(scores: pd.DataFrame) -> Iterator[tuple[str, Any]]:
 
 
 def _curves(scores: pd.DataFrame) -> Iterator[tuple[str, Any]]:
-    """A chart for each set, a line for each detector, of some 100 points: W&B draws 10 000 in all."""
+    """Yields a ROC chart per set with a line of about 100 points per detector; W&B draws at most 10 000 points."""
     import wandb
 
     detectors = detectors_of(scores)
     values: Mapping[str, NDArray[Any]] = {name: scores[name].to_numpy() for name in detectors}
-    known, *sets = rows_of(scores).items()
+    (_, id_rows), *sets = rows_of(scores).items()
     for name, at in sets:
-        curves = [roc(values[detector][known[1]], values[detector][at], 50) for detector in detectors]
+        curves = [roc(values[detector][id_rows], values[detector][at], 50) for detector in detectors]
         yield (
             f"roc/{name}",
             wandb.plot.line_series(
@@ -146,7 +145,7 @@ def _norm_ratios(summaries: Summaries) -> Iterator[tuple[str, Any]]:
 
 
 def _pictures(paths: Iterable[Path]) -> Content:
-    """Each by itself; those of the mistakes, one for each detector, in one gallery."""
+    """Returns each plot under its own key, and the images of mistakes of all detectors as one gallery."""
     import wandb
 
     paths = [path for path in paths if path.suffix == ".png"]
@@ -159,7 +158,7 @@ def _pictures(paths: Iterable[Path]) -> Content:
 
 
 def _examples(scores: pd.DataFrame, read: Read | None) -> Content:
-    """The table of the worst mistakes; an image that several detectors get wrong is uploaded once."""
+    """Builds the table of the worst mistakes; an image that several detectors get wrong is uploaded once."""
     import wandb
 
     chosen = [
@@ -179,8 +178,8 @@ def _examples(scores: pd.DataFrame, read: Read | None) -> Content:
         columns=["detector", "kind", "image", "dataset", "class", "prediction", "score", "index", "path"]
     )
     for detector, kind, at, row in chosen:
-        known = row["role"] == "id" and not pd.isna(row["label"])
-        true = names[int(row["label"])] if known else None
+        is_labelled = row["role"] == "id" and not pd.isna(row["label"])
+        true = names[int(row["label"])] if is_labelled else None
         taken = names.get(int(row["prediction"]), str(row["prediction"]))
         path = None if pd.isna(row["path"]) else str(row["path"])
         score = float(row[detector])

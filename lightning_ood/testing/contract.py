@@ -15,6 +15,7 @@ from lightning_ood.detectors import list_detectors
 from lightning_ood.detectors.base import Detector
 from lightning_ood.errors import InputError
 from lightning_ood.features import Features, NetworkInfo, Reads
+from lightning_ood.metrics.rates import auroc
 from lightning_ood.suite import DetectorSuite
 from lightning_ood.testing.no_wait import never_waiting
 from lightning_ood.testing.toy import Toy, permuted
@@ -61,8 +62,8 @@ def check_detector(
         _check_queued(make, toy, batch, fit, known)
     _check_extremes(make, toy)
     if separates:
-        auroc = _auroc(_score(*fit, known), _score(*fit, unknown))
-        _require(auroc >= 0.9, fit[0], f"known images score above weak noise (AUROC {auroc:.3f})")
+        separation = auroc(_score(*fit, known), _score(*fit, unknown))
+        _require(separation >= 0.9, fit[0], f"known images score above weak noise (AUROC {separation:.3f})")
     if permutable:
         order = torch.randperm(batch.pooled.shape[1], generator=torch.Generator().manual_seed(0))
         other = _fit(make, toy, [permuted(batch, order)], order)
@@ -252,11 +253,6 @@ def _tensors(features: Features) -> dict[str, Tensor]:
     if features.head is not None:
         found |= {"the classifier's weight": features.head.weight, "the classifier's bias": features.head.bias}
     return found
-
-
-def _auroc(known: Tensor, unknown: Tensor) -> float:
-    difference = known[:, None] - unknown
-    return float((difference > 0).double().mean() + (difference == 0).double().mean() / 2)
 
 
 def _require(holds: bool, detector: Detector, what: str) -> None:

@@ -90,13 +90,13 @@ def test_images_that_cannot_be_read(named, tmp_path):
 
     by_path = reader(tmp_path)
     assert by_path("digits", 0, "0.png").size == (8, 8)
-    with pytest.raises(InputError, match="photos: its images are no files"):
+    with pytest.raises(InputError, match="photos: its images are not files"):
         by_path("photos", 3, None)
     paths, note = write_mistakes(named, tmp_path / "report", reader(tmp_path, {"photos": OneSet()}))
     assert len(paths) == 3
-    assert "cannot read this image" in note or "no files" in note
+    assert "cannot read this image" in note or "not files" in note
     before = {path: path.read_bytes() for path in paths}
     again, note = write_mistakes(named.drop(columns="msp"), tmp_path / "report", by_path)
     assert note == ""
     assert {path: path.read_bytes() for path in again} == {path: before[path] for path in paths[1:]}  # kept
-    assert write_mistakes(named, tmp_path / "other", None) == ([], "the images are not at hand")
+    assert write_mistakes(named, tmp_path / "other", None) == ([], "the images are not available")

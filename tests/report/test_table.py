@@ -122,7 +122,7 @@ def test_accuracy(scores):
         (lambda s: s.drop(columns="prediction"), "lacks prediction"),
         (lambda s: s.assign(role="test"), "unknown role 'test'"),
         (lambda s: s.replace({"dataset": {"eights": "mean"}}), "cannot be called 'mean'"),
-        (lambda s: s.replace({"dataset": {"eights": "photos"}}), "'photos' stands in several groups"),
+        (lambda s: s.replace({"dataset": {"eights": "photos"}}), "'photos' is in several groups"),
     ],
 )
 def test_what_cannot_be_summarised(scores, change, message):

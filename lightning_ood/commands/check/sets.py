@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from rich.console import Console
@@ -11,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from lightning_ood.commands.check.findings import Findings
 from lightning_ood.commands.check.make import make
 from lightning_ood.commands.check.reading import Contents, read_all
-from lightning_ood.data.checks import check_same_classes, check_training_classes
+from lightning_ood.data.checks import check_logits, check_same_classes, check_training_classes
 from lightning_ood.data.datamodule import OODDataModule, data_root
 from lightning_ood.data.sets import ImageSet, open_set
 from lightning_ood.data.specs import IDSets, Spec
@@ -137,26 +138,10 @@ def check_classes(found: Findings, sets: Mapping[str, ImageSet], logits: int | N
             with found.catching("classes", key):
                 check_same_classes(known, images, key)
     for key in (TRAIN, TEST):
-        if key in sets and logits is not None and not _fits(found, key, sets[key], logits):
-            break
+        if key in sets and logits is not None:
+            check = partial(check_logits, logits, sets[key].classes, sets[key].labels, sets[key].name)
+            if not found.attempt("classes", key, check):
+                break
     if found.count("error") == before and logits is not None and train is not None:
         named = f"the {len(known)} classes" if known else "labels" if train.labels is not None else "no labels"
         found.add("ok", "classes", "data.id", f"{named} of training and test images, {logits} logits")
-
-
-def _fits(found: Findings, key: str, images: ImageSet, logits: int) -> bool:
-    if images.classes is not None and len(images.classes) != logits:
-        some = ", ".join(images.classes[:10]) + (", …" if len(images.classes) > 10 else "")
-        what = f"{len(images.classes)} classes ({some})"
-    elif images.labels is not None and int(images.labels.max()) >= logits:
-        what = f"labels up to {int(images.labels.max())}"
-    else:
-        return True
-    found.add(
-        "error",
-        "classes",
-        key,
-        f"the network has {logits} logits and {images.name} {what}: give the network these classes were learned by, or "
-        "for one that is trained here model.options.num_classes",
-    )
-    return False

@@ -6,7 +6,6 @@ import copy
 import itertools
 from collections.abc import Mapping
 from dataclasses import is_dataclass, replace
-from difflib import get_close_matches
 from typing import Any
 
 import torch
@@ -16,7 +15,7 @@ from lightning_ood.detectors._contract import arguments, nest, unnest
 from lightning_ood.detectors.base import Detector, Fitted, LogitScore
 from lightning_ood.detectors.pseudo_ood import Criterion, PseudoOOD, criterion
 from lightning_ood.detectors.react import ReAct
-from lightning_ood.errors import InputError
+from lightning_ood.errors import InputError, write_one_of
 from lightning_ood.features import Features, NetworkInfo
 from lightning_ood.views import Jigsaw, View
 
@@ -192,8 +191,8 @@ def _with(owner: Any, steps: list[str], value: Any, path: str) -> Any:
         return copy.deepcopy(owner)
     entries = _entries(owner)
     if steps and steps[0] not in entries:
-        near = get_close_matches(steps[0], entries, n=3) or list(entries)
-        raise InputError(f"Search: {type(owner).__name__} has no argument {steps[0]!r}; write one of {', '.join(near)}")
+        advice = write_one_of(steps[0], entries)
+        raise InputError(f"Search: {type(owner).__name__} has no argument {steps[0]!r}; {advice}")
     for name, entry in entries.items():
         if steps and name == steps[0]:
             entries[name] = value if len(steps) == 1 else _with(entry, steps[1:], value, path)
