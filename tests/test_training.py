@@ -33,7 +33,7 @@ def attempt(
     overwrite: bool = False,
     val: bool = False,
     workers: int = 0,
-    trains: str = "network",
+    finetune: str = "all",
 ) -> dict[str, torch.Tensor]:
     """One ``fit`` up to the weights that it trains."""
     L.seed_everything(0, verbose=False)
@@ -42,7 +42,7 @@ def attempt(
     module = OODModule(
         network=network,
         weights="none",
-        train=trains,  # type: ignore[arg-type]
+        finetune=finetune,  # type: ignore[arg-type]
         optimizer=lambda parameters: torch.optim.SGD(parameters, lr=0.2, momentum=0.9),
     )
     sets = IDSets(Images(61), Images(23, seed=1), Images(19, seed=2) if val else None)
@@ -92,11 +92,11 @@ def test_what_the_folder_holds(tmp_path: Path) -> None:
 
 
 def test_the_classifier_alone_is_trained_and_goes_on(tmp_path: Path) -> None:
-    whole = attempt(RunFolder(tmp_path / "whole"), trains="classifier")
+    whole = attempt(RunFolder(tmp_path / "whole"), finetune="head")
     folder = RunFolder(tmp_path / "torn")
     with pytest.raises(OSError, match="went down"):
-        attempt(folder, Dies(), trains="classifier")
-    assert same(attempt(folder, trains="classifier"), whole)
+        attempt(folder, Dies(), finetune="head")
+    assert same(attempt(folder, finetune="head"), whole)
     frozen = {f"backbone.network.{key}": value for key, value in Net().state_dict().items()}
     changed = {key for key, value in whole.items() if key in frozen and not torch.equal(value, frozen[key])}
     assert changed == {"backbone.network.fc.weight", "backbone.network.fc.bias"}

@@ -146,7 +146,7 @@ class CLI(LightningCLI):
         if self.options.trainer.enable_progress_bar is not False:
             self.trainer_defaults["callbacks"] = [ProgressBar()]
         trainer = super().instantiate_trainer(**kwargs)
-        tags = [self.datamodule.id.name, self.model.source.partition(",")[0]]
+        tags = [self.datamodule.id.name, self.model.source.network]
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
                 prepare(logger, self.folder.path, str(self.subcommand), tags)
@@ -207,7 +207,7 @@ STEPS = (  # of the trainer: what changes the steps of a training
 )
 
 COMMANDS = {  # those that LightningCLI does not parse: name -> "module:function", imported when it is called
-    "report": "lightning_ood.engine.results:main",
+    "report": "lightning_ood.report.results:main",
     "sweep": "lightning_ood.commands.sweep:main",
     "fit_test": "lightning_ood.commands.sweep.point:main",
     "compare": "lightning_ood.commands.compare:main",

@@ -12,13 +12,13 @@ from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
 
 from lightning_ood.data.datamodule import OODDataModule
 from lightning_ood.engine.module import OODModule
-from lightning_ood.engine.results import finish, table_of
 from lightning_ood.engine.run_dir import RunFolder, read_checkpoint
 from lightning_ood.engine.scoring import ScoringCallback
 from lightning_ood.engine.training import train
 from lightning_ood.errors import InputError
 from lightning_ood.ops.console import rank_zero_print
 from lightning_ood.ops.processes import naming_the_dead
+from lightning_ood.report.results import finish, table_of
 
 STATE = "ScoringCallback"
 LEAVE_OUT = "look for non-finite features, or leave the detector out"
@@ -53,7 +53,7 @@ def fit(
     """
     _check_exact(trainer)
     with _together(trainer), folder.under_way("fit"):
-        if module.trains != "nothing":
+        if module.finetune != "none":
             train(trainer, module, data, folder, recipe, overwrite)
         _prepare(trainer, module, data, scoring, None if overwrite else folder.last)
         if scoring.to_fit:
@@ -147,7 +147,7 @@ def load(path: Path, module: OODModule, data: OODDataModule, scoring: ScoringCal
         backbone, state = saved["backbone"], saved["callbacks"][STATE]
     except KeyError as error:
         raise InputError(f"{path} is no checkpoint that `fit` wrote: it lacks {error}") from error
-    if module.trains != "nothing":
+    if module.finetune != "none":
         missing = module.load_state_dict(saved["state_dict"], strict=False).missing_keys
         if missing:
             raise InputError(f"{path} holds the fit of {backbone['source']}, which lacks {missing[0]}; run fit again")
@@ -204,7 +204,9 @@ def test(
         if not trainer.is_global_zero:
             return None
         table = table_of(rows.numpy(), scores.numpy(), list(scoring.detectors), data)
-        return finish(table, scoring, folder.path, config, trainer.loggers, data)
+        extra_forwards = {name: d.extra_forwards for name, d in scoring.detectors.items()}
+        summaries = {name: d.summary(scoring.fitted.get(name, {})) for name, d in scoring.detectors.items()}
+        return finish(table, folder.path, summaries, scoring.fitted, extra_forwards, config, trainer.loggers, data)
 
 
 def _restore(
@@ -212,6 +214,6 @@ def _restore(
 ) -> None:
     if path.is_file():
         load(path, module, data, scoring, precision)
-    elif scoring.fitting or module.trains != "nothing":
+    elif scoring.fitting or module.finetune != "none":
         what = ", ".join(scoring.fitting) or "the network"
         raise InputError(f"{what} must be fitted first, and there is no {path}. Run: {command}")

@@ -28,7 +28,7 @@ def train(
 
     Args:
         trainer: of the run.
-        module: its ``trains`` says what is trained.
+        module: its ``finetune`` says what is trained.
         data: its ID training images, and ID validation images where there are some.
         folder: of the run.
         recipe: what the training depends on.
