@@ -29,7 +29,7 @@ class Dies(L.Callback):
 def attempt(
     folder: RunFolder,
     *callbacks: L.Callback,
-    recipe: str = "a",
+    training_config_hash: str = "a",
     overwrite: bool = False,
     val: bool = False,
     workers: int = 0,
@@ -48,7 +48,7 @@ def attempt(
     sets = IDSets(Images(61), Images(23, seed=1), Images(19, seed=2) if val else None)
     data = OODDataModule(sets, batch_size=8, augment=["crop", "flip"], num_workers=workers)
     trainer = quiet_trainer([ScoringCallback({"msp": MSP()}), *callbacks], max_epochs=6)
-    train(trainer, module, data, folder, recipe, overwrite)
+    train(trainer, module, data, folder, training_config_hash, overwrite)
     return {key: value.clone() for key, value in module.state_dict().items()}
 
 
@@ -81,12 +81,14 @@ def test_what_the_folder_holds(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="went down"):
         attempt(folder, Dies())
     with pytest.raises(InputError, match="holds an unfinished training of another model"):
-        attempt(folder, recipe="b")
-    other = attempt(folder, recipe="b", overwrite=True)
-    assert same(attempt(folder, Dies(), recipe="b"), other), "taken over, not trained again"
+        attempt(folder, training_config_hash="b")
+    other = attempt(folder, training_config_hash="b", overwrite=True)
+    assert same(attempt(folder, Dies(), training_config_hash="b"), other), "taken over, not trained again"
     with pytest.raises(OSError, match="went down"):
-        attempt(folder, Dies(), recipe="b", overwrite=True)
-    assert same(attempt(folder, recipe="b"), other) and not folder.training.exists(), "the newer one goes on"
+        attempt(folder, Dies(), training_config_hash="b", overwrite=True)
+    assert same(attempt(folder, training_config_hash="b"), other) and not folder.training.exists(), (
+        "the newer one goes on"
+    )
     with pytest.raises(InputError, match="holds weights of another model"):
         attempt(folder)
 

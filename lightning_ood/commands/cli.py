@@ -155,8 +155,8 @@ class CLI(LightningCLI):
     def fit(self, model: OODModule, datamodule: OODDataModule, **_: Any) -> None:
         """Replaces ``trainer.fit``, which cannot make one exact pass over frozen features."""
         self._save_config("config.yaml")
-        recipe, overwrite = self._recipe(), self.options.overwrite
-        last = run.fit(self.trainer, model, datamodule, self._scoring, self.folder, recipe, overwrite)
+        config_hash, overwrite = self._training_config_hash(), self.options.overwrite
+        last = run.fit(self.trainer, model, datamodule, self._scoring, self.folder, config_hash, overwrite)
         if self.trainer.is_global_zero:
             log_checkpoint(self.trainer.loggers, last)
 
@@ -188,7 +188,7 @@ class CLI(LightningCLI):
                 logger.log_hyperparams(hyperparameters(self.options.as_dict()))
         return text
 
-    def _recipe(self) -> str:
+    def _training_config_hash(self) -> str:
         """A hash of all that the training of the network depends on."""
         options = self.options.as_dict()
         parts = {

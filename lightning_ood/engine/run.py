@@ -30,13 +30,13 @@ def fit(
     data: OODDataModule,
     scoring: ScoringCallback,
     folder: RunFolder,
-    recipe: str = "",
+    training_config_hash: str = "",
     overwrite: bool = False,
 ) -> Path:
     """Trains the network if it is to be trained, fits every detector in one pass, saves both.
 
-    What the folder holds is kept: weights of the same recipe, the fit of detectors with the same arguments on the same
-    network and images.
+    Reuses what the run directory holds: weights of the same training, fits of detectors with the same arguments on the
+    same network and images.
 
     Args:
         trainer: with ``scoring`` among its callbacks.
@@ -44,17 +44,17 @@ def fit(
         data: its ID training images are fitted on.
         scoring: the detectors.
         folder: of the run; its ``last`` is returned.
-        recipe: what the training depends on.
+        training_config_hash: hash of the configuration that the training depends on.
         overwrite: train and fit again whatever the folder holds.
 
     Raises:
-        InputError: if the trainer cannot make one exact pass, the folder holds weights of another recipe, or a
+        InputError: if the trainer cannot make one exact pass, the folder holds weights of another training, or a
             detector cannot be fitted or its fit is not a number (the others' are saved before).
     """
     _check_exact(trainer)
     with _together(trainer), folder.under_way("fit"):
         if module.finetune != "none":
-            train(trainer, module, data, folder, recipe, overwrite)
+            train(trainer, module, data, folder, training_config_hash, overwrite)
         _prepare(trainer, module, data, scoring, None if overwrite else folder.last)
         if scoring.to_fit:
             _fit_detectors(trainer, module, data, scoring)

@@ -159,12 +159,12 @@ def test_own_network_says_its_preprocessing_or_the_user_does() -> None:
         ({"name": "torchvision:resnet18", "weights": "IMAGENET1K_V9"}, "one of pretrained, none, IMAGENET1K_V1 nor"),
         ({"name": "timm:resnet18", "weights": "x.pth"}, r"there is no weight file .*x\.pth"),
         ({"name": "timm:resnet18", "weights": "none", "preprocess": {"sizes": 3}}, "no 'sizes'; it has size, resize"),
-        ({"network": nn.Identity()}, "nobody publishes weights for Identity"),
+        ({"network": nn.Identity()}, "there are no published weights for Identity"),
         ({"network": nn.Identity(), "options": {"a": 1}}, r"options \['a'\] belong to a named network"),
         ({"network": nn.Identity(), "name": "resnet18"}, "not both"),
         ({}, "not both"),
     ],
 )
-def test_bad_input_is_told(arguments: dict[str, Any], message: str) -> None:
+def test_bad_input_is_refused(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         build(**arguments)
