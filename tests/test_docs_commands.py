@@ -95,7 +95,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("configs", "experiments", "lightning_ood", "train.py"):
         (folder / name).symlink_to(ROOT / name)
     (folder / "my.yaml").write_text(yaml.safe_dump(MY))
-    trained = {"model": {**MY["model"], "train": "network"}, "trainer": {**MY["trainer"], "max_epochs": 2}}
+    trained = {"model": {**MY["model"], "finetune": "all"}, "trainer": {**MY["trainer"], "max_epochs": 2}}
     (folder / "my_model.yaml").write_text(yaml.safe_dump({**trained, "scoring": MY["scoring"]}))
     (folder / "data" / "my" / "folder").mkdir(parents=True)
     images = Images(8, shift=60, seed=9)

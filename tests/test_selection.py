@@ -31,7 +31,7 @@ def train(folder: Path, *callbacks: L.Callback, val: bool = False) -> tuple[OODM
     L.seed_everything(0, verbose=False)
     network = Net()
     network.block1.append(torch.nn.Dropout(0.3))  # uses random numbers, in train mode alone
-    module = OODModule(network=network, weights="none", train="network")
+    module = OODModule(network=network, weights="none", finetune="all")
     data = OODDataModule(IDSets(Images(61), Images(23, seed=1), Images(19, seed=2) if val else None), batch_size=8)
     watch = Watch()
     trainer = quiet_trainer([*callbacks, watch], max_epochs=4, default_root_dir=folder)

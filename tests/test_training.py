@@ -29,11 +29,11 @@ class Dies(L.Callback):
 def attempt(
     folder: RunFolder,
     *callbacks: L.Callback,
-    recipe: str = "a",
+    training_config_hash: str = "a",
     overwrite: bool = False,
     val: bool = False,
     workers: int = 0,
-    trains: str = "network",
+    finetune: str = "all",
 ) -> dict[str, torch.Tensor]:
     """One ``fit`` up to the weights that it trains."""
     L.seed_everything(0, verbose=False)
@@ -42,13 +42,13 @@ def attempt(
     module = OODModule(
         network=network,
         weights="none",
-        train=trains,  # type: ignore[arg-type]
+        finetune=finetune,  # type: ignore[arg-type]
         optimizer=lambda parameters: torch.optim.SGD(parameters, lr=0.2, momentum=0.9),
     )
     sets = IDSets(Images(61), Images(23, seed=1), Images(19, seed=2) if val else None)
     data = OODDataModule(sets, batch_size=8, augment=["crop", "flip"], num_workers=workers)
     trainer = quiet_trainer([ScoringCallback({"msp": MSP()}), *callbacks], max_epochs=6)
-    train(trainer, module, data, folder, recipe, overwrite)
+    train(trainer, module, data, folder, training_config_hash, overwrite)
     return {key: value.clone() for key, value in module.state_dict().items()}
 
 
@@ -81,22 +81,24 @@ def test_what_the_folder_holds(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="went down"):
         attempt(folder, Dies())
     with pytest.raises(InputError, match="holds an unfinished training of another model"):
-        attempt(folder, recipe="b")
-    other = attempt(folder, recipe="b", overwrite=True)
-    assert same(attempt(folder, Dies(), recipe="b"), other), "taken over, not trained again"
+        attempt(folder, training_config_hash="b")
+    other = attempt(folder, training_config_hash="b", overwrite=True)
+    assert same(attempt(folder, Dies(), training_config_hash="b"), other), "taken over, not trained again"
     with pytest.raises(OSError, match="went down"):
-        attempt(folder, Dies(), recipe="b", overwrite=True)
-    assert same(attempt(folder, recipe="b"), other) and not folder.training.exists(), "the newer one goes on"
+        attempt(folder, Dies(), training_config_hash="b", overwrite=True)
+    assert same(attempt(folder, training_config_hash="b"), other) and not folder.training.exists(), (
+        "the newer one goes on"
+    )
     with pytest.raises(InputError, match="holds weights of another model"):
         attempt(folder)
 
 
 def test_the_classifier_alone_is_trained_and_goes_on(tmp_path: Path) -> None:
-    whole = attempt(RunFolder(tmp_path / "whole"), trains="classifier")
+    whole = attempt(RunFolder(tmp_path / "whole"), finetune="head")
     folder = RunFolder(tmp_path / "torn")
     with pytest.raises(OSError, match="went down"):
-        attempt(folder, Dies(), trains="classifier")
-    assert same(attempt(folder, trains="classifier"), whole)
+        attempt(folder, Dies(), finetune="head")
+    assert same(attempt(folder, finetune="head"), whole)
     frozen = {f"backbone.network.{key}": value for key, value in Net().state_dict().items()}
     changed = {key for key, value in whole.items() if key in frozen and not torch.equal(value, frozen[key])}
     assert changed == {"backbone.network.fc.weight", "backbone.network.fc.bias"}

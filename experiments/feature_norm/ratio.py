@@ -11,6 +11,7 @@ import pandas as pd
 
 from lightning_ood.engine.run_dir import read_checkpoint
 from lightning_ood.report.drawing import COLOURS
+from lightning_ood.report.markdown import markdown_table
 from lightning_ood.report.table import MEAN
 
 RESULTS = Path(__file__).parent / "results"

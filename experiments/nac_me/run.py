@@ -102,7 +102,7 @@ def train(seed: int, epochs: int, folder: Path) -> list[dict[str, float]]:
         weights="none",
         options={"num_classes": 8, "layers": [1, 1, 1, 1], "channels": [16, 32, 64, 128], "output_stride": 8},
         preprocess={"size": (32, 32), "resize": None, "mean": (0.5,) * 3, "std": (0.5,) * 3},
-        train="network",
+        finetune="all",
         optimizer=lambda parameters: torch.optim.AdamW(parameters, lr=0.005, weight_decay=0.01),
         label_smoothing=0.05,
     )

@@ -154,7 +154,7 @@ class CLI(LightningCLI):
         if self.options.trainer.enable_progress_bar is not False:
             self.trainer_defaults["callbacks"] = [ProgressBar()]
         trainer = super().instantiate_trainer(**kwargs)
-        tags = [self.datamodule.id.name, self.model.source.partition(",")[0]]
+        tags = [self.datamodule.id.name, self.model.source.network]
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
                 prepare(logger, self.folder.path, str(self.subcommand), tags)
@@ -163,8 +163,8 @@ class CLI(LightningCLI):
     def fit(self, model: OODModule, datamodule: OODDataModule, **_: Any) -> None:
         """Runs the ``fit`` command in place of ``trainer.fit``, which cannot make one exact pass over the images."""
         self._save_config("config.yaml")
-        recipe, overwrite = self._recipe(), self.options.overwrite
-        last = run.fit(self.trainer, model, datamodule, self._scoring, self.folder, recipe, overwrite)
+        config_hash, overwrite = self._training_config_hash(), self.options.overwrite
+        last = run.fit(self.trainer, model, datamodule, self._scoring, self.folder, config_hash, overwrite)
         if self.trainer.is_global_zero:
             log_checkpoint(self.trainer.loggers, last)
 
@@ -196,7 +196,7 @@ class CLI(LightningCLI):
                 logger.log_hyperparams(hyperparameters(self.options.as_dict()))
         return text
 
-    def _recipe(self) -> str:
+    def _training_config_hash(self) -> str:
         """Returns a hash of all arguments that the training of the network depends on."""
         options = self.options.as_dict()
         parts = {

@@ -1,4 +1,4 @@
-"""What stands around the model's preprocessing: random changes before it, sizes that need none of it."""
+"""Transforms around the model's preprocessing: augmentation, and a bypass for images of the input size."""
 
 from dataclasses import dataclass
 

@@ -12,7 +12,7 @@ RESERVED = ("mean",)  # the rows of metrics.csv that average a group
 
 
 def check_names(id_name: str, ood: Iterable[str], csid: Iterable[str] = ()) -> None:
-    """Names are the keys of the tables.
+    """Checks that the names of the sets are unique and usable as keys of the tables.
 
     Args:
         id_name: name of the in-distribution set.
@@ -41,7 +41,7 @@ def check_names(id_name: str, ood: Iterable[str], csid: Iterable[str] = ()) -> N
 
 
 def check_training_classes(images: ImageSet) -> None:
-    """Every class needs a training image.
+    """Checks that every class has a training image.
 
     Raises:
         InputError: if a class has none, if labels lie outside the classes, or if only some images have a label.
@@ -49,9 +49,9 @@ def check_training_classes(images: ImageSet) -> None:
     labels = images.labels
     if labels is None:
         return
-    unknown = int((labels < 0).sum())
-    if unknown:
-        raise InputError(f"data.id.train: {unknown} of {len(labels)} images of {images.name} have no label")
+    unlabelled = int((labels < 0).sum())
+    if unlabelled:
+        raise InputError(f"data.id.train: {unlabelled} of {len(labels)} images of {images.name} have no label")
     counts = torch.bincount(labels)
     names = images.classes or [str(label) for label in range(len(counts))]
     _check_range(images, len(names), "data.id.train")
@@ -62,7 +62,7 @@ def check_training_classes(images: ImageSet) -> None:
 
 
 def check_same_classes(train: list[str] | None, images: ImageSet, key: str) -> None:
-    """A label must mean the same class in every ID set.
+    """Checks that a label means the same class in every ID set.
 
     Args:
         train: names of the classes of the training images, or None where unknown.

@@ -89,14 +89,14 @@ class OODDataModule(L.LightningDataModule):
         self.val_set: ImageSet | None = None
         self.val_ood_sets: dict[str, ImageSet] = {}
         self.sets: dict[str, TestSet] = {}
-        self._known_classes: list[str] | None = None
+        self._class_names: list[str] | None = None
         self._opened: dict[str, ImageSet] = {}
         check_names(id.name, self.ood, self.csid)
         if batch_size < 1 or num_workers < 0:
             raise InputError(f"batch_size is {batch_size}, num_workers {num_workers}; they must be >= 1 and >= 0")
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
-        """Moves a batch but for the images' positions: the host draws by them, and would have to wait to read them."""
+        """Moves a batch to the device, except the images' indices: the host reads them without a synchronisation."""
         moved: Batch = super().transfer_batch_to_device(batch, device, dataloader_idx)
         return moved._replace(index=batch.index, skipped=batch.skipped)
 
@@ -129,7 +129,7 @@ class OODDataModule(L.LightningDataModule):
                 self.sets[f"csid/{name}"] = TestSet(name, "csid", "csid", self._open(spec, f"data.csid.{name}"))
 
     def fingerprint(self) -> str:
-        """Of the images that a fit is made on, validation OOD sets included; after ``setup``."""
+        """Returns a fingerprint of the images that a fit reads, validation OOD sets included; after ``setup``."""
         assert self.train_set is not None
         return fingerprint([self.train_set, *self.val_ood_sets.values()])
 
@@ -148,8 +148,8 @@ class OODDataModule(L.LightningDataModule):
         """Names of the ID classes in the order of the labels, or None where unknown; after ``setup``."""
         if self.train_set is not None:
             return self.train_set.classes
-        known = self.sets["id"].images.classes if self.sets else None
-        return known or self._known_classes
+        test_names = self.sets["id"].images.classes if self.sets else None
+        return test_names or self._class_names
 
     def train_dataloader(self) -> DataLoader:
         """Shuffled and augmented training images; on several processes a few repeat, so that all take equal steps."""
@@ -163,7 +163,7 @@ class OODDataModule(L.LightningDataModule):
         return self._loader(images, sampler)
 
     def val_dataloader(self) -> dict[str, DataLoader] | list[DataLoader]:
-        """During training the ID validation set, if any; else the training images as detectors see them."""
+        """Returns the ID validation loader during training, if any; else the loaders of the fit pass."""
         if self.trainer is not None and self.trainer.state.fn == TrainerFn.FITTING:
             return {"val": self._exact(self.val_set)} if self.val_set is not None else []
         assert self.train_set is not None
@@ -171,22 +171,22 @@ class OODDataModule(L.LightningDataModule):
         return {name: self._exact(images) for name, images in ({"fit": self.train_set} | others).items()}
 
     def test_dataloader(self) -> dict[str, DataLoader]:
-        """Every set that is scored: name of the loader (a key of ``sets``) -> loader."""
-        known = self._known_classes or self.sets["id"].images.classes
+        """Returns the loaders of all scored sets: key of ``sets`` -> loader."""
+        class_names = self._class_names or self.sets["id"].images.classes
         for entry in self.sets.values():
             if entry.role != "ood":
                 check_same_classes(
-                    known, entry.images, "data.id.test" if entry.role == "id" else f"data.csid.{entry.name}"
+                    class_names, entry.images, "data.id.test" if entry.role == "id" else f"data.csid.{entry.name}"
                 )
         return {name: self._exact(entry.images) for name, entry in self.sets.items()}
 
     def state_dict(self) -> dict[str, Any]:
-        """The class names, so that a test set with other classes is refused."""
+        """Returns the class names, so that ``test`` can refuse ID images of other classes."""
         return {"classes": self.classes}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Remembers the class names of the fit."""
-        self._known_classes = state_dict.get("classes")
+        """Restores the class names of the fit."""
+        self._class_names = state_dict.get("classes")
 
     def _open(self, spec: Spec, key: str) -> ImageSet:
         if key not in self._opened:  # fit has two phases; a large folder is walked once

@@ -34,7 +34,7 @@ class Files(NamedTuple):
     files: list[Path]
     labels: list[int]
     classes: list[str] | None
-    repeated: str = ""  # what a user should know of images that a list names more than once
+    repeated: str = ""  # notice about images that a list names more than once
 
 
 def find_files(path: Path, root: Path, start: Path | None = None) -> Files:
@@ -64,7 +64,7 @@ def find_files(path: Path, root: Path, start: Path | None = None) -> Files:
 
 
 def relative(path: Path, root: Path) -> str:
-    """The path below the root where it lies there, else the whole; with forward slashes."""
+    """Returns the path relative to the root if it is below it, else the absolute path; with forward slashes."""
     text, start = path.as_posix(), root.as_posix().rstrip("/") + "/"  # as text: ten times as fast, for a million images
     return text.removeprefix(start) if text.startswith(start) else path.absolute().as_posix()
 
@@ -132,7 +132,7 @@ def _image_list(path: Path, start: Path, where_from: str) -> Files:
 
 
 def _repeated(named: list[tuple[int, str, int]], path: Path) -> str:
-    """A word on images that stand in a list more than once: each line counts, as in the numbers published on it.
+    """Returns a notice about duplicate images in a list; each line counts as one image, as in published results.
 
     Raises:
         InputError: if an image has two labels.
@@ -171,5 +171,5 @@ def _parse(line: str, where: str) -> tuple[str, int]:
 
 
 def _some(names: list[str], count: int = 3) -> str:
-    """The first few of many."""
+    """Joins the first few names and gives the total count."""
     return ", ".join(names[:count]) + (f", … ({len(names)} in all)" if len(names) > count else "")

@@ -1,11 +1,11 @@
-"""Which images a fit was made on, in 64 letters."""
+"""A SHA-256 fingerprint of the images that a fit was computed from."""
 
 import hashlib
 from collections.abc import Iterable
 
 from lightning_ood.data.sets import ImageSet
 
-SAMPLED = 64  # images whose pixels are looked at
+SAMPLED = 64  # images whose pixels are hashed
 
 
 def fingerprint(sets: Iterable[ImageSet]) -> str:

@@ -56,7 +56,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
     """Converts any PIL mode to 8-bit RGB, on a copy.
 
     Raises:
-        ValueError: if 32-bit pixels lie outside the range that can be told: 0 to 65535 for integers, 0 to 1 for floats.
+        ValueError: if 32-bit pixels lie outside the supported range: 0 to 65535 for integers, 0 to 1 for floats.
     """
     if image.mode == "I" or image.mode.startswith("I;16"):
         return Image.fromarray(_from_integers(np.asarray(image))).convert("RGB")

@@ -1,4 +1,4 @@
-"""Every image once, on any number of processes."""
+"""A sampler that yields every image once, for any world size."""
 
 from collections.abc import Iterator
 

@@ -27,7 +27,7 @@ class Item(NamedTuple):
 
     image: Tensor | None
     label: int
-    index: int  # type: ignore[assignment]  # also a method of tuples, which nothing here calls
+    index: int  # type: ignore[assignment]  # hides tuple.index, which is not used
 
 
 class Batch(NamedTuple):
@@ -75,7 +75,7 @@ class ImageSet(Dataset[Item]):
         labels: ``[N]`` int64, -1 where an image has none; None if none has one, or if only decoding would tell.
         classes: names of the classes in the order of the labels, or None.
         paths: of each image, relative to the root where it lies below it; None for images that are no files.
-        notice: what a user should know of the set, a sentence; empty where there is nothing.
+        notice: a sentence that warns the user about the set; empty if there is none.
     """
 
     def __init__(
@@ -112,10 +112,10 @@ class ImageSet(Dataset[Item]):
 
     @abstractmethod
     def read(self, index: int) -> tuple[Image.Image, int]:
-        """The RGB image and its label (-1 for none)."""
+        """Returns the RGB image and its label (-1 for none)."""
 
     def using(self, transform: Transform) -> ImageSet:
-        """The same set with another transform."""
+        """Returns a copy of the set with another transform."""
         other = copy.copy(self)
         other.transform = transform
         return other

@@ -27,18 +27,18 @@ class OODModule(L.LightningModule):
 
     Args:
         name: ``timm:NAME`` or ``torchvision:NAME``.
-        network: instead of a name, any ``nn.Module`` that maps ``[B, 3, H, W]`` to logits, by class path.
+        network: instead of a name, any ``nn.Module`` that maps ``[B, 3, H, W]`` to logits ``[B, K]``, by class path.
         weights: ``pretrained``, ``none`` (random), or a .pth/.safetensors file, relative to ``root``.
         options: keyword arguments for the model's constructor, such as ``num_classes``.
         preprocess: overrides of the model's own: ``size``, ``resize``, ``interpolation``, ``mean``, ``std``.
         head: name of the classifier's module, where it cannot be found.
-        train: what ``fit`` trains before it fits the detectors: nothing, the classifier, or the whole network.
-        optimizer: of the trained parameters.
+        finetune: what ``fit`` trains before it fits the detectors: ``none``, the ``head`` (linear probing) or ``all``.
+        optimizer: makes the optimizer of the trained parameters.
         warmup: share of the training steps over which the learning rate rises; it falls along a cosine afterwards.
         label_smoothing: of the cross-entropy.
         root: folder that relative weight paths start from; the data's root where None.
-        cache: folder of a feature cache; none where None.
-        cache_gb: what it may hold, in GB.
+        cache: folder of a feature cache; None caches nothing.
+        cache_gb: largest size of the cache, in GB.
         channels_last: keep images and weights with the channel innermost: faster convolutions on a GPU's tensor cores.
         compile: backend of ``torch.compile``, such as ``inductor``, for passes that take no gradient; eager where None.
     """
@@ -51,7 +51,7 @@ class OODModule(L.LightningModule):
         options: dict[str, Any] | None = None,
         preprocess: dict[str, Any] | None = None,
         head: str | None = None,
-        train: Literal["nothing", "classifier", "network"] = "nothing",
+        finetune: Literal["none", "head", "all"] = "none",
         optimizer: OptimizerCallable = torch.optim.AdamW,
         warmup: float = 0.1,
         label_smoothing: float = 0.0,
@@ -79,22 +79,25 @@ class OODModule(L.LightningModule):
         self.optimizer = optimizer
         self.warmup = warmup
         self.label_smoothing = label_smoothing
-        self.trains = train
+        self.finetune = finetune
         self.accuracy = MulticlassAccuracy(self.backbone.probe.num_classes, average="micro")
         self.strict_loading = False  # frozen weights stay out of the checkpoint
         self.allow_zero_length_dataloader_with_multiple_devices = True  # a process may have no image
         self.freeze()
-        if train != "nothing":
-            trained = self.backbone.classifier if train == "classifier" else self.backbone.network
+        if trained := self._trained():
             trained.requires_grad_(True)
 
     def train(self, mode: bool = True) -> OODModule:
-        """Training mode reaches only what is trained: a frozen batch norm keeps its statistics."""
+        """Puts only the trainable part in train mode, so frozen batch norms keep their running statistics."""
         super().train(False)
-        if mode and self.trains != "nothing":
-            (self.backbone.classifier if self.trains == "classifier" else self.backbone.network).train()
+        if mode and (trained := self._trained()):
+            trained.train()
         self.training = mode
         return self
+
+    def _trained(self) -> nn.Module | None:
+        """Returns the part that ``fit`` trains, if any."""
+        return {"none": None, "head": self.backbone.classifier, "all": self.backbone.network}[self.finetune]
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits ``[B, K]`` of preprocessed images ``[B, 3, H, W]``."""
@@ -105,7 +108,7 @@ class OODModule(L.LightningModule):
         return self.backbone(batch.image, batch.label, batch.index, views)
 
     def on_fit_start(self) -> None:
-        """Lightning trains a module in the mode that it finds it in.
+        """Switches to train mode: Lightning leaves the mode as it finds it.
 
         Raises:
             InputError: if the validation images cannot say which epoch is the best.
@@ -124,13 +127,13 @@ class OODModule(L.LightningModule):
         self.train()
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Cross-entropy of a batch of training images."""
+        """Returns the cross-entropy of a batch of training images, a 0-d tensor."""
         loss = F.cross_entropy(self(batch.image), batch.label, label_smoothing=self.label_smoothing)
         self.log("train/loss", loss, prog_bar=True)
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> Any:
-        """While training: accuracy on held-out images. In the fit pass: the features of training images."""
+        """Updates the validation accuracy during training; returns the features of the batch in the fit pass."""
         if self.trainer.state.fn == TrainerFn.VALIDATING:
             # Views are of training images; a validation OOD set has none.
             return self.features(batch, views=dataloader_idx == 0) if len(batch.index) else None
@@ -139,17 +142,17 @@ class OODModule(L.LightningModule):
         return None
 
     def on_validation_epoch_end(self) -> None:
-        """Logs the validation accuracy, which a ModelCheckpoint can choose by."""
+        """Logs ``val/accuracy``, which a ``ModelCheckpoint`` can monitor."""
         if self.trainer.state.fn == TrainerFn.FITTING:
             self.log("val/accuracy", self.accuracy.compute(), prog_bar=True)
             self.accuracy.reset()
 
     def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> Any:
-        """The features of test images."""
+        """Returns the features of a batch of test images."""
         return self.features(batch) if len(batch.index) else None
 
     def configure_optimizers(self) -> Any:
-        """The chosen optimiser under linear warm-up and cosine decay, stepped per batch."""
+        """Returns the optimizer with linear warm-up and cosine decay, stepped per batch."""
         optimizer = self.optimizer(p for p in self.parameters() if p.requires_grad)
         steps = int(self.trainer.estimated_stepping_batches)
         rise = max(1, round(self.warmup * steps))
@@ -164,12 +167,12 @@ class OODModule(L.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def weights_hash(self) -> str:
-        """sha256 of the network's weights, buffers and head included."""
+        """Returns the SHA-256 of the network's weights, buffers and head included."""
         return weights_hash(self.backbone.network)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Frozen weights stay out; what they are (source and hash) and what they were run in goes in."""
+        """Saves the source, hash and precision of the network; leaves frozen weights out."""
         run_in = {"precision": self.trainer.precision} if self._trainer is not None else {}
-        checkpoint["backbone"] = {"source": self.source, "hash": self.weights_hash(), **run_in}
-        if self.trains == "nothing":
+        checkpoint["backbone"] = {"source": str(self.source), "hash": self.weights_hash(), **run_in}
+        if self.finetune == "none":
             checkpoint["state_dict"] = {}

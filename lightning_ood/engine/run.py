@@ -12,13 +12,13 @@ import pandas as pd
 from lightning_ood.data.datamodule import OODDataModule
 from lightning_ood.engine.module import OODModule
 from lightning_ood.engine.private_lightning import child_processes, forks
-from lightning_ood.engine.results import finish, table_of
 from lightning_ood.engine.run_dir import RunFolder, read_checkpoint
 from lightning_ood.engine.scoring import ScoringCallback
 from lightning_ood.engine.training import train
 from lightning_ood.errors import InputError
 from lightning_ood.ops.console import rank_zero_print
 from lightning_ood.ops.processes import naming_the_dead
+from lightning_ood.report.results import finish, table_of
 
 STATE = "ScoringCallback"
 
@@ -29,13 +29,13 @@ def fit(
     data: OODDataModule,
     scoring: ScoringCallback,
     folder: RunFolder,
-    recipe: str = "",
+    training_config_hash: str = "",
     overwrite: bool = False,
 ) -> Path:
     """Trains the network if it is to be trained, fits every detector in one pass, saves both.
 
-    What the folder holds is kept: weights of the same recipe, the fit of detectors with the same arguments on the same
-    network and images.
+    Reuses what the run directory holds: weights of the same training, fits of detectors with the same arguments on the
+    same network and images.
 
     Args:
         trainer: with ``scoring`` among its callbacks.
@@ -43,17 +43,17 @@ def fit(
         data: its ID training images are fitted on.
         scoring: the detectors.
         folder: of the run; its ``last`` is returned.
-        recipe: what the training depends on.
+        training_config_hash: hash of the configuration that the training depends on.
         overwrite: train and fit again whatever the folder holds.
 
     Raises:
-        InputError: if the trainer cannot make one exact pass, the folder holds weights of another recipe, or a
+        InputError: if the trainer cannot make one exact pass, the folder holds weights of another training, or a
             detector cannot be fitted or its fit is not a number (the others' are saved before).
     """
     _check_exact(trainer)
     with _together(trainer), folder.under_way("fit"):
-        if module.trains != "nothing":
-            train(trainer, module, data, folder, recipe, overwrite)
+        if module.finetune != "none":
+            train(trainer, module, data, folder, training_config_hash, overwrite)
         _prepare(trainer, module, data, scoring, None if overwrite else folder.last)
         reasons = _fit_detectors(trainer, module, data, scoring) if scoring.suite.unfitted else {}
         wrong = "; ".join(str(reason) for reason in reasons.values())
@@ -148,7 +148,7 @@ def load(path: Path, module: OODModule, data: OODDataModule, scoring: ScoringCal
         backbone, state = saved["backbone"], saved["callbacks"][STATE]
     except KeyError as error:
         raise InputError(f"{path} is no checkpoint that `fit` wrote: it lacks {error}") from error
-    if module.trains != "nothing":
+    if module.finetune != "none":
         missing = module.load_state_dict(saved["state_dict"], strict=False).missing_keys
         if missing:
             raise InputError(f"{path} holds the fit of {backbone['source']}, which lacks {missing[0]}; run fit again")
@@ -205,7 +205,10 @@ def test(
         if not trainer.is_global_zero:
             return None
         table = table_of(rows.numpy(), scores.numpy(), list(scoring.suite.detectors), data)
-        return finish(table, scoring, folder.path, config, trainer.loggers, data)
+        suite = scoring.suite
+        extra_forwards = {name: detector.extra_forwards for name, detector in suite.detectors.items()}
+        summaries = {name: detector.summary(suite.fitted.get(name, {})) for name, detector in suite.detectors.items()}
+        return finish(table, folder.path, summaries, suite.fitted, extra_forwards, config, trainer.loggers, data)
 
 
 def _restore(
@@ -213,6 +216,6 @@ def _restore(
 ) -> None:
     if path.is_file():
         load(path, module, data, scoring, precision)
-    elif scoring.suite.requiring_fit or module.trains != "nothing":
+    elif scoring.suite.requiring_fit or module.finetune != "none":
         what = ", ".join(scoring.suite.requiring_fit) or "the network"
         raise InputError(f"{what} must be fitted first, and there is no {path}. Run: {command}")

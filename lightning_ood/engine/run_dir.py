@@ -1,4 +1,4 @@
-"""The folder of a run: its checkpoints, and a note there while a job is under way."""
+"""The output directory of a run: its checkpoints, and a marker file while a job runs."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from lightning_ood.ops.files import PARTIAL, write_text
 
 
 class RunFolder:
-    """Where a run leaves what it made. A file appears under its name when it is whole, never before.
+    """The output directory of a run. Files are written atomically.
 
     Attributes:
-        path: the folder.
+        path: the directory.
         last: ``checkpoints/last.ckpt``, the fitted detectors (and trained weights).
         training: ``checkpoints/training.ckpt``, the last whole epoch of a training, there until it is over.
         trained: ``checkpoints/trained.ckpt``, weights alone, there as soon as the training is over.
@@ -33,23 +33,23 @@ class RunFolder:
         self.last = self.path / "checkpoints" / "last.ckpt"
         self.training = self.path / "checkpoints" / "training.ckpt"
         self.trained = self.path / "checkpoints" / "trained.ckpt"
-        self._note = self.path / "unfinished.json"
+        self._marker = self.path / "unfinished.json"
 
     @contextmanager
     def under_way(self, job: str) -> Iterator[None]:
-        """Leaves a note while a job runs, so that the next one can tell that this one died."""
+        """Writes a marker file while a job runs, so that the next job can detect a crash."""
         self._begin(job)
         try:
             yield
         except InputError:
-            self._end()  # the user was told
+            self._end()  # an error for the user is no crash
             raise
         self._end()
 
     @rank_zero_only
     def _begin(self, job: str) -> None:
-        if self._note.is_file():
-            last = json.loads(self._note.read_text() or "{}")
+        if self._marker.is_file():
+            last = json.loads(self._marker.read_text() or "{}")
             job_before, started = last.get("job", "job"), last.get("started", "at an unknown time")
             rank_zero_print(
                 f"The last {job_before} in {self.path} (started {started}) did not finish; only whole files are used"
@@ -57,15 +57,15 @@ class RunFolder:
             for partial in self.path.rglob(PARTIAL):
                 partial.unlink()
         now = datetime.now(timezone.utc).isoformat(timespec="seconds")
-        write_text(self._note, json.dumps({"job": job, "started": now, "process": os.getpid()}))
+        write_text(self._marker, json.dumps({"job": job, "started": now, "process": os.getpid()}))
 
     @rank_zero_only
     def _end(self) -> None:
-        self._note.unlink(missing_ok=True)
+        self._marker.unlink(missing_ok=True)
 
     @staticmethod
     def save(path: Path, write: Callable[[Path], Any], first: bool = True) -> Path:
-        """Calls ``write`` with another name and renames; every process calls it, the ``first`` renames."""
+        """Calls ``write`` with a temporary path on every rank, then renames the file on rank 0 (``first``)."""
         partial = path.with_suffix(".partial")
         path.parent.mkdir(parents=True, exist_ok=True)
         write(partial)
@@ -75,10 +75,10 @@ class RunFolder:
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """A checkpoint's content; nothing in it is executed.
+    """Returns the content of a checkpoint; loads tensors and plain values only, never code.
 
     Raises:
-        InputError: if it is not a whole checkpoint.
+        InputError: if the file is no complete checkpoint.
     """
     try:
         return torch.load(path, map_location="cpu", weights_only=True)

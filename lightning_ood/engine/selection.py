@@ -1,4 +1,4 @@
-"""What a checkpoint may be chosen by while a network is trained, beside its accuracy on held-out images."""
+"""Checkpoint selection by NAC-ME, as an alternative to the validation accuracy."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ class NACMECallback(L.Callback):
         samples: O, how many images make a bin count as covered. The default, the authors', is for tens of thousands.
         bins: M, the number of edges.
         alpha: steepness of the sigmoid.
-        correct_only: count only images that are classified rightly.
+        correct_only: count only correctly classified images.
         ones: what becomes of a saturated state: see :class:`lightning_ood.detectors.nac_me.NACME`.
-        divide_by: see there.
+        divide_by: see :class:`lightning_ood.detectors.nac_me.NACME`.
     """
 
     def __init__(
@@ -67,10 +67,10 @@ class NACMECallback(L.Callback):
         self.metric: NACME | None = None
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Plans what is read of the network; nothing else reads features during the training.
+        """Configures the tap to read; nothing else reads features during training.
 
         Raises:
-            InputError: if the layer does not exist, or there are no validation images to judge on.
+            InputError: if the layer does not exist, or ``on`` is ``val`` and there are no validation images.
         """
         module: OODModule = pl_module  # type: ignore[assignment]
         info = module.backbone.info()
@@ -84,12 +84,12 @@ class NACMECallback(L.Callback):
         self._images(trainer)
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Where there are validation images."""
+        """Logs NAC-ME after the validation pass of a training epoch."""
         if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking:
             self._log(trainer, pl_module)  # type: ignore[arg-type]
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Where there are none."""
+        """Logs NAC-ME after a training epoch if there are no validation images."""
         data: OODDataModule = trainer.datamodule  # type: ignore[attr-defined]
         if data.val_set is None:
             self._log(trainer, pl_module)  # type: ignore[arg-type]

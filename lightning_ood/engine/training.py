@@ -1,4 +1,4 @@
-"""Training a network before detectors are fitted: goes on after a death, keeps the best epoch."""
+"""Trains a network before detectors are fitted; resumes after a crash and keeps the best epoch."""
 
 from __future__ import annotations
 
@@ -18,26 +18,31 @@ from lightning_ood.ops.console import rank_zero_print
 
 
 def train(
-    trainer: L.Trainer, module: OODModule, data: OODDataModule, folder: RunFolder, recipe: str, overwrite: bool
+    trainer: L.Trainer,
+    module: OODModule,
+    data: OODDataModule,
+    folder: RunFolder,
+    training_config_hash: str,
+    overwrite: bool,
 ) -> None:
-    """Leaves trained weights in the module and in ``folder.trained``.
+    """Trains the module and saves its weights to ``folder.trained``.
 
-    Weights that the same recipe gave before are taken over; a training of the same recipe that died goes on after its
-    last whole epoch, as if it had not died. A ``ModelCheckpoint`` among the trainer's callbacks chooses the epoch,
-    otherwise the last one counts.
+    Reuses the weights of a finished training with the same configuration. Resumes an unfinished one after its last
+    complete epoch, with the same result as without the interruption. A ``ModelCheckpoint`` among the trainer's
+    callbacks chooses the epoch, otherwise the last one counts.
 
     Args:
-        trainer: of the run.
-        module: its ``trains`` says what is trained.
+        trainer: the trainer of the run.
+        module: its ``finetune`` says what is trained.
         data: its ID training images, and ID validation images where there are some.
-        folder: of the run.
-        recipe: what the training depends on.
-        overwrite: train from the start whatever the folder holds.
+        folder: the run directory.
+        training_config_hash: hash of the configuration that the training depends on.
+        overwrite: train from the start even if the run directory holds weights.
 
     Raises:
-        InputError: if the folder holds weights, or an unfinished training, of another recipe or number of processes.
+        InputError: if the folder holds weights, or an unfinished training, of another configuration or world size.
     """
-    before = {} if overwrite else _before(folder, recipe)
+    before = {} if overwrite else _before(folder, training_config_hash)
     if folder.trained in before and folder.training not in before:
         module.load_state_dict(before[folder.trained]["state_dict"])
         rank_zero_print(f"Taking over the weights trained before ({folder.trained})")
@@ -46,16 +51,24 @@ def train(
         _check_processes(before[folder.training]["processes"], trainer.world_size, folder.training)
         epochs = before[folder.training]["epoch"] + 1
         rank_zero_print(f"Going on with the training after epoch {epochs} of {trainer.max_epochs} ({folder.training})")
-    _train(trainer, module, data, folder, recipe, folder.training if folder.training in before else None)
+    _train(trainer, module, data, folder, training_config_hash, folder.training if folder.training in before else None)
     if trainer.is_global_zero:
         weights = {key: value.cpu() for key, value in module.state_dict().items()}
-        folder.save(folder.trained, lambda file: torch.save({"state_dict": weights, "recipe": recipe}, file))
+        folder.save(
+            folder.trained,
+            lambda file: torch.save({"state_dict": weights, "training_config_hash": training_config_hash}, file),
+        )
         folder.training.unlink(missing_ok=True)
     trainer.strategy.barrier()
 
 
 def _train(
-    trainer: L.Trainer, module: OODModule, data: OODDataModule, folder: RunFolder, recipe: str, start: Path | None
+    trainer: L.Trainer,
+    module: OODModule,
+    data: OODDataModule,
+    folder: RunFolder,
+    training_config_hash: str,
+    start: Path | None,
 ) -> None:
     choosing = [callback for callback in trainer.checkpoint_callbacks if isinstance(callback, ModelCheckpoint)]
     for callback in choosing:
@@ -63,7 +76,7 @@ def _train(
             callback.dirpath = str(folder.training.parent.absolute())
     if start is None and trainer.is_global_zero:
         folder.training.unlink(missing_ok=True)  # overwritten
-    each_epoch = EachEpoch(folder, recipe)
+    each_epoch = EachEpoch(folder, training_config_hash)
     trainer.callbacks.append(each_epoch)  # type: ignore[attr-defined]  # the last one: it saves the others' states too
     trainer.fit(module, datamodule=data, ckpt_path=start, weights_only=True)
     trainer.callbacks.remove(each_epoch)  # type: ignore[attr-defined]
@@ -74,42 +87,42 @@ def _train(
 
 
 class EachEpoch(Checkpoint):
-    """Keeps all that a training needs to go on, at the end of each epoch: one file, replaced when the next is whole.
+    """Saves a resumable checkpoint after each epoch, replacing the previous one atomically.
 
-    Weights, optimiser, schedule, epoch (which gives the order of the images), the other callbacks' choices and the
-    state of torch's random numbers (crops, flips, dropout). What draws from numpy's or Python's goes on with others.
+    It holds weights, optimizer, schedule, epoch (which gives the order of the images), and the states of the other
+    callbacks and of torch's random generators (crops, flips, dropout), but not of numpy's or Python's generators.
     """
 
-    def __init__(self, folder: RunFolder, recipe: str) -> None:
-        self.folder, self.recipe = folder, recipe
+    def __init__(self, folder: RunFolder, training_config_hash: str) -> None:
+        self.folder, self.training_config_hash = folder, training_config_hash
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """After the validation and what other callbacks keep of it."""
+        """Saves the checkpoint, after validation and the other callbacks."""
         write = partial(trainer.save_checkpoint, weights_only=False)
         self.folder.save(self.folder.training, write, trainer.is_global_zero)
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Says whose training this is; detectors, of which none is fitted yet, stay out."""
+        """Adds the configuration hash and the world size; leaves out the detectors, none of which is fitted yet."""
         checkpoint["callbacks"].pop("ScoringCallback", None)
-        checkpoint |= {"recipe": self.recipe, "processes": trainer.world_size}
+        checkpoint |= {"training_config_hash": self.training_config_hash, "processes": trainer.world_size}
 
     def state_dict(self) -> dict[str, Any]:
-        """The first process's random numbers; the others draw the same ones."""
+        """Returns the random states of rank 0; all ranks draw the same numbers."""
         return {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state() if torch.cuda.is_available() else None}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Before the loader of training images draws from them."""
+        """Restores the random states, before the training loader draws from them."""
         torch.set_rng_state(state_dict["cpu"])
         if state_dict["cuda"] is not None and torch.cuda.is_available():
             torch.cuda.set_rng_state(state_dict["cuda"])
 
 
-def _before(folder: RunFolder, recipe: str) -> dict[Path, dict[str, Any]]:
-    """What the folder holds of a training by this recipe."""
-    held = {path: read_checkpoint(path) for path in (folder.training, folder.trained) if path.is_file()}
-    same = {path: saved for path, saved in held.items() if saved.get("recipe") == recipe}
-    if held and not same:
-        path = next(iter(held))
+def _before(folder: RunFolder, training_config_hash: str) -> dict[Path, dict[str, Any]]:
+    """Returns the checkpoints of an earlier training with this configuration: path -> content."""
+    stored = {path: read_checkpoint(path) for path in (folder.training, folder.trained) if path.is_file()}
+    same = {path: saved for path, saved in stored.items() if saved.get("training_config_hash") == training_config_hash}
+    if stored and not same:
+        path = next(iter(stored))
         what = "an unfinished training" if path == folder.training else "weights"
         raise InputError(
             f"{path} holds {what} of another model, data or optimiser setting. Give --overwrite to train again, "

@@ -2,9 +2,9 @@
 
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import timm
 import torch
@@ -22,20 +22,48 @@ _ELSEWHERE = ("hf-hub:", "local-dir:")  # timm's own words for a repository and 
 
 
 @dataclass(frozen=True)
+class Source:
+    """Origin of a network and of its weights; ``str`` gives one line for people.
+
+    Attributes:
+        library: the library that defines the network; ``own`` for a module given by class path.
+        name: name of the network in its library, or name of its class.
+        kind: kind of the weights: ``library`` for those that timm or torchvision publishes.
+        weights: the weight file, or the published entry (``IMAGENET1K_V1``, ``pretrained``); empty for random weights.
+    """
+
+    library: Literal["timm", "torchvision", "own"]
+    name: str
+    kind: Literal["library", "file", "random"] = "random"
+    weights: str = ""
+
+    @property
+    def network(self) -> str:
+        """Name of the network with its library's prefix, as ``model.name`` takes it."""
+        return self.name if self.library == "own" else f"{self.library}:{self.name}"
+
+    @property
+    def random(self) -> bool:
+        """Whether no weights were read."""
+        return self.kind == "random"
+
+    def __str__(self) -> str:
+        return f"{self.network}, {'random weights' if self.random else self.weights}"
+
+
+@dataclass(frozen=True)
 class Built:
     """A network that is ready to be frozen.
 
     Attributes:
-        network: in eval mode.
-        preprocess: of test images.
-        source: where network and weights come from, for people.
-        pretrained: whether the weights were read from somewhere; otherwise they are random.
+        network: the network, in eval mode.
+        preprocess: preprocessing of test images.
+        source: origin of the network and its weights.
     """
 
     network: nn.Module
     preprocess: Preprocess
-    source: str
-    pretrained: bool
+    source: Source
 
 
 def build(
@@ -46,19 +74,19 @@ def build(
     preprocess: Mapping[str, Any] | None = None,
     root: Path = Path(),
 ) -> Built:
-    """Makes a network, reads its weights and derives its preprocessing.
+    """Builds a network, loads its weights and derives its preprocessing.
 
     Args:
         name: ``timm:resnet50.a1_in1k``, ``torchvision:resnet50``, or without a prefix: timm's where it has the
             name, else torchvision's. timm's ``hf-hub:...`` and ``local-dir:...`` are names too.
-        network: a module instead of a name. Its attribute ``default_cfg``, in timm's words, says its preprocessing.
+        network: a module instead of a name. Its attribute ``default_cfg``, in timm's format, gives its preprocessing.
         weights: ``pretrained``, ``none`` (random), a file, or an entry of torchvision's enum (``IMAGENET1K_V1``).
         options: keyword arguments of the named network, such as ``num_classes``.
         preprocess: fields of ``Preprocess`` that replace the derived ones.
-        root: folder that a relative weight file is looked for in.
+        root: folder that a relative path of a weight file starts from.
 
     Raises:
-        InputError: for an unknown name, option or file, weights that do not fit or that cannot be downloaded.
+        InputError: if the name, an option or the file is unknown, or the weights do not fit or cannot be downloaded.
     """
     options, changes = dict(options or {}), dict(preprocess or {})
     if (name is None) == (network is None):
@@ -92,25 +120,25 @@ def _own(network: nn.Module, weights: str, options: dict[str, Any], changes: dic
     if options:
         raise InputError(f"options {sorted(options)} belong to a named network; give them to {kind} as init_args")
     if weights == "pretrained":
-        raise InputError(f"nobody publishes weights for {kind} by that name: give weights: FILE, or weights: none")
+        raise InputError(f"there are no published weights for {kind}: give weights: FILE, or weights: none")
     config: Any = getattr(network, "default_cfg", None) or getattr(network, "pretrained_cfg", None)
     config = config.to_dict() if hasattr(config, "to_dict") else config
     described = Preprocess.from_config(config).override(**changes) if config else Preprocess.of(**changes)
-    return _filled(network, described, kind, weights, root)
+    return _filled(network, described, Source("own", kind), weights, root)
 
 
 def _timm(name: str, weights: str, options: dict[str, Any], changes: dict[str, Any], root: Path) -> Built:
     pretrained = weights == "pretrained"
-    file = None if pretrained else _file(weights, root)  # a wrong path is told before anything is built
+    file = None if pretrained else _file(weights, root)  # reports a wrong path before the network is built
     if name.startswith("local-dir:"):
         name = f"local-dir:{_folder(name.removeprefix('local-dir:'), root)}"
     remote = name.startswith("hf-hub:") or (pretrained and not name.startswith("local-dir:"))
     try:
         with hub(remote):
             network: Any = timm.create_model(name, pretrained=pretrained, **options)
-    except OSError as error:  # not in the cache and not to be had
+    except OSError as error:  # neither cached nor downloadable
         raise InputError(_missing(f"timm:{name}", error)) from error
-    except Exception as error:  # options and damaged files end in errors of any type
+    except Exception as error:  # wrong options and damaged files raise errors of any type
         raise InputError(_refused(f"timm:{name}", options, error)) from error
     config = network.pretrained_cfg
     if pretrained and config.get("num_classes") and network.num_classes not in (0, config["num_classes"]):
@@ -122,8 +150,10 @@ def _timm(name: str, weights: str, options: dict[str, Any], changes: dict[str, A
     described = Preprocess.from_timm(network)
     if "img_size" in options:
         described = described.override(size=options["img_size"])
-    built = _filled(network, described.override(**changes), f"timm:{name}", str(file or "none"), root)
-    return Built(built.network, built.preprocess, f"timm:{name}, pretrained", True) if pretrained else built
+    described = described.override(**changes)
+    if pretrained:
+        return Built(network.eval(), described, Source("timm", name, "library", "pretrained"))
+    return _filled(network, described, Source("timm", name), str(file or "none"), root)
 
 
 def _torchvision(name: str, weights: str, options: dict[str, Any], changes: dict[str, Any], root: Path) -> Built:
@@ -141,25 +171,25 @@ def _torchvision(name: str, weights: str, options: dict[str, Any], changes: dict
         raise InputError(_missing(f"torchvision:{name}", error)) from error
     except (RuntimeError, ValueError, TypeError) as error:
         raise InputError(_refused(f"torchvision:{name}", options, error)) from error
-    # a published file that lies here has the preprocessing of its own entry, whose crop may differ from the default's
+    # a local copy of a published file takes its own entry's preprocessing, whose crop may differ from the default's
     same = next((other for other in entries.values() if file and Path(other.url).name == file.name), default)
     described = Preprocess.from_torchvision(entry or same).override(**changes)
     if entry is not None:
-        return Built(network.eval(), described, f"torchvision:{name}, {entry.name}", True)
-    return _filled(network, described, f"torchvision:{name}", weights, root)
+        return Built(network.eval(), described, Source("torchvision", name, "library", entry.name))
+    return _filled(network, described, Source("torchvision", name), weights, root)
 
 
-def _filled(network: nn.Module, preprocess: Preprocess, source: str, weights: str, root: Path) -> Built:
-    """The network with the weights of a file, or with those it has."""
+def _filled(network: nn.Module, preprocess: Preprocess, source: Source, weights: str, root: Path) -> Built:
+    """Loads a weight file into the network; with ``none`` keeps its random weights."""
     file = _file(weights, root)
     if file is None:
-        return Built(network.eval(), preprocess, f"{source}, random weights", False)
+        return Built(network.eval(), preprocess, source)
     load_weights(network, file)
-    return Built(network.eval(), preprocess, f"{source}, {file}", True)
+    return Built(network.eval(), preprocess, replace(source, kind="file", weights=str(file)))
 
 
 def _file(weights: str, root: Path, entries: tuple[str, ...] = ()) -> Path | None:
-    """The weight file that is meant, or None for none."""
+    """Returns the weight file that ``weights`` names, or None for ``none``."""
     if weights == "none":
         return None
     path = root / Path(weights).expanduser()
@@ -172,7 +202,7 @@ def _file(weights: str, root: Path, entries: tuple[str, ...] = ()) -> Path | Non
 
 
 def _folder(given: str, root: Path) -> Path:
-    """A folder that ``timm.models.save_for_hf`` wrote: config and weights."""
+    """Returns the path of a folder that ``timm.models.save_for_hf`` wrote, with config and weights."""
     path = root / Path(given).expanduser()
     if not (path / "config.json").is_file():
         raise InputError(f"there is no {path / 'config.json'}: local-dir: names a folder with it and the weights")
@@ -180,7 +210,7 @@ def _folder(given: str, root: Path) -> Path:
 
 
 def _downloadable(what: str, url: str) -> None:
-    """Stops early where torch.hub would have to download and cannot."""
+    """Raises early if torch.hub would have to download a file that is out of reach."""
     cached = Path(torch.hub.get_dir()) / "checkpoints" / Path(url).name
     if not cached.is_file() and not reachable(url):
         raise InputError(_missing(what, f"{url} is out of reach, {cached} does not exist"))

@@ -103,7 +103,7 @@ def test_print_taps(config: Path, train: Run, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_trained_network_is_kept_taken_over_and_not_overwritten(config: Path, train: Run, tmp_path: Path) -> None:
-    training = ("--model.train", "network", "--trainer.max_epochs", 2, "--model.optimizer.init_args.lr", 0.01)
+    training = ("--model.finetune", "all", "--trainer.max_epochs", 2, "--model.optimizer.init_args.lr", 0.01)
     first = train("fit", "--config", config, *training)
     assert first.returncode == 0, first.stderr
     again = train(

@@ -20,7 +20,7 @@ def monitoring(config: Path, folder: Path) -> None:
     """Trains the tiny network for six epochs and keeps the best by ``val/nac_me``."""
     content = yaml.safe_load(config.read_text())
     content["model"] |= {
-        "train": "network",
+        "finetune": "all",
         "optimizer": {
             "class_path": "torch.optim.SGD",
             "init_args": {"lr": 0.5},

@@ -47,7 +47,7 @@ class Dies(L.Callback):
 def training(config: Path, val: int = 0, callbacks: tuple[dict[str, Any], ...] = ()) -> Path:
     """Makes the config one that trains its network for six epochs with all that is random in training."""
     content = yaml.safe_load(config.read_text())
-    content["model"] |= {"network": {"class_path": "tests.cli.test_train.DropNet"}, "train": "network"}
+    content["model"] |= {"network": {"class_path": "tests.cli.test_train.DropNet"}, "finetune": "all"}
     content["model"]["optimizer"] = {"class_path": "torch.optim.SGD", "init_args": {"lr": 0.2, "momentum": 0.9}}
     content["data"]["augment"] = ["crop", "flip"]
     if val:
@@ -80,7 +80,9 @@ def test_a_training_that_died_goes_on_as_if_it_had_not(config: Path, train: Run,
     assert again.returncode == 0, again.stderr
     assert f"Going on with the training after epoch {DIES_AT} of 6 ({torn}/checkpoints/training.ckpt)" in again.stdout
     one, two = (torch.load(run / "checkpoints" / "trained.ckpt", weights_only=True) for run in (whole, torn))
-    assert one["recipe"] == two["recipe"] and set(one["state_dict"]) == set(two["state_dict"])
+    assert one["training_config_hash"] == two["training_config_hash"] and set(one["state_dict"]) == set(
+        two["state_dict"]
+    )
     assert all(torch.equal(value, two["state_dict"][key]) for key, value in one["state_dict"].items())
     assert not (torn / "checkpoints" / "training.ckpt").exists()
 

@@ -17,7 +17,7 @@ from lightning_ood.commands.check.detectors import serve
 from lightning_ood.commands.check.duplicates import check_duplicates
 from lightning_ood.commands.check.findings import Findings
 from lightning_ood.commands.check.make import make, make_class
-from lightning_ood.commands.check.model import check_accuracy, check_preprocessing, is_random, published_accuracy
+from lightning_ood.commands.check.model import check_accuracy, check_preprocessing, published_accuracy
 from lightning_ood.commands.check.sets import TEST, TRAIN, check_classes, open_sets, read_sets
 from lightning_ood.commands.check.show import show
 from lightning_ood.commands.check.trial import Trial
@@ -148,7 +148,7 @@ def _compare(trial: Trial, right: int, images: int, named: float | None) -> None
         return  # the labels mean other classes
     if images == 0:
         found.add("warning", "accuracy", TEST, "the ID test images have no labels: the accuracy is unknown")
-    elif is_random(module) and module.trains != "nothing":
+    elif module.source.random and module.finetune != "none":
         found.add("ok", "accuracy", TEST, "not measured: `fit` trains the network first")
     else:
         published = published_accuracy(module) if named is None else named

@@ -42,7 +42,7 @@ def estimate(found: Findings, trial: Trial, sets: Mapping[str, ImageSet], worker
         if network:
             per_image = f"{_time(read)} to read, {_time(network)} network, {_time(scores)} detectors an image"
             shared = f", {world} processes" if world > 1 else ""
-            after = ", after the training" if job == "fit" and trial.module.trains != "nothing" else ""
+            after = ", after the training" if job == "fit" and trial.module.finetune != "none" else ""
             estimated = f"about {_time(seconds)} for {count} images{after}"
             found.add("ok", "cost", job, f"{estimated} ({per_image}{shared}); an estimate")
     _memory(found, trial.module.device)

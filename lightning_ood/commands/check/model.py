@@ -27,14 +27,14 @@ def check_preprocessing(found: Findings, module: OODModule, config: Mapping[str,
         config: the config's ``model``, in plain values.
     """
     own, used = own_preprocessing(module, config["options"] or {}), module.preprocess
-    if is_random(module):
-        trained = "`fit` trains it" if module.trains != "nothing" else "nothing trains it; give model.weights"
-        level = "ok" if module.trains != "nothing" else "warning"
+    if module.source.random:
+        trained = "`fit` trains it" if module.finetune != "none" else "nothing trains it; give model.weights"
+        level = "ok" if module.finetune != "none" else "warning"
         found.add(level, "model", "model.weights", f"{module.source}: {trained}")  # type: ignore[arg-type]
     else:
-        found.add("ok", "model", "model", module.source)
-    if own is None or is_random(module):
-        why = "of random weights nothing else is known" if is_random(module) else "the model carries none of its own"
+        found.add("ok", "model", "model", str(module.source))
+    if own is None or module.source.random:
+        why = "of random weights nothing else is known" if module.source.random else "the model carries none of its own"
         found.add("ok", "model", "model.preprocess", f"{_say(used)} ({why})")
         return
     differs = [field.name for field in fields(Preprocess) if getattr(own, field.name) != getattr(used, field.name)]
@@ -52,7 +52,7 @@ def check_preprocessing(found: Findings, module: OODModule, config: Mapping[str,
 
 def own_preprocessing(module: OODModule, options: Mapping[str, Any]) -> Preprocess | None:
     """What the network's library says of it, without the config's overrides; None where nothing says."""
-    network, (library, _, _) = module.backbone.network, module.source.partition(":")
+    network, library = module.backbone.network, module.source.library
     if library == "torchvision":
         entry = _entry(module) or _default(module)
         return Preprocess.from_torchvision(entry) if entry is not None else None
@@ -64,14 +64,9 @@ def own_preprocessing(module: OODModule, options: Mapping[str, Any]) -> Preproce
     return Preprocess.from_config(config) if config else None
 
 
-def is_random(module: OODModule) -> bool:
-    """Whether no weights were read."""
-    return module.source.endswith("random weights")
-
-
 def published_accuracy(module: OODModule) -> float | None:
     """Percent, as torchvision publishes it for these weights; None where the packages know none."""
-    entry = _entry(module) if module.source.startswith("torchvision:") else None
+    entry = _entry(module) if module.source.library == "torchvision" else None
     if entry is None or len(entry.meta.get("categories", ())) != module.backbone.probe.num_classes:
         return None
     return next((values["acc@1"] for values in entry.meta["_metrics"].values() if "acc@1" in values), None)
@@ -110,15 +105,14 @@ def check_accuracy(found: Findings, right: int, images: int, classes: int, publi
 
 
 def _entry(module: OODModule) -> Any:
-    """The entry of torchvision's enum that the weights are, or None."""
-    name, _, what = module.source.removeprefix("torchvision:").partition(", ")
-    entries = torchvision.models.get_model_weights(name)
-    return next((e for e in entries if what == e.name or Path(what).name == Path(e.url).name), None)
+    """Returns the weights' entry in torchvision's enum, or None."""
+    source = module.source
+    entries = torchvision.models.get_model_weights(source.name)
+    return next((e for e in entries if source.weights == e.name or Path(source.weights).name == Path(e.url).name), None)
 
 
 def _default(module: OODModule) -> Any:
-    name = module.source.removeprefix("torchvision:").partition(", ")[0]
-    return getattr(torchvision.models.get_model_weights(name), "DEFAULT", None)
+    return getattr(torchvision.models.get_model_weights(module.source.name), "DEFAULT", None)
 
 
 def _say(preprocess: Preprocess) -> str:

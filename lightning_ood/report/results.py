@@ -1,15 +1,15 @@
-"""Turns the scores of a test pass into a table, checks it, and publishes what is finite."""
+"""Writes, prints and logs the results of a run."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from torch import Tensor
 
 from lightning_ood.data.datamodule import OODDataModule
-from lightning_ood.engine.scoring import ScoringCallback
 from lightning_ood.errors import InputError
 from lightning_ood.ops.console import rank_zero_print
 from lightning_ood.report import reader, training_auroc, write_scores
@@ -17,7 +17,13 @@ from lightning_ood.report.publish import publish
 
 
 def table_of(rows: Any, scores: Any, detectors: list[str], data: OODDataModule) -> pd.DataFrame:
-    """Returns the rows of scores.parquet from the rows and scores that ``ScoringCallback.finish_test`` gathered.
+    """Returns the rows of scores.parquet.
+
+    Args:
+        rows: ``[N, 4]``: number of the set, index of the image in it, label (below 0: none), predicted class.
+        scores: ``[N, D]``, one column per detector.
+        detectors: D names.
+        data: the test sets, in the order of their numbers.
 
     Raises:
         InputError: if no image could be read.
@@ -43,29 +49,49 @@ def table_of(rows: Any, scores: Any, detectors: list[str], data: OODDataModule) 
 
 def finish(
     table: pd.DataFrame,
-    scoring: ScoringCallback,
-    folder: Path,
+    run_dir: Path,
+    summaries: Mapping[str, Mapping[str, Any]],
+    fitted: Mapping[str, Mapping[str, Tensor]],
+    extra_forwards: Mapping[str, Mapping[str, int]],
     config: str = "",
     loggers: Iterable[Any] = (),
     data: OODDataModule | None = None,
 ) -> pd.DataFrame:
-    """Writes, prints and logs the results of a run; thumbnails are read from ``data``.
+    """Writes, prints and logs the table of scores and everything computed from it.
+
+    Args:
+        table: rows of scores.parquet, one column of scores per detector.
+        run_dir: output directory of the run.
+        summaries: detector -> summary of its fit, for the report.
+        fitted: detector -> its fitted tensors; those that keep training scores get the AUROC of these.
+        extra_forwards: detector -> forwards per image beyond the shared one; its keys name all detectors.
+        config: the resolved configuration, YAML.
+        loggers: Lightning loggers that receive the metrics and the pictures.
+        data: the test sets, from which thumbnails are read.
+
+    Returns:
+        The rows of metrics.csv.
 
     Raises:
         InputError: if no image of a set could be read, or scores of a detector are not finite; the other results
             have been written by then.
     """
-    broken = _broken(table, list(scoring.suite.detectors))
+    broken = _broken(table, list(extra_forwards))
     table = table.drop(columns=list(broken))
-    write_scores(table, folder)
+    write_scores(table, run_dir)
     wrong = [*_unread(table, data), *broken.values()] if data else [*broken.values()]
-    if wrong and (len(broken) == len(scoring.suite.detectors) or not {"id", "ood"}.issubset(table["role"])):
+    if wrong and (len(broken) == len(extra_forwards) or not {"id", "ood"}.issubset(table["role"])):
         raise InputError("; ".join(wrong))
-    costs = {name: detector.extra_forwards for name, detector in scoring.suite.detectors.items()}
     read = reader(data.root, {entry.name: entry.images for entry in data.sets.values()}) if data else None
-    metrics = publish(table, folder, _summaries(table, scoring), config, loggers, costs, read)
+    id_rows = table[table["role"] == "id"]
+    shown = {
+        name: {**summary, **training_auroc(fitted.get(name, {}), id_rows[name].to_numpy())}
+        for name, summary in summaries.items()
+        if name in table
+    }
+    metrics = publish(table, run_dir, shown, config, loggers, extra_forwards, read)
     if wrong:
-        raise InputError("; ".join(wrong) + f". The other scores and their table are in {folder}")
+        raise InputError("; ".join(wrong) + f". The other scores and their table are in {run_dir}")
     return metrics
 
 
@@ -77,7 +103,7 @@ def _unread(table: pd.DataFrame, data: OODDataModule) -> list[str]:
 
 
 def _broken(table: pd.DataFrame, detectors: list[str]) -> dict[str, str]:
-    """Maps each detector with a score that is not finite to a message that names the first such image."""
+    """Returns detector -> message about its first score that is not finite."""
     broken = {}
     for name in detectors:
         bad = table[~table[name].abs().lt(float("inf"))]
@@ -87,14 +113,3 @@ def _broken(table: pd.DataFrame, detectors: list[str]) -> dict[str, str]:
             count = f"{len(bad)} of {len(table)} scores are not finite"
             broken[name] = f"detector {name!r} on {first['dataset']}, {image}: {first[name]} ({count})"
     return broken
-
-
-def _summaries(table: pd.DataFrame, scoring: ScoringCallback) -> dict[str, dict[str, Any]]:
-    """Returns each detector's summary of its fit, for the report."""
-    known = table[table["role"] == "id"]
-    return {
-        name: {**scoring.suite.detectors[name].summary(fitted), **training_auroc(fitted, known[name].to_numpy())}
-        for name in scoring.suite.detectors
-        if name in table
-        for fitted in (scoring.suite.fitted.get(name, {}),)
-    }
