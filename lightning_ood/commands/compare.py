@@ -21,8 +21,8 @@ Compares runs, or the detectors of one run, on the images that all of them score
   compare ours='runs/seed*'         repetitions of a run (seeds, checkpoints): mean and standard deviation
   compare base=runs/b0 base=runs/b1 ours='runs/a*'    mean against mean, for these repetitions
 
-AUROC: DeLong's paired test. FPR95, and with --bootstrap AUROC too: paired bootstrap over images. p-values are
-two-sided and not corrected for the number of comparisons."""
+AUROC: DeLong's paired test. FPR95: the delta method for paired rates. With --bootstrap both: paired bootstrap over
+images, conservative for FPR95. p-values are two-sided and not corrected for the number of comparisons."""
 
 
 def open_runs(arguments: Sequence[str], sets: Sequence[str] = (), full_spectrum: bool = False) -> Scores:
@@ -116,7 +116,7 @@ def main(args: list[str]) -> None:
     parser.add_argument("--detectors", nargs="+", default=[], help="detectors to compare; all by default")
     parser.add_argument("--sets", nargs="+", default=[], help="OOD sets to compare on; all by default")
     parser.add_argument("--full_spectrum", action="store_true", help="count covariate-shifted ID images as ID")
-    parser.add_argument("--bootstrap", action="store_true", help="AUROC by the paired bootstrap too, not DeLong's test")
+    parser.add_argument("--bootstrap", action="store_true", help="test by the paired bootstrap, conservative for FPR95")
     parser.add_argument("--draws", type=int, default=2000, help="resamples of the bootstrap (default: 2000)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the resamples (default: 0)")
     parser.add_argument("--out", type=Path, help="folder for the tables as Markdown, LaTeX and CSV")
@@ -147,8 +147,8 @@ def main(args: list[str]) -> None:
 
 def caption(draws: int, bootstrap: bool) -> str:
     """Returns the legend of the table of differences."""
-    tests = f"paired bootstrap over images, {draws} draws"
-    tests = f"{tests} for both" if bootstrap else f"FPR95 {tests}; AUROC DeLong's paired test"
+    tests = "FPR95: delta method; AUROC: DeLong's paired test"
+    tests = f"Paired bootstrap over images, {draws} draws" if bootstrap else tests
     return (
         "Δ: percentage points, detector minus baseline, [95 % interval], two-sided p-value, not corrected for the "
         f"number of comparisons; bold: better, p < 0.05. {tests}. Both cover the sampling of the test images alone."

@@ -71,6 +71,11 @@ def auroc_difference(first: Sequence[Placements], second: Sequence[Placements]) 
     if min(len(id_differences), *(len(a.ood) for a in first)) < 2:
         return Difference(float(id_differences.mean()), -1.0, 1.0, 1.0)
     estimate, deviation = delong(id_differences, [b.ood - a.ood for a, b in pairs])
+    return normal_difference(estimate, deviation)
+
+
+def normal_difference(estimate: float, deviation: float) -> Difference:
+    """Computes the interval and p-value of a difference from its standard deviation and the normal distribution."""
     if deviation == 0:
         return Difference(estimate, estimate, estimate, float(estimate == 0))
     p_value = 2 * float(norm.sf(abs(estimate) / deviation))

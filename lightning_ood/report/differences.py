@@ -12,6 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from lightning_ood.metrics.paired import Difference, Placements, auroc_difference, bootstrap, drawn_difference
+from lightning_ood.metrics.paired_fpr95 import Decisions, fpr95_difference
 from lightning_ood.metrics.rates import falls
 from lightning_ood.report.paper import PRINTED, Cell, Grid
 from lightning_ood.report.table import MEAN, detectors_of, rows_of, summarise
@@ -89,7 +90,7 @@ def differences(
     pairs: Sequence[tuple[Entry, Entry]],
     draws: int = 2000,
     seed: int = 0,
-    auroc_drawn: bool = False,
+    drawn: bool = False,
 ) -> pd.DataFrame:
     """Computes other minus baseline in percentage points, one row per pair, set or group mean, and metric.
 
@@ -99,16 +100,18 @@ def differences(
         pairs: pairs (baseline, other).
         draws: number of resamples of the paired bootstrap.
         seed: seed of the draws.
-        auroc_drawn: tests AUROC with the bootstrap instead of DeLong's test.
+        drawn: tests both with the paired bootstrap instead of DeLong's test and the delta method.
     """
     entries = list(dict.fromkeys(entry for pair in pairs for entry in pair))
-    compared_by = {"fpr95": _bootstrap(scores, entries, draws, seed, "fpr95")}
-    compared_by["auroc"] = (
-        _bootstrap(scores, entries, draws, seed, "auroc") if auroc_drawn else _delong(scores, entries)
-    )
-    tests = {metric: f"paired bootstrap, {draws} draws" for metric in compared_by} | (
-        {} if auroc_drawn else {"auroc": "DeLong"}
-    )
+    if drawn:
+        compared_by = {metric: _bootstrap(scores, entries, draws, seed, metric) for metric in ("fpr95", "auroc")}
+        tests = dict.fromkeys(compared_by, f"paired bootstrap, {draws} draws")
+    else:
+        compared_by = {
+            "fpr95": _paired(scores, entries, Decisions.of, fpr95_difference),
+            "auroc": _paired(scores, entries, Placements.of, auroc_difference),
+        }
+        tests = {"fpr95": "delta method", "auroc": "DeLong"}
     table = values.set_index(_WHERE)
     rows = []
     for first, second in pairs:
@@ -127,14 +130,18 @@ def differences(
     return pd.DataFrame(rows)
 
 
-def _delong(scores: Scores, entries: Sequence[Entry]) -> Test:
-    oods = [name for name in scores.sets if name]
+def _paired(
+    scores: Scores, entries: Sequence[Entry], of: Callable[..., Any], compare: Callable[..., Difference]
+) -> Test:
     held = {
-        (entry, name): Placements.of(scores.of(entry, ""), scores.of(entry, name)) for entry in entries for name in oods
+        (entry, name): of(scores.of(entry, ""), scores.of(entry, name))
+        for entry in entries
+        for name in scores.sets
+        if name
     }
 
     def test(first: Entry, second: Entry, members: Sequence[str], estimate: float) -> Difference:
-        return auroc_difference(*([held[entry, name] for name in members] for entry in (first, second)))
+        return compare(*([held[entry, name] for name in members] for entry in (first, second)))
 
     return test
 

@@ -61,7 +61,7 @@ def test_two_runs(runs, capsys):
         1 + 4,
         1 + 2 * 4,
     }
-    assert set(rows["test"]) == {"DeLong", "paired bootstrap, 2000 draws"}
+    assert set(rows["test"]) == {"DeLong", "delta method"}
 
 
 def test_detectors_of_one_run_and_the_seed(runs, capsys):
