@@ -21,16 +21,19 @@ def main(args: list[str]) -> None:
     parser = ArgumentParser(prog="train.py report", description=main.__doc__)
     parser.add_argument("run", type=Path, help="the run's folder")
     parser.add_argument("--detectors", nargs="+", default=[], help="detectors to show; all by default")
+    help_of_aupr = "trapezoid: adds AUPR by trapezoids, as OpenOOD computes it, to metrics.csv"
+    parser.add_argument("--aupr", choices=["trapezoid"], help=help_of_aupr)
     options = parser.parse_args(args)
-    rewrite(options.run, options.detectors)
+    rewrite(options.run, options.detectors, trapezoid=options.aupr == "trapezoid")
 
 
-def rewrite(run: Path, detectors: Iterable[str] = ()) -> pd.DataFrame:
+def rewrite(run: Path, detectors: Iterable[str] = (), trapezoid: bool = False) -> pd.DataFrame:
     """Rewrites table, intervals and pictures of a run from its scores.parquet.
 
     Args:
         run: its folder.
         detectors: detectors to show; all where empty.
+        trapezoid: adds AUPR by trapezoids to metrics.csv.
 
     Returns:
         metrics.csv as a table.
@@ -48,4 +51,4 @@ def rewrite(run: Path, detectors: Iterable[str] = ()) -> pd.DataFrame:
     saved = run / "config.test.yaml"
     config = saved.read_text() if saved.is_file() else ""
     root = ((yaml.safe_load(config) or {}).get("data") or {}).get("root") if config else None
-    return publish(table.drop(columns=hidden), run, config=config, read=reader(data_root(root)))
+    return publish(table.drop(columns=hidden), run, config=config, read=reader(data_root(root)), trapezoid=trapezoid)

@@ -11,10 +11,15 @@ Two definitions of FPR95 are in use and can differ by any amount; both are compu
 * ``fpr95_ood_positive`` (OpenOOD v1.5): OOD is the positive class. The share of ID images that are flagged (score
   <= t) by the smallest t that detects at least 95 % of the OOD images. Taken from the full ROC curve; scikit-learn's
   default drops collinear points and can give a larger value.
+
+AUPR is average precision, the sum of precision over steps of recall. OpenOOD integrates the precision-recall curve by
+trapezoids, from precision 1 at recall 0, which gives other and mostly larger values: ``aupr_in_trapezoid`` and
+``aupr_out_trapezoid``.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -29,6 +34,7 @@ from torchmetrics.utilities import dim_zero_cat
 from lightning_ood.errors import InputError
 
 METRICS = ("auroc", "fpr95", "fpr95_ood_positive", "aupr_in", "aupr_out")
+TRAPEZOID = ("aupr_in_trapezoid", "aupr_out_trapezoid")  # on request
 Scores = Tensor | ArrayLike
 
 
@@ -135,9 +141,28 @@ class Comparison:
         true = np.searchsorted(self.ood, self.ood, side="right")
         return float(np.mean(true / (true + self._id_upto_ood)))
 
-    def values(self) -> dict[str, float]:
-        """Computes all of :data:`METRICS` as fractions."""
-        return {name: getattr(self, name) for name in METRICS}
+    @property
+    def aupr_in_trapezoid(self) -> float:
+        """Area under the precision-recall curve by trapezoids, ID positive (OpenOOD)."""
+        return _trapezoids(self.id, self.ood)
+
+    @property
+    def aupr_out_trapezoid(self) -> float:
+        """Area under the precision-recall curve by trapezoids, OOD positive (OpenOOD)."""
+        return _trapezoids(-self.ood[::-1], -self.id[::-1])
+
+    def values(self, names: Sequence[str] = METRICS) -> dict[str, float]:
+        """Computes metrics, of :data:`METRICS` and :data:`TRAPEZOID`, as fractions."""
+        return {name: getattr(self, name) for name in names}
+
+
+def _trapezoids(positive: NDArray[Any], negative: NDArray[Any]) -> float:
+    """Integrates precision over recall linearly between all thresholds, from sorted scores."""
+    thresholds = np.unique(np.concatenate([positive, negative]))[::-1]
+    true, false = (len(part) - np.searchsorted(part, thresholds, side="left") for part in (positive, negative))
+    precision = np.concatenate([[1.0], true / (true + false)])
+    recall = np.concatenate([[0.0], true / len(positive)])
+    return float(np.diff(recall) @ (precision[1:] + precision[:-1]) / 2)
 
 
 def compare(id_scores: Scores, ood_scores: Scores) -> Comparison:

@@ -31,6 +31,7 @@ def publish(
     loggers: Iterable[Any] = (),
     costs: Mapping[str, Mapping[str, int]] | None = None,
     read: Read | None = None,
+    trapezoid: bool = False,
 ) -> pd.DataFrame:
     """Writes metrics.csv, prints the table, writes pictures and page, logs to the loggers.
 
@@ -42,11 +43,12 @@ def publish(
         loggers: Lightning's.
         costs: detector -> forward passes per image beyond the shared one; likewise.
         read: reads an image of the table, for thumbnails.
+        trapezoid: adds AUPR by trapezoids to metrics.csv.
 
     Returns:
         metrics.csv as a table.
     """
-    metrics = summarise(table)
+    metrics = summarise(table, trapezoid=trapezoid)
     write_metrics(metrics, folder)
     correct = accuracy(table)
     print_table(metrics, correct, costs=costs)

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from lightning_ood.errors import InputError
+from lightning_ood.errors import InputError, about
 from lightning_ood.metrics.intervals import auroc_interval, fpr95_draws, fpr95_interval
-from lightning_ood.metrics.rates import METRICS, Comparison, falls, sort_scores
+from lightning_ood.metrics.rates import METRICS, TRAPEZOID, Comparison, falls, sort_scores
 from lightning_ood.ops.files import write_text, write_whole
 
 IMAGE_COLUMNS = {  # columns of scores.parquet before the detectors
@@ -84,12 +84,36 @@ def read_scores(run_dir: Path | str) -> pd.DataFrame:
     """Reads ``scores.parquet`` from the folder of a run.
 
     Raises:
-        InputError: if the file does not exist.
+        InputError: if the file does not exist, an image has several rows, or a column of scores is not floating.
     """
     path = Path(run_dir) / "scores.parquet"
     if not path.is_file():
         raise InputError(f"no scores at {path}; write them with `python train.py test`")
-    return check_scores(pd.read_parquet(path))
+    table = pd.read_parquet(path)
+    with about(str(path)):
+        checked = check_scores(table)
+        _check_columns(table[detectors_of(table)])
+        _check_rows(checked)
+    return checked
+
+
+def _check_columns(scores: pd.DataFrame) -> None:
+    wrong = [f"{name} ({kind})" for name, kind in scores.dtypes.items() if not pd.api.types.is_float_dtype(kind)]
+    if wrong:
+        raise InputError(
+            f"{', '.join(wrong)}: every column but {', '.join(IMAGE_COLUMNS)} is a detector's and holds floating-point "
+            "scores; drop this column, or convert it if it holds scores"
+        )
+
+
+def _check_rows(scores: pd.DataFrame) -> None:
+    repeated = scores.duplicated(["role", "dataset", "index"])
+    if repeated.any():
+        first = scores[repeated].iloc[0]
+        raise InputError(
+            f"{int(repeated.sum())} of {len(scores)} rows repeat an image, the first is index {first['index']} of "
+            f"{first['dataset']}; drop the repetitions, or write the scores anew with `python train.py test`"
+        )
 
 
 def write_metrics(metrics: pd.DataFrame, run_dir: Path | str) -> Path:
@@ -122,7 +146,7 @@ def _accuracy(images: pd.DataFrame) -> float | None:
     return 100 * float((images["label"].astype("int64") == images["prediction"].astype("int64")).mean())
 
 
-def summarise(scores: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
+def summarise(scores: pd.DataFrame, seed: int = 0, trapezoid: bool = False) -> pd.DataFrame:
     """Computes the rows of metrics.csv, in percent.
 
     Each detector has a row per OOD set and a row per group: the mean over its sets, with ``n_ood`` summed and ``n_id``
@@ -133,6 +157,7 @@ def summarise(scores: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
     Args:
         scores: table of scores.
         seed: seed of the draws for the FPR95 intervals.
+        trapezoid: appends AUPR as OpenOOD integrates it, ``aupr_in_trapezoid`` and ``aupr_out_trapezoid``.
 
     Raises:
         InputError: if there is no ID or no OOD image, or a score is not finite (names detector, set and image).
@@ -143,6 +168,7 @@ def summarise(scores: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
         raise InputError(f"no {'OOD' if is_id.any() else 'ID'} image in the table of scores")
     positions = {(str(g), str(d)): rows for (g, d), rows in _positions(scores[is_ood], np.flatnonzero(is_ood)).items()}
     id_masks = {"": is_id} if (is_id | is_ood).all() else {"": is_id, FULL_SPECTRUM: ~is_ood}
+    names = (*METRICS, *TRAPEZOID) if trapezoid else METRICS
     rows = []
     for detector in detectors_of(scores):
         values = scores[detector].to_numpy()
@@ -151,8 +177,8 @@ def summarise(scores: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
         for mark, mask in id_masks.items():
             id_scores = sort_scores(values[mask])
             sets = {(mark + g, mark + d): Comparison(id_scores, ood) for (g, d), ood in ood_scores.items()}
-            rows += _rows(detector, sets, seed)
-    metrics = pd.DataFrame(rows, columns=list(METRIC_COLUMNS))
+            rows += _rows(detector, sets, seed, names)
+    metrics = pd.DataFrame(rows, columns=[*METRIC_COLUMNS, *names[len(METRICS) :]])
     metrics.attrs["shifted"] = shifted(scores)
     return metrics
 
@@ -164,16 +190,18 @@ def _positions(ood: pd.DataFrame, positions: np.ndarray) -> Mapping[tuple[str, s
     return {key: positions[grouped[key]] for key in first}
 
 
-def _rows(detector: str, sets: Mapping[tuple[str, str], Comparison], seed: int) -> list[dict[str, object]]:
+def _rows(
+    detector: str, sets: Mapping[tuple[str, str], Comparison], seed: int, names: Sequence[str]
+) -> list[dict[str, object]]:
     """Computes one detector's rows of metrics.csv."""
     draws = {key: fpr95_draws(sets[key], name="/".join(key), seed=seed) for key in sets}
     groups = {group: [key for key in sets if key[0] == group] for group, _ in sets}
     wanted = [(group, dataset, [(group, dataset)]) for group, dataset in sets]
     wanted += [(group, MEAN, members) for group, members in groups.items()]
-    values = {key: comparison.values() for key, comparison in sets.items()}
+    values = {key: comparison.values(names) for key, comparison in sets.items()}
     rows = []
     for group, dataset, members in wanted:
-        mean = {name: float(np.mean([values[key][name] for key in members])) for name in METRICS}
+        mean = {name: float(np.mean([values[key][name] for key in members])) for name in names}
         ends = (
             *auroc_interval([sets[key] for key in members]),
             *fpr95_interval(np.mean([draws[key] for key in members], axis=0), mean["fpr95"]),
