@@ -17,7 +17,8 @@ import torch
 from torchmetrics import Metric
 
 from lightning_ood.detectors import list_detectors
-from lightning_ood.detectors.base import Detector, LogitScore
+from lightning_ood.detectors.base import Detector
+from lightning_ood.detectors.logit_score import LogitScore
 from lightning_ood.detectors.shaping import Shaping
 from lightning_ood.errors import InputError
 from lightning_ood.features import Head, NetworkInfo

@@ -5,7 +5,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from lightning_ood.detectors.base import Fitted, LogitScore
+from lightning_ood.detectors.base import Fitted
+from lightning_ood.detectors.logit_score import LogitScore
 from lightning_ood.detectors.shaping import Shaping
 from lightning_ood.errors import InputError
 from lightning_ood.features import Features

@@ -5,8 +5,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lightning_ood.detectors._contract import nest, unnest
-from lightning_ood.detectors.base import Fitted, LogitScore
+from lightning_ood.detectors.base import Fitted
 from lightning_ood.detectors.feature_norm import FeatureNorm, feature_norm
+from lightning_ood.detectors.logit_score import LogitScore
 from lightning_ood.detectors.shaping import Shaping
 from lightning_ood.features import Features, NetworkInfo
 

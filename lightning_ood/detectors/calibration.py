@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_ood.detectors.base import Detector, Fitted
-from lightning_ood.detectors.needs import index_of
+from lightning_ood.detectors.batch_fields import index_of
 from lightning_ood.errors import InputError
 from lightning_ood.features import Features, NetworkInfo, Reads
 from lightning_ood.ops.hashing import hash_index

@@ -3,8 +3,9 @@
 import torch.nn.functional as F
 from torch import Tensor
 
-from lightning_ood.detectors.base import Fitted, LogitScore
+from lightning_ood.detectors.base import Fitted
 from lightning_ood.detectors.centred import Centred
+from lightning_ood.detectors.logit_score import LogitScore
 from lightning_ood.detectors.shaping import Shaping
 from lightning_ood.features import Features
 from lightning_ood.ops.quantiles import percentile

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from lightning_ood.detectors.base import LogitScore
+from lightning_ood.detectors.logit_score import LogitScore
 
 
 class Entropy(LogitScore):

@@ -5,7 +5,7 @@ https://openaccess.thecvf.com/content/CVPR2023/html/Liu_GEN_Pushing_the_Limits_o
 
 from torch import Tensor
 
-from lightning_ood.detectors.base import LogitScore
+from lightning_ood.detectors.logit_score import LogitScore
 from lightning_ood.errors import InputError
 
 

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from lightning_ood.detectors.base import SMALLEST, Detector, Fitted
-from lightning_ood.detectors.needs import index_of
+from lightning_ood.detectors.batch_fields import index_of
 from lightning_ood.errors import InputError
 from lightning_ood.features import Features, NetworkInfo
 from lightning_ood.statistics import Shared, share
@@ -30,9 +30,9 @@ class Bank(Sample):
         energy = features.logits.logsumexp(1, keepdim=True)
         super().update(torch.cat([features.direction, energy], dim=1), index_of(features))
 
-    def _rows_of_all(self) -> Tensor:
+    def _gathered_rows(self) -> Tensor:
         """``[N, D + 1]``: unit rows, energies last."""
-        rows = super()._rows_of_all()
+        rows = super()._gathered_rows()
         known = rows[:, :-1].any(1)
         return rows if known.all() else rows[known]
 

@@ -5,8 +5,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_ood.detectors.base import Fitted, LogitScore
-from lightning_ood.detectors.needs import labels_of
+from lightning_ood.detectors.base import Fitted
+from lightning_ood.detectors.batch_fields import labels_of
+from lightning_ood.detectors.logit_score import LogitScore
 from lightning_ood.detectors.shaping import Shaping
 from lightning_ood.features import Features, NetworkInfo
 from lightning_ood.ops.quantiles import percentile, spread

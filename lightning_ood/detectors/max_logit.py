@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from lightning_ood.detectors.base import LogitScore
+from lightning_ood.detectors.logit_score import LogitScore
 
 
 class MaxLogit(LogitScore):

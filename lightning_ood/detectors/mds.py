@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from lightning_ood.detectors.base import Detector, Fitted
-from lightning_ood.detectors.needs import labels_of
+from lightning_ood.detectors.batch_fields import labels_of
 from lightning_ood.features import Features, NetworkInfo
 from lightning_ood.statistics import Shared, share
 from lightning_ood.statistics.moments import Moments, whitening

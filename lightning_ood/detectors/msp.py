@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lightning_ood.detectors.base import LogitScore
+from lightning_ood.detectors.logit_score import LogitScore
 
 
 class MSP(LogitScore):

@@ -7,8 +7,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from lightning_ood.detectors.batch_fields import labels_of
 from lightning_ood.detectors.nac import POOLED, Pool, neuron_states
-from lightning_ood.detectors.needs import labels_of
 from lightning_ood.features import Features
 from lightning_ood.statistics.base import Statistic, own
 from lightning_ood.statistics.coverage import bin_edges, bin_index, count_bins, coverage

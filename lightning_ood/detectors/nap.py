@@ -29,7 +29,7 @@ class NAP(Detector):
 
     With a number as weight NAP fits nothing; the base fits what it fits. ``weight: search`` finds w as the paper does,
     on pseudo-OOD made of ID images: both logarithms are taken once, on ``images`` training images and on their
-    transforms (``against``; one forward more per training image and transform), and of w = 0, 0.05, ..., 1 the one
+    transforms (``pseudo_ood``; one forward more per training image and transform), and of w = 0, 0.05, ..., 1 the one
     with the largest AUROC, averaged over the transforms, is chosen (of equal ones the middle one). The paper speaks of
     a binary search and names neither objective nor transform; a grid needs no unimodal curve and costs no forward.
     Fitted then: ``weight``, ``curve`` ``[transforms, 21]``, ``floored``, and what the base fitted.
@@ -51,7 +51,7 @@ class NAP(Detector):
         head_reduction: ``mean`` or ``max`` over heads before the maximum over tokens; ``none`` is the mean over
             heads of each head's own maximum.
         self_entry: whether the class token's attention to itself takes part in the maximum.
-        against: transforms that stand for OOD in a search; a 3x3 jigsaw without a border where None.
+        pseudo_ood: transforms that stand for OOD in a search; a 3x3 jigsaw without a border where None.
         images: images of each kind that a search keeps at most.
         held_out: share of the training images that a search scores and a base that is fitted does not see. A bank of
             training features that holds the scored image itself would make its base look better than it is.
@@ -70,7 +70,7 @@ class NAP(Detector):
         power: float = 2.0,
         head_reduction: Literal["mean", "max", "none"] = "mean",
         self_entry: bool = False,
-        against: list[View] | None = None,
+        pseudo_ood: list[View] | None = None,
         images: int = 1000,
         held_out: float = 0.1,
         seed: int = 0,
@@ -84,8 +84,8 @@ class NAP(Detector):
         self.tap, self.eps, self.power = tap, eps, power
         self.head_reduction, self.self_entry = head_reduction, self_entry
         self.searches = weight == "search"
-        self.against, self.images, self.held_out, self.seed = against, images, held_out, seed
-        self.views = tuple([Jigsaw()] if against is None else against) if self.searches else ()
+        self.pseudo_ood, self.images, self.held_out, self.seed = pseudo_ood, images, held_out, seed
+        self.views = tuple([Jigsaw()] if pseudo_ood is None else pseudo_ood) if self.searches else ()
         self.val_ood = self.searches and not self.views
 
     @property
@@ -124,7 +124,7 @@ class NAP(Detector):
             self.base.update(features)
 
     def update_ood(self, features: Features) -> None:
-        """Takes validation OOD images; a search uses them where ``against`` is empty."""
+        """Takes validation OOD images; a search uses them where ``pseudo_ood`` is empty."""
         if self.searches:
             self.trial.update_ood(features)
 

@@ -6,7 +6,8 @@ from collections.abc import Callable
 import torch.nn.functional as F
 from torch import Tensor
 
-from lightning_ood.detectors.base import Detector, LogitScore, name_of
+from lightning_ood.detectors.base import Detector
+from lightning_ood.detectors.logit_score import LogitScore, name_of
 from lightning_ood.errors import InputError
 from lightning_ood.features import Features, NetworkInfo
 from lightning_ood.views import Perturbation

@@ -82,7 +82,7 @@ class PseudoOOD(nn.Module):
             raise InputError("no training image was held out to be scored: raise `held_out`, or fit on more images")
         for name, scores in zip(self.names, unknown, strict=True):
             if len(scores) == 0:
-                raise InputError(f"the {name} gave no image: name transforms in `against`, or give `data.val_ood`")
+                raise InputError(f"the {name} gave no image: name transforms in `pseudo_ood`, or give `data.val_ood`")
         return known, unknown
 
 

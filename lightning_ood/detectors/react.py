@@ -2,7 +2,8 @@
 
 from torch import Tensor
 
-from lightning_ood.detectors.base import Fitted, LogitScore
+from lightning_ood.detectors.base import Fitted
+from lightning_ood.detectors.logit_score import LogitScore
 from lightning_ood.detectors.shaping import Shaping
 from lightning_ood.features import Features, NetworkInfo
 from lightning_ood.statistics import share

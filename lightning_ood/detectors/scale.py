@@ -3,7 +3,8 @@
 from torch import Tensor
 
 from lightning_ood.detectors.ash import check_percentile, largest, scale
-from lightning_ood.detectors.base import Fitted, LogitScore
+from lightning_ood.detectors.base import Fitted
+from lightning_ood.detectors.logit_score import LogitScore
 from lightning_ood.detectors.shaping import Shaping
 from lightning_ood.features import Features
 

@@ -4,8 +4,9 @@ from abc import abstractmethod
 
 from torch import Tensor
 
-from lightning_ood.detectors.base import Detector, Fitted, LogitScore, perturbed
+from lightning_ood.detectors.base import Detector, Fitted
 from lightning_ood.detectors.energy import Energy
+from lightning_ood.detectors.logit_score import LogitScore, perturbed
 from lightning_ood.features import Features
 from lightning_ood.views import Perturbation
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from lightning_ood.detectors.base import Detector, Fitted
-from lightning_ood.detectors.needs import labels_of
+from lightning_ood.detectors.batch_fields import labels_of
 from lightning_ood.errors import InputError
 from lightning_ood.features import Features, NetworkInfo
 

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from lightning_ood.detectors.base import Fitted
-from lightning_ood.detectors.needs import index_of
+from lightning_ood.detectors.batch_fields import index_of
 from lightning_ood.detectors.residual import Residual, residual_norm
 from lightning_ood.features import Features, NetworkInfo
 from lightning_ood.statistics import Shared, share

@@ -3,8 +3,9 @@
 import torch
 from torch import Tensor
 
-from lightning_ood.detectors.base import Fitted, LogitScore
-from lightning_ood.detectors.needs import index_of
+from lightning_ood.detectors.base import Fitted
+from lightning_ood.detectors.batch_fields import index_of
+from lightning_ood.detectors.logit_score import LogitScore
 from lightning_ood.detectors.shaping import Shaping
 from lightning_ood.errors import InputError
 from lightning_ood.features import Features, NetworkInfo

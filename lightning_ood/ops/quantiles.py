@@ -1,4 +1,4 @@
-"""Exact percentiles of tensors that are held whole."""
+"""Exact percentiles of tensors in memory."""
 
 import math
 
@@ -8,9 +8,9 @@ from torch import Tensor
 
 
 def percentile(values: Tensor, q: float) -> Tensor:
-    """The q-th percentile of all entries, interpolated linearly between the two nearest, as ``numpy.percentile``.
+    """Computes the q-th percentile of all entries, interpolated linearly, as ``numpy.percentile`` does.
 
-    ``torch.quantile`` refuses large tensors in some versions. Selection on the CPU, a sort elsewhere.
+    ``torch.quantile`` refuses large tensors in some versions. Uses selection on the CPU and a sort elsewhere.
 
     Args:
         values: any shape, not empty.
@@ -31,19 +31,18 @@ def percentile(values: Tensor, q: float) -> Tensor:
 
 
 def spread(rows: Tensor, at: Tensor | None = None) -> dict[str, list[float]]:
-    """What a report draws of many curves: their 10th, 50th and 90th percentile at each place.
+    """Computes the 10th, 50th and 90th percentile of many curves at each position, for a report.
 
     Args:
-        rows: ``[R, D]``, a curve each.
-        at: where the values lie, or the D + 1 edges of what they belong to; the ranks 1 to D where None, of which some
-            200 are taken, denser at the start.
+        rows: ``[R, D]``, one curve per row.
+        at: D positions, or the D + 1 edges of D bins. Where None, about 200 of the ranks 1 to D, denser at the start.
 
     Returns:
-        ``at``, ``low``, ``middle`` and ``high``, plain numbers.
+        ``at``, ``low``, ``middle`` and ``high``, lists of numbers.
     """
     if at is None:
         last = rows.shape[1]
         at = torch.logspace(0, math.log10(last), 200, dtype=torch.float64).round().long().clamp(1, last).unique()
-        rows = rows[:, at.to(rows.device) - 1]
+        rows = rows[:, at.to(rows.device) - 1]  # [R, number of ranks]
     low, middle, high = np.quantile(rows.detach().double().cpu().numpy(), [0.1, 0.5, 0.9], axis=0).tolist()
     return {"at": at.double().tolist(), "low": low, "middle": middle, "high": high}

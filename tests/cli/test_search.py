@@ -21,7 +21,7 @@ def with_searches(config: Path) -> Path:
     chosen = {name: str(DETECTORS / f"{name}.yaml") for name in SEARCHING}
     chosen["on_images"] = {
         "class_path": "lightning_ood.detectors.combine.search.Search",
-        "init_args": {"of": str(DETECTORS / "energy.yaml"), "grid": {"temperature": [0.5, 4.0]}, "against": []},
+        "init_args": {"of": str(DETECTORS / "energy.yaml"), "grid": {"temperature": [0.5, 4.0]}, "pseudo_ood": []},
     }
     content["scoring"]["detectors"] = chosen
     config.write_text(yaml.safe_dump(content, sort_keys=False))

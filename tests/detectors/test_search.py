@@ -107,12 +107,12 @@ def test_what_scoring_alone_reads_is_fitted_once() -> None:
 
 def test_validation_images_stand_for_ood() -> None:
     ood = TOY(TOY.ood_test(), replace(READS, views=()))
-    search = Search(Energy(), {"temperature": [0.5, 5.0]}, against=[])
+    search = Search(Energy(), {"temperature": [0.5, 5.0]}, pseudo_ood=[])
     fitted = fit(search, ood=ood)
     expected = [auroc(Energy(t).score(TRAIN, {}), Energy(t).score(ood, {})) for t in (0.5, 5.0)]
     assert fitted["criterion"].tolist()[0] == pytest.approx(expected, abs=1e-5)
     with pytest.raises(InputError, match="val_ood"):
-        fit(Search(Energy(), {"temperature": [0.5, 5.0]}, against=[]))
+        fit(Search(Energy(), {"temperature": [0.5, 5.0]}, pseudo_ood=[]))
     with_views = Search(Energy(), {"temperature": [0.5, 5.0]})
     assert torch.equal(fit(with_views, ood=ood)["criterion"], fit(with_views)["criterion"])
 

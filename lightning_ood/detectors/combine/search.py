@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from lightning_ood.detectors._contract import arguments, nest, unnest
-from lightning_ood.detectors.base import Detector, Fitted, LogitScore
+from lightning_ood.detectors.base import Detector, Fitted
+from lightning_ood.detectors.logit_score import LogitScore
 from lightning_ood.detectors.pseudo_ood import Criterion, PseudoOOD, criterion
 from lightning_ood.detectors.react import ReAct
 from lightning_ood.errors import InputError
@@ -26,7 +27,7 @@ class Search(Detector):
 
     All candidates are fitted in the same pass. Then each scores ``images`` ID training images and as many OOD
     stand-ins from features kept on the way (``FeatureSample``): no forward per candidate. OOD is stood for by views of
-    the training images (one forward more per image and view), or by a validation OOD set, where ``against`` is empty
+    the training images (one forward more per image and view), or by a validation OOD set, where ``pseudo_ood`` is empty
     and the run has one (``data.val_ood``). The criterion is averaged over the stand-ins; of equal candidates the first
     of the grid is taken.
 
@@ -41,7 +42,7 @@ class Search(Detector):
         of: the detector; its own arguments hold for what the grid does not name. ReAct where None.
         grid: argument -> values. A dot reaches into an argument: ``base.temperature``, ``layers.pooled.alpha``.
             The percentile of ReAct where None.
-        against: views that stand for OOD; a 3x3 jigsaw where None, a validation OOD set where empty.
+        pseudo_ood: views that stand for OOD; a 3x3 jigsaw where None, a validation OOD set where empty.
         criterion: ``auroc``, or ``fpr95`` with ID positive.
         images: of each kind, at most.
         held_out: share of the training images that are scored and not fitted on.
@@ -55,7 +56,7 @@ class Search(Detector):
         self,
         of: Detector | None = None,
         grid: dict[str, list[Any]] | None = None,
-        against: list[View] | None = None,
+        pseudo_ood: list[View] | None = None,
         criterion: Criterion = "auroc",
         images: int = 1000,
         held_out: float = 0.1,
@@ -76,8 +77,8 @@ class Search(Detector):
         groups = [repr([(k, v) for k, v in choice.items() if k not in fitted_alike]) for choice in self.choices]
         self.leader = [groups.index(group) for group in groups]
         self.leaders = nn.ModuleList(self.candidates[i] for i in dict.fromkeys(self.leader))
-        self.against = [Jigsaw()] if against is None else list(against)
-        self.views = tuple(self.against)
+        self.pseudo_ood = [Jigsaw()] if pseudo_ood is None else list(pseudo_ood)
+        self.views = tuple(self.pseudo_ood)
         self.val_ood = not self.views
         self.positive = all(candidate.positive for candidate in self.candidates)
         self.images, self.held_out, self.seed = images, held_out, seed
