@@ -200,7 +200,7 @@ def test_contract_is_kept_by_a_plain_detector() -> None:
         (SendsAndWaits, "score queues.*beside"),
         (SendsNumbers, "score queues"),
         (LeavesOnHost, "score queues"),
-        (Upside, "known images score above"),
+        (Upside, "ID images score above"),
     ],
 )
 def test_contract_notices(detector: type[Detector], says: str) -> None:

@@ -46,8 +46,8 @@ def test_curve_is_that_of_fixed_weights(base: Detector) -> None:
     for i, weight in enumerate(WEIGHTS):
         fixed = NAP(base, weight)
         alone = fit(fixed, TRAIN.select(~aside)) if base.requires_fit else fit(fixed)
-        known = fixed.score(TRAIN.select(aside), alone)
-        expected[:, i] = torch.tensor([auroc(known, fixed.score(TRAIN.views[view], alone)) for view in VIEWS])
+        id_scores = fixed.score(TRAIN.select(aside), alone)
+        expected[:, i] = torch.tensor([auroc(id_scores, fixed.score(TRAIN.views[view], alone)) for view in VIEWS])
     torch.testing.assert_close(fitted["curve"], expected, rtol=0, atol=2e-4)
     weight = float(fitted["weight"])
     assert expected.mean(0)[round(20 * weight)] >= expected.mean(0).max() - 2e-4

@@ -42,10 +42,10 @@ def fit(detector: Detector, train: Features = TRAIN, ood: Features | None = None
 @pytest.mark.parametrize("which", ["auroc", "fpr95"])
 def test_criterion_is_the_metric(which: str) -> None:
     draw = torch.Generator().manual_seed(0)
-    known, unknown = torch.randn(143, generator=draw).round(decimals=1) + 1, torch.randn(99, generator=draw)
-    unknown = unknown.round(decimals=1)
-    expected = {"auroc": auroc, "fpr95": fpr95}[which](known, unknown)
-    assert criterion(known, unknown, which).item() == pytest.approx(expected, abs=1e-12)  # type: ignore[arg-type]
+    id_scores, ood_scores = torch.randn(143, generator=draw).round(decimals=1) + 1, torch.randn(99, generator=draw)
+    ood_scores = ood_scores.round(decimals=1)
+    expected = {"auroc": auroc, "fpr95": fpr95}[which](id_scores, ood_scores)
+    assert criterion(id_scores, ood_scores, which).item() == pytest.approx(expected, abs=1e-12)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("which", ["auroc", "fpr95"])
@@ -67,8 +67,8 @@ def test_search_agrees_with_brute_force(of: Detector, grid: dict[str, list], whi
     for values in product(*grid.values()):
         candidate = varied(of, dict(zip(grid, values, strict=True)))
         alone = fit(candidate, TRAIN.select(~aside))
-        known = candidate.score(TRAIN.select(aside), alone)
-        table.append([metric(known, candidate.score(TRAIN.views[view], alone)) for view in views])
+        id_scores = candidate.score(TRAIN.select(aside), alone)
+        table.append([metric(id_scores, candidate.score(TRAIN.views[view], alone)) for view in views])
     expected = torch.tensor(table, dtype=torch.float64).T
     torch.testing.assert_close(fitted["criterion"], expected, rtol=0, atol=2e-4)
     mean = expected.mean(0) * (1 if which == "auroc" else -1)
