@@ -63,11 +63,15 @@ def check_detector(
         auroc = _auroc(_score(*fit, id_test), _score(*fit, ood_test))
         require(auroc >= 0.9, fit[0], f"ID images score above weak noise (AUROC {auroc:.3f})")
     if permutable:
-        order = torch.randperm(batch.pooled.shape[1], generator=torch.Generator().manual_seed(0))
-        other = _fit(make, toy, [permuted(batch, order)], order)
-        require_same(
-            _score(*other, permuted(id_test, order)), _score(*fit, id_test), fit[0], "the order of units is arbitrary"
-        )
+        _check_order_of_units(make, toy, batch, fit, id_test)
+
+
+def _check_order_of_units(make: Make, toy: Toy, batch: Features, fit: Fit, id_test: Features) -> None:
+    """Checks that scores are the same if the penultimate units are in another order."""
+    order = torch.randperm(batch.pooled.shape[1], generator=torch.Generator().manual_seed(0))
+    other = _fit(make, toy, [permuted(batch, order)], order)
+    scores, expected = _score(*other, permuted(id_test, order)), _score(*fit, id_test)
+    require_same(scores, expected, fit[0], "the order of units is arbitrary")
 
 
 def _check_fit(make: Make, toy: Toy, batch: Features, fit: Fit, id_test: Features) -> None:

@@ -1,4 +1,4 @@
-"""Every detector of the folder keeps to the contract, and the contract notices one that does not."""
+"""Every detector of the package keeps the contract, and the contract detects one that breaks it."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -73,7 +73,7 @@ def test_variant(make: Callable[[], Detector], attention: bool) -> None:
 
 
 class Mean(Detector):
-    """Keeps to the contract: minus the squared distance to the mean feature."""
+    """Keeps the contract: the negative squared distance to the mean feature."""
 
     def setup(self, info: NetworkInfo) -> None:
         super().setup(info)

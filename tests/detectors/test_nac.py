@@ -179,7 +179,7 @@ def test_refusals() -> None:
 
 
 def test_training_scores_show_over_fitting() -> None:
-    """A cautious setting cannot tell training from test images; one that remembers every image can, inside only."""
+    """A coarse setting scores training images like test images; one that memorises separates those in the subset."""
     toy = Toy()
 
     def against_test(layer: NACLayer) -> dict[str, float]:

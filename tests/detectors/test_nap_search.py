@@ -36,7 +36,7 @@ def fit(detector: Detector, train: Features = TRAIN) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize("base", [MSP(), Energy(), DICE(80)], ids=["msp", "energy", "dice"])
 def test_curve_is_that_of_fixed_weights(base: Detector) -> None:
-    """Each weight tried by itself, on all images, against all views: no image is left out where the base is free."""
+    """The search agrees with each weight scored alone on all views; a base without a fit uses all images."""
     found = NAP(base, "search", pseudo_ood=VIEWS, images=10_000, held_out=0.2, seed=4)
     fitted = fit(found)
     aside = (
@@ -66,7 +66,7 @@ def test_report_has_weight_curve_and_transform() -> None:
 
 
 def test_of_equal_weights_the_middle_one() -> None:
-    """Pseudo-OOD that every weight tells apart says nothing: the weight is in the middle, not at an end."""
+    """If every weight separates the pseudo-OOD perfectly, the middle weight is chosen and not one at an end."""
     fitted = fit(NAP(MSP(), "search", pseudo_ood=[Noise(50.0)]))
     flat = fitted["curve"][0] >= fitted["curve"].max() - 1e-9
     tied = [w for w, holds in zip(WEIGHTS, flat.tolist(), strict=True) if holds]

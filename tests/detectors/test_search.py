@@ -82,7 +82,7 @@ def test_search_agrees_with_brute_force(of: Detector, grid: dict[str, list], whi
 
 
 def test_a_nearest_neighbour_is_not_flattered_by_itself() -> None:
-    """On the images of its own bank k = 1 is perfect against anything."""
+    """On the images of its own bank, k = 1 separates perfectly from any OOD set."""
     flattered = fit(Search(KNN(), {"k": [1, 20]}, held_out=0.0))
     assert flattered["criterion"][0, 0] == 1
     assert fit(Search(KNN(), {"k": [1, 20]}))["criterion"][0, 0] < 1
