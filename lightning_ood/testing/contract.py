@@ -30,9 +30,8 @@ def check_detector(
     Fit: it is the same for any batches, for merged processes (also with one that has no images) and after a reset; a
     fit without images raises. Scores: one finite number per image, the same in any batch and order and after
     ``torch.save``; inputs are not changed; scoring before the fit raises. Device: ``update`` and ``score`` queue their
-    work and do not wait for it; they read no number back, no shape depends on a value, and no copy blocks. A dead unit,
-    a class without images, zero features and negative features give finite scores. The toy features have only the
-    fields that the detector declares.
+    work and do not wait for it; they read no number back, no shape depends on a value, and no copy blocks. Scores are
+    finite for a dead unit, a class without images, zero and negative features. Undeclared fields are not available.
 
     Args:
         make: builds a new detector, the same each time.
@@ -60,10 +59,15 @@ def check_detector(
         _check_queued(make, toy, batch, fit, id_test)
     _check_extremes(make, toy)
     if separates:
-        auroc = _auroc(_score(*fit, id_test), _score(*fit, ood_test))
-        require(auroc >= 0.9, fit[0], f"ID images score above weak noise (AUROC {auroc:.3f})")
+        _check_separates(fit, id_test, ood_test)
     if permutable:
         _check_order_of_units(make, toy, batch, fit, id_test)
+
+
+def _check_separates(fit: Fit, id_test: Features, ood_test: Features) -> None:
+    """Checks that ID images score above weak noise with an AUROC of at least 0.9."""
+    auroc = _auroc(_score(*fit, id_test), _score(*fit, ood_test))
+    require(auroc >= 0.9, fit[0], f"ID images score above weak noise (AUROC {auroc:.3f})")
 
 
 def _check_order_of_units(make: Make, toy: Toy, batch: Features, fit: Fit, id_test: Features) -> None:
