@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from lightning_ood.backbone.backbone import Backbone
     from lightning_ood.detectors import list_detectors
-    from lightning_ood.detectors.base import Detector, LogitScore
+    from lightning_ood.detectors.base import Detector
+    from lightning_ood.detectors.logit_score import LogitScore
     from lightning_ood.engine.callback import OODCallback
     from lightning_ood.errors import InputError
     from lightning_ood.features import Features, Head, NetworkInfo
@@ -43,7 +44,7 @@ _MODULES = {
     "Features": "features",
     "Head": "features",
     "InputError": "errors",
-    "LogitScore": "detectors.base",
+    "LogitScore": "detectors.logit_score",
     "NetworkInfo": "features",
     "OODCallback": "engine.callback",
     "check_detector": "testing.contract",

@@ -1,4 +1,4 @@
-"""The one error a user is meant to read."""
+"""The errors whose message is written for the user."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -6,26 +6,26 @@ from difflib import get_close_matches
 
 
 class InputError(ValueError):
-    """Something the user gave cannot be used: a name, a key, a file, a set, a network.
+    """An input of the user (a name, key, file, data set or network) cannot be used.
 
-    The message names what was given, what is wrong with it and what to write instead. The command line prints
-    it without a traceback and exits with code 2.
+    The message says what was given, what is wrong with it and what to write instead. The command line prints it
+    without a traceback and exits with code 2.
     """
 
 
 class NotFiniteError(InputError):
-    """A number that is NaN or infinite where no input that was read well gives one."""
+    """A feature, fit or score is NaN or infinite."""
 
 
 @contextmanager
-def about(what: str) -> Iterator[None]:
+def context(name: str) -> Iterator[None]:
     """Adds context (detector, dataset, file) to an error raised further down."""
     try:
         yield
     except InputError as error:
-        raise type(error)(f"{what}: {error}") from error
+        raise type(error)(f"{name}: {error}") from error
     except Exception as error:
-        raise RuntimeError(f"{what}: {type(error).__name__}: {error}") from error
+        raise RuntimeError(f"{name}: {type(error).__name__}: {error}") from error
 
 
 def close_names(name: str, names: Iterable[str], most: int = 3) -> list[str]:

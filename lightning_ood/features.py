@@ -1,4 +1,4 @@
-"""All that a detector sees: the features of a batch, the network's description, and what it may ask to be read."""
+"""The inputs of a detector: the features of a batch, the description of the network, and the request to read them."""
 
 from __future__ import annotations
 
@@ -29,38 +29,38 @@ class Head:
 
     @property
     def num_classes(self) -> int:
-        """K."""
+        """Number of classes, K."""
         return self.weight.shape[0]
 
     @property
     def num_features(self) -> int:
-        """D."""
+        """Length of the penultimate feature, D."""
         return self.weight.shape[1]
 
     def __call__(self, pooled: Tensor) -> Tensor:
-        """Logits ``[B, K]`` of penultimate features ``[B, D]``."""
+        """Computes logits ``[B, K]`` of penultimate features ``[B, D]``."""
         return F.linear(pooled, self.weight, self.bias)
 
     def to(self, device: torch.device | str) -> Head:
-        """The same head on another device."""
+        """Returns a copy of the head on a device."""
         return Head(self.weight.to(device), self.bias.to(device))
 
 
 @dataclass(frozen=True)
 class Features:
-    """One batch, seen once by the network. Everything is detached; logits and pooled are float32.
+    """The features of one batch, from one forward pass. Tensors are detached; logits and pooled are float32.
 
     Attributes:
         logits: ``[B, K]``.
         pooled: ``[B, D]``, the penultimate feature: the input of the classifier.
         head: the classifier, or None where it is not linear.
-        maps: tap -> ``[B, C, H, W]`` (convolutional) or ``[B, C, N]`` (N tokens): the channel comes first always.
-        gradients: tap -> d KL(uniform || softmax(logits)) / d map, of the map's shape, for the taps that a detector
-            asked to have differentiated.
+        maps: tap -> ``[B, C, H, W]`` (convolutional) or ``[B, C, N]`` (N tokens); the channel always comes first.
+        gradients: tap -> d KL(uniform || softmax(logits)) / d map, of the map's shape, for the taps in
+            ``Reads.gradients``.
         attention: ``[B, heads, N]``, the class token's attention row in the last block, or None.
         labels: ``[B]`` int64, or None where the set has none.
-        index: ``[B]`` int64, position in the data set: seeds samples and views. On the host, which draws by it.
-        views: other views of the same images, where a detector asked for them: keys are a View or a Perturbation.
+        index: ``[B]`` int64, positions in the data set, which seed samples and views. Always on the host.
+        views: View or Perturbation -> features of the transformed images, for those in ``Reads``.
     """
 
     logits: Tensor
@@ -78,22 +78,22 @@ class Features:
 
     @cached_property
     def log_probs(self) -> Tensor:
-        """``[B, K]`` log-softmax of the logits, computed once for all detectors."""
+        """Log-softmax ``[B, K]`` of the logits, computed once for all detectors."""
         return self.logits.log_softmax(dim=1)
 
     @cached_property
     def probs(self) -> Tensor:
-        """``[B, K]`` softmax of the logits, computed once for all detectors."""
+        """Softmax ``[B, K]`` of the logits, computed once for all detectors."""
         return self.log_probs.exp()
 
     @cached_property
     def prediction(self) -> Tensor:
-        """``[B]`` class of the largest logit."""
+        """Predicted class ``[B]``, the one with the largest logit."""
         return self.logits.argmax(dim=1)
 
     @cached_property
     def direction(self) -> Tensor:
-        """``[B, D]`` penultimate feature of unit L2 length; a zero feature stays zero."""
+        """Penultimate feature ``[B, D]`` scaled to unit L2 norm; a zero feature stays zero."""
         return F.normalize(self.pooled, dim=1)
 
     @cached_property
@@ -101,33 +101,33 @@ class Features:
         return {}
 
     def cached(self, what: Hashable, of: Tensor, compute: Callable[[], Tensor]) -> Tensor:
-        """Caches a value that several detectors compute from this batch.
+        """Returns a value that several detectors compute from this batch, computed once.
 
         Args:
-            what: names the value.
-            of: the fitted tensor that it also depends on. Detectors that share a fit hold the same object.
-            compute: gives the value.
+            what: name of the value.
+            of: the fitted tensor that the value depends on. Detectors that share a fit hold the same object.
+            compute: computes the value.
         """
         key = (what, id(of))
         if key not in self._cache:
-            self._cache[key] = (of, compute())  # the tensor too: while it is held, no other one gets its id
+            self._cache[key] = (of, compute())  # keeps `of` alive, so that its id is not given to another tensor
         return self._cache[key][1]
 
     def similarity(self, bank: Tensor) -> Tensor:
-        """``[B, R]`` inner products of the direction with the rows of a bank ``[R, D]``, cached."""
+        """Computes the inner products ``[B, R]`` of ``direction`` with the rows of a bank ``[R, D]``, cached."""
         return self.cached("similarity", bank, lambda: self.direction @ bank.T)
 
     @cached_property
     def products(self) -> Tensor:
-        """``[D, D]`` float64 sum over the images of ``z z^T`` of the penultimate feature, computed once."""
+        """Sum of ``z z^T`` over the images, ``[D, D]`` float64, z the penultimate feature; computed once."""
         rows = self.pooled.double()
         return rows.T @ rows
 
     def select(self, rows: Tensor | slice) -> Features:
-        """The features of some images of the batch.
+        """Returns the features of some images of the batch.
 
         Args:
-            rows: boolean mask ``[B]`` or int64 positions, best on the host, or a slice.
+            rows: boolean mask ``[B]``, int64 positions, or a slice. Tensors on the host cost no synchronisation.
         """
         if isinstance(rows, Tensor) and rows.dtype == torch.bool:
             rows = rows.nonzero().flatten()
@@ -136,18 +136,18 @@ class Features:
         return replace(self, **{name: _select(value, rows) for name, value in values.items()})
 
     def to(self, device: torch.device | str) -> Features:
-        """The same batch on another device; the positions stay on the host."""
+        """Returns a copy of the batch on a device; ``index`` stays on the host."""
 
         def moved(value: Any) -> Any:
             if isinstance(value, Mapping):
                 return {key: moved(item) for key, item in value.items()}
             return value.to(device) if isinstance(value, Tensor | Head | Features) else value
 
-        there = {f.name: moved(getattr(self, f.name)) for f in fields(self) if f.name != "index"}
-        return replace(self, **there)
+        values = {f.name: moved(getattr(self, f.name)) for f in fields(self) if f.name != "index"}
+        return replace(self, **values)
 
     def detach(self) -> Features:
-        """The same values without the graph that they are part of."""
+        """Returns a copy that is detached from the autograd graph."""
         maps = {tap: value.detach() for tap, value in self.maps.items()}
         attention = None if self.attention is None else self.attention.detach()
         return replace(self, logits=self.logits.detach(), pooled=self.pooled.detach(), maps=maps, attention=attention)
@@ -165,14 +165,14 @@ def _select(value: Any, rows: Tensor | slice) -> Any:
 
 @dataclass(frozen=True)
 class Reads:
-    """What detectors read of a batch besides logits and penultimate feature. ``a | b`` reads both.
+    """The fields of a batch that detectors read besides logits and penultimate feature. ``a | b`` is their union.
 
     Attributes:
         taps: names of maps.
         gradients: taps for which the gradient of KL(uniform || softmax) is read too.
         attention: whether the class token's attention is read.
-        views: other views of the training images.
-        perturbations: steps of the test images along a gradient; they are known after the fit.
+        views: transforms of the training images.
+        perturbations: steps of the test images along a gradient, which are determined after the fit.
         head: whether the weights of a linear classifier are read.
         val_ood: whether the fit reads validation OOD images.
     """
@@ -194,29 +194,29 @@ class Reads:
 
     @classmethod
     def union(cls, all_reads: Iterable[Reads]) -> Reads:
-        """What any of ``all_reads`` names."""
+        """Returns the union of several ``Reads``."""
         total = cls()
-        for one in all_reads:
-            total |= one
+        for reads in all_reads:
+            total |= reads
         return total
 
 
 @dataclass(frozen=True)
 class NetworkInfo:
-    """What is known of the network and of the fit set before the first batch.
+    """Description of the network and of the fit set, available before the first batch.
 
     Attributes:
         num_features: D, length of the penultimate feature.
         num_classes: K, number of logits.
-        head: the linear classifier; None where the network's is not linear.
-        maps: every tap that can be read -> shape ``[C, ...]`` of one image's map.
+        head: the classifier; None where it is not linear.
+        maps: every available tap -> shape ``[C, ...]`` of one image's map.
         blocks: the taps that are the network's own blocks, in order of execution; the last is the map before pooling.
         attention: ``(heads, tokens)`` of the class-token attention, or None where there is no class token.
-        labels: ``[N]`` int64 labels of the fit set (all of it, on every process), or None where unknown.
-        mean: what the preprocessing subtracts per channel from an image in [0, 1].
-        std: what it divides by then.
-        scope: statistics of the detectors that are updated together, see ``lightning_ood.statistics.share``; None where
-            each detector keeps its own.
+        labels: ``[N]`` int64 labels of the whole fit set, on every process, or None where unknown.
+        mean: per-channel mean that the preprocessing subtracts from an image in [0, 1].
+        std: per-channel standard deviation that it divides by.
+        scope: the statistics that detectors of one suite share, see ``lightning_ood.statistics.share``; None where
+            each detector has its own.
     """
 
     num_features: int
@@ -231,8 +231,8 @@ class NetworkInfo:
     scope: dict[Hashable, Any] | None = None
 
     def sharing(self) -> NetworkInfo:
-        """Returns a copy with a new scope, in which detectors that are given the same batches share their statistics.
+        """Returns a copy with a new scope, in which detectors that see the same batches share their statistics.
 
-        A detector that gives its children other images than it is given opens a scope of their own this way.
+        A detector that passes other images to its children than it receives gives them such a scope.
         """
         return replace(self, scope={})

@@ -1,4 +1,4 @@
-"""Many detectors as one: the only loop over detectors there is."""
+"""Fits and scores several detectors together; the only loop over detectors in the package."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from lightning_ood.detectors.base import Detector
-from lightning_ood.errors import InputError, NotFiniteError, about
+from lightning_ood.errors import InputError, NotFiniteError, context
 from lightning_ood.features import Features, NetworkInfo, Reads
 
 Fits = dict[str, dict[str, Tensor]]  # detector -> its fitted tensors
@@ -25,15 +25,15 @@ _DOING: dict[Step, str] = {"setup": "", "fit": "fitting ", "compute": "fitting "
 class DetectorSuite:
     """Fits and scores named detectors from the same batches.
 
-    ``setup``, then ``update`` for each batch of training images, ``compute``, and ``score`` for each batch of test
-    images. The sums are exact on any number of processes: each calls ``compute``, also one that had no image.
+    Call ``setup``, ``update`` for each batch of training images, ``compute``, and ``score`` for each batch of test
+    images. The sums are exact on any number of processes. Every process calls ``compute``, even without images.
 
     Args:
-        detectors: name -> detector; None leaves out one that another config names.
+        detectors: name -> detector, or None to leave out a detector that an earlier config names.
 
     Attributes:
         detectors: name -> detector, in order.
-        fitted: name -> fitted tensors, of the detectors that require a fit and have one.
+        fitted: name -> fitted tensors of the detectors that require a fit and have one.
     """
 
     def __init__(self, detectors: Mapping[str, Detector | None]) -> None:
@@ -42,29 +42,30 @@ class DetectorSuite:
 
     @property
     def requiring_fit(self) -> dict[str, Detector]:
-        """The detectors that have to see training images before they can score."""
+        """Detectors that have to be fitted on training images before they can score."""
         return {name: detector for name, detector in self.detectors.items() if detector.requires_fit}
 
     @property
     def unfitted(self) -> dict[str, Detector]:
-        """The detectors that still have to be fitted."""
+        """Detectors that still have to be fitted."""
         return {name: detector for name, detector in self.requiring_fit.items() if name not in self.fitted}
 
     def setup(self, info: NetworkInfo) -> None:
-        """Sets every detector up; those that are fitted together share their statistics.
+        """Sets up every detector; detectors that are fitted together share their statistics.
 
         Raises:
-            InputError: naming the detector that the network or the fit set cannot serve, and why.
+            InputError: if the network or the fit set lacks what a detector needs; names the detector and the reason.
         """
         info = info.sharing()
-        for name, detector in {**self.unfitted, **self.detectors}.items():  # an owner of statistics is updated
+        # Unfitted detectors first: the first to ask for a statistic owns it, and only an unfitted one is updated.
+        for name, detector in {**self.unfitted, **self.detectors}.items():
             self.attempt("setup", name, partial(detector.setup, info))
 
     def reads(self, phase: Phase) -> Reads:
-        """What the detectors read of a batch, for ``Backbone.configure``.
+        """Returns the fields of a batch that the detectors read, for ``Backbone.configure``.
 
         Args:
-            phase: ``fit``, where only those that still have to be fitted read, or ``test``, after the fit.
+            phase: ``fit``, where only unfitted detectors read, or ``test``, after the fit.
         """
         if phase == "fit":
             return Reads.union(detector.reads for detector in self.unfitted.values())
@@ -72,26 +73,26 @@ class DetectorSuite:
         perturbations = []
         for name, detector in self.detectors.items():
             if detector.extra_forwards["test"]:
-                with torch.inference_mode(False):  # a gradient needs copies that may be part of a graph
+                with torch.inference_mode(False):  # an inference tensor cannot be part of a gradient's graph
                     fitted = {key: value.clone() for key, value in self.fitted.get(name, {}).items()}
                 perturbations += detector.perturbations(fitted)
         return replace(total, views=(), val_ood=False) | Reads(perturbations=tuple(perturbations))
 
     def update(self, features: Features) -> None:
-        """Adds a batch of ID training images to the sums of every detector that still has to be fitted."""
+        """Adds a batch of ID training images to the sums of every unfitted detector."""
         for name, detector in self.unfitted.items():
             self.attempt("fit", name, partial(detector.update, features))
 
     def update_ood(self, features: Features) -> None:
-        """Offers a batch of validation OOD images to detectors that search."""
+        """Passes a batch of validation OOD images to every unfitted detector; searches use it."""
         for name, detector in self.unfitted.items():
             self.attempt("fit", name, partial(detector.update_ood, features))
 
     def compute(self) -> dict[str, InputError]:
-        """Computes the missing fits from the sums over all processes, on the CPU, and frees the sums.
+        """Computes the missing fits from the sums over all processes, moves them to the CPU and resets the sums.
 
         Returns:
-            name -> why the detector could not be fitted. One failure does not discard the others' fits.
+            name -> error of each detector that could not be fitted. One failure does not discard the others' fits.
         """
         reasons: dict[str, InputError] = {}
         to_host = _Mover("cpu")
@@ -102,14 +103,14 @@ class DetectorSuite:
                 reasons[name] = error
             else:
                 self.fitted |= {} if fitted is None else {name: to_host(fitted)}
-        for detector in self.detectors.values():  # only now: the owner of a shared statistic frees it for all
+        for detector in self.detectors.values():  # after the loop: a reset of its owner empties a shared statistic
             detector.reset()
         return reasons
 
     def score(self, features: Features) -> Tensor:
         """Scores a batch with every detector: ``[B, detectors]`` float32, higher = more in-distribution."""
-        found = [self.attempt("score", name, partial(self._score, name, features)) for name in list(self.detectors)]
-        scores = [score for score in found if score is not None]
+        columns = [self.attempt("score", name, partial(self._score, name, features)) for name in list(self.detectors)]
+        scores = [column for column in columns if column is not None]  # [B] of each detector
         return torch.stack(scores, dim=1) if scores else torch.empty(len(features), 0)
 
     def _score(self, name: str, features: Features) -> Tensor:
@@ -119,16 +120,16 @@ class DetectorSuite:
         return score.detach().float()
 
     def attempt(self, step: Step, name: str, call: Callable[[], T]) -> T | None:
-        """Runs a detector's part of a step, and adds the detector's name to what it raises.
+        """Calls a method of one detector and adds the detector's name to its errors.
 
-        Everything that a suite asks of a detector goes through here. A dry run overrides it: to take the time, and to
-        go on without a detector that fails (None).
+        The suite calls detectors through this method alone. A dry run overrides it, to measure the time and to return
+        None for a detector that fails.
         """
-        with about(f"{_DOING[step]}detector {name!r}"):
+        with context(f"{_DOING[step]}detector {name!r}"):
             return call()
 
     def to(self, device: torch.device | str) -> DetectorSuite:
-        """Moves sums and fitted tensors to a device; a tensor that several detectors fitted stays one."""
+        """Moves sums and fitted tensors to a device; a fitted tensor that detectors share stays shared."""
         move = _Mover(device)
         for detector in self.detectors.values():
             detector.to(device)
@@ -136,32 +137,32 @@ class DetectorSuite:
         return self
 
     def reset(self) -> None:
-        """Forgets everything that was summed and fitted."""
+        """Resets all sums and drops all fits."""
         for detector in self.detectors.values():
             detector.reset()
         self.fitted = {}
 
     def state_dict(self) -> dict[str, Any]:
-        """``fitted``: name -> tensors; ``spec``: name -> class and arguments that they were fitted with, plain."""
+        """Returns ``fitted``, name -> tensors, and ``spec``, name -> class and arguments of the fit in plain values."""
         spec = {name: self.detectors[name].config() for name in self.fitted}
         return {"fitted": dict(self.fitted), "spec": spec}
 
     def keep(self, state: Mapping[str, Any]) -> list[str]:
-        """Takes the fits of an earlier ``state_dict`` whose detectors have the same arguments; returns their names."""
+        """Loads those fits of a ``state_dict`` whose detector has the same arguments, and returns their names."""
         same = [name for name, d in self.requiring_fit.items() if state["spec"].get(name) == d.config()]
         self.fitted = {name: dict(state["fitted"][name]) for name in same}
         return same
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Takes the fits of a ``state_dict``.
+        """Loads the fits of a ``state_dict``.
 
         Raises:
-            InputError: if a detector that requires a fit has none there, or was fitted with other arguments.
+            InputError: if ``state`` lacks the fit of a detector that requires one, or has one of other arguments.
         """
         missing = [name for name in self.requiring_fit if name not in state["fitted"]]
         if missing:
             raise InputError(
-                f"not fitted: {', '.join(missing)} (fitted are: {', '.join(state['fitted']) or 'none'}). "
+                f"not fitted: {', '.join(missing)} (fitted: {', '.join(state['fitted']) or 'none'}). "
                 "Run `python train.py fit` with the same --config first"
             )
         for name, detector in self.requiring_fit.items():
@@ -182,22 +183,22 @@ def _fit(detector: Detector) -> dict[str, Tensor]:
         raise NotFiniteError(f"{error} {advice}") from error
     for key, value in fitted.items():
         if value.is_floating_point() and value.isnan().any():
-            raise NotFiniteError(f"its fit is not a number ({key}): {advice}")
+            raise NotFiniteError(f"the fitted tensor {key!r} contains NaN: {advice}")
     return fitted
 
 
 class _Mover:
-    """Moves fitted tensors to a device, one that several detectors hold once; they hold the same one afterwards."""
+    """Moves fitted tensors to a device. A tensor that several detectors share is moved once and stays shared."""
 
     def __init__(self, device: torch.device | str) -> None:
         self._device = device
-        self._moved: dict[int, tuple[Tensor, Tensor]] = {}  # the original too: while it is held, its id is its own
+        self._moved: dict[int, tuple[Tensor, Tensor]] = {}  # id -> original, copy; keeping the original keeps its id
 
     def __call__(self, fitted: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {key: self._move(value) for key, value in fitted.items()}
 
     def _move(self, value: Tensor) -> Tensor:
         if id(value) not in self._moved:
-            scalar = value.dim() == 0 and not value.is_floating_point()  # which block or candidate: the host reads it
+            scalar = value.dim() == 0 and not value.is_floating_point()  # an index, which the host reads
             self._moved[id(value)] = (value, value.detach().to("cpu" if scalar else self._device))
         return self._moved[id(value)][1]

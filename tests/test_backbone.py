@@ -1,4 +1,4 @@
-"""One forward of any classifier yields what the network itself computes."""
+"""The features that a backbone reads are those that the network itself computes."""
 
 import copy
 from typing import Any

@@ -1,4 +1,4 @@
-"""docs/methods.md says what the docstrings and the code say, and every detector says what it has to."""
+"""docs/methods.md is current, and the docstring of every detector has all required parts."""
 
 import inspect
 import re

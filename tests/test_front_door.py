@@ -111,7 +111,7 @@ def kind(spec: Any) -> type:
 def test_short_names(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """In a file, as a flag, in the arguments of another detector; a path of a class still works beside them."""
     (tmp_path / "more.yaml").write_text("scoring: {detectors: {a: {class_path: KNN, init_args: {k: 7}}, b: Energy}}")
-    nap = {"class_path": "NAP", "init_args": {"base": "MSP", "against": ["Invert"]}}
+    nap = {"class_path": "NAP", "init_args": {"base": "MSP", "pseudo_ood": ["Invert"]}}
     fusion = {"class_path": "Fusion", "init_args": {"of": {"knn": "KNN", "nap": nap}, "rule": "RobustZ"}}
     flags = ("--scoring.detectors.m", "MSP", "--scoring.detectors.f", json.dumps(fusion))
     flags += ("--scoring.detectors.own", f"{__name__}.Own", "--scoring.detectors.a.init_args.bank_size", "9")
@@ -127,7 +127,7 @@ def test_short_names(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     members, rule = found["f"]["init_args"]["of"], found["f"]["init_args"]["rule"]
     assert kind(members["knn"]) is known["KNN"] and kind(rule).__name__ == "RobustZ"
     arguments = members["nap"]["init_args"]
-    assert kind(arguments["base"]) is known["MSP"] and kind(arguments["against"][0]).__name__ == "Invert"
+    assert kind(arguments["base"]) is known["MSP"] and kind(arguments["pseudo_ood"][0]).__name__ == "Invert"
 
 
 def test_a_detector_given_by_its_short_name_is_cited() -> None:

@@ -66,7 +66,7 @@ def test_agrees_with_the_formula() -> None:
     assert metric.compute().item() == pytest.approx(total / 16, rel=1e-6)
 
 
-def test_only_what_is_classified_rightly_counts() -> None:
+def test_only_correctly_classified_images_count() -> None:
     features = batch()
     wrong = Features(features.logits, features.pooled, features.head, labels=(features.prediction + 1) % CLASSES)
     metric, all_of_them = NACME(16), NACME(16, correct_only=False)

@@ -1,4 +1,4 @@
-"""The blocks of a network are its own: the same for one architecture in both libraries."""
+"""The probe finds the network's own blocks, the same for one architecture in timm and torchvision."""
 
 from collections.abc import Callable
 from itertools import chain, repeat

@@ -53,7 +53,7 @@ def test_the_value_is_the_metric_of_the_images_and_training_goes_on_as_without(
     images = data.train_set if on == "train" else data.val_set
     assert images is not None
     module.eval()
-    module.plan()
+    module.backbone.configure()
     for weights, value in zip(watch.weights, watch.values, strict=True):
         module.load_state_dict(weights)
         metric = NACME(16, samples=5, alpha=20.0)

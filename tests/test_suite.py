@@ -1,4 +1,4 @@
-"""Many detectors as one: each fits and scores as it does alone, and one that fails takes no other along."""
+"""In a suite each detector fits and scores as it does alone, and the failure of one does not affect the others."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ def test_each_fits_what_it_fits_alone(alone: dict[str, dict[str, Tensor]], order
 
 
 def test_two_processes_fit_as_one(alone: dict[str, dict[str, Tensor]]) -> None:
-    """Where one has no image, too: it cannot tell by itself which detectors bring features of their own."""
+    """Also if a process has no image, which cannot know by itself which detectors use features of their own."""
     images = batches()
     for shares in ((images[:2], images[2:]), (images, []), ([], images)):
         first, second = suite_of(*MAKE), suite_of(*MAKE)
@@ -131,7 +131,7 @@ def test_two_processes_fit_as_one(alone: dict[str, dict[str, Tensor]]) -> None:
             for batch in share:
                 suite.update(batch)
         for detector in first.detectors.values() if shares[0] else ():
-            detector.compute()  # what is merged later counts all the same
+            detector.compute()  # a merge after a compute has to count too
         for name, detector in first.detectors.items():
             detector.merge_state(second.detectors[name])
         assert first.compute() == {}
@@ -139,7 +139,7 @@ def test_two_processes_fit_as_one(alone: dict[str, dict[str, Tensor]]) -> None:
 
 
 def test_a_neighbour_with_other_features_changes_no_score() -> None:
-    """Normalised features beside raw ones: three detectors that ask for the same statistic, of two features."""
+    """Three detectors ask for the same statistic, two of raw features and one of normalised features."""
     images = batches()
     test = TOY(TOY.id_test(), Reads(head=True))
     together = fitted(suite_of("mds of directions", "mds", "rmds"), images).score(test)
@@ -184,7 +184,7 @@ def test_a_bank_is_held_and_multiplied_with_once() -> None:
 
 
 def test_one_that_cannot_be_fitted_does_not_take_the_others_along() -> None:
-    """Neighbours that are not there, and features that are not finite, whose covariance no solver takes apart."""
+    """A bank without enough neighbours, and features that are not finite, whose covariance cannot be decomposed."""
     batch = TOY(TOY.train(), Reads(head=True))
     infinite = replace(batch, pooled=batch.pooled.index_fill(0, torch.tensor([3]), torch.inf))
     suite = DetectorSuite({"knn": KNN(10_000), "mds": MDS(), "react": ReAct()})
@@ -250,7 +250,7 @@ def test_a_saved_fit_serves_the_same_arguments_alone() -> None:
 
 
 def test_a_scope_that_was_fitted_before_leaves_statistics_to_the_unfitted() -> None:
-    """MDS has its fit, RMDS asks for the same sums: it owns them, since MDS is not updated."""
+    """MDS is already fitted and not updated, so RMDS owns the sums that both ask for."""
     images = batches()
     suite = suite_of("mds", "rmds")
     suite.fitted = {"mds": fitted(suite_of("mds"), images).fitted["mds"]}

@@ -11,7 +11,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from lightning_ood.data.datamodule import IDSets, OODDataModule
 from lightning_ood.detectors.msp import MSP
-from lightning_ood.engine.module import OODModule
+from lightning_ood.engine.module import OODModule, Training
 from lightning_ood.engine.run_dir import RunFolder
 from lightning_ood.engine.scoring import ScoringCallback
 from lightning_ood.engine.selection import NACMECallback
@@ -43,7 +43,7 @@ def attempt(
         network=network,
         weights="none",
         finetune=finetune,  # type: ignore[arg-type]
-        optimizer=lambda parameters: torch.optim.SGD(parameters, lr=0.2, momentum=0.9),
+        training=Training(lambda parameters: torch.optim.SGD(parameters, lr=0.2, momentum=0.9)),
     )
     sets = IDSets(Images(61), Images(23, seed=1), Images(19, seed=2) if val else None)
     data = OODDataModule(sets, batch_size=8, augment=["crop", "flip"], num_workers=workers)

@@ -14,7 +14,8 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from lightning_ood.detectors.base import Detector, Fitted, LogitScore
+from lightning_ood.detectors.base import Detector, Fitted
+from lightning_ood.detectors.logit_score import LogitScore
 from lightning_ood.features import Features
 
 

@@ -1,6 +1,6 @@
-"""Pages that are made, not written: ``python -m tools.docs methods --write`` (``--check`` in CI).
+"""Generates pages of the documentation: ``python -m tools.docs methods --write`` (``--check`` in CI).
 
-``docs/methods.md`` comes from the docstrings, ``docs/backbones.md`` from the networks.
+``docs/methods.md`` is generated from the docstrings, ``docs/backbones.md`` from the networks.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ import torch
 from torchmetrics import Metric
 
 from lightning_ood.detectors import list_detectors
-from lightning_ood.detectors.base import Detector, LogitScore
+from lightning_ood.detectors.base import Detector
+from lightning_ood.detectors.logit_score import LogitScore
 from lightning_ood.detectors.shaping import Shaping
 from lightning_ood.errors import InputError
 from lightning_ood.features import Head, NetworkInfo
@@ -30,19 +31,19 @@ BACKBONES = METHODS.with_name("backbones.md")
 SIZES = ((512, 10), (2048, 1000))  # (D, K): a ResNet-18 on CIFAR-10, a ResNet-50 on ImageNet
 _INTRODUCTION = """# Methods
 
-One entry per detector, with its default arguments, made from the docstrings by
-`python -m tools.docs methods --write`: do not edit. A higher score is more in-distribution, always.
+One entry per detector with its default arguments, generated from the docstrings by
+`python -m tools.docs methods --write`: do not edit. A higher score is always more in-distribution.
 z is the penultimate feature (D numbers), f the logits (K), W and b the classifier's weight and bias.
 
-Every detector scores from the one forward pass that all share. *Extra forwards* are the passes it asks for beyond that
-one, per training image in the fit and per test image. *State* is what it sums up while it fits; it does not grow with
-the number of images; that of a detector that chooses among blocks is given for one block. A *score of the logits* can
-be the `base` of a *shaping*, which changes the feature or the classifier before.
+All detectors score from one shared forward pass. *Extra forwards* are further passes of a detector, per training image
+in the fit and per test image. *State* is the size of its sums during the fit. It does not grow with the number of
+images; for a detector that chooses among blocks it is given for one block. A *score of the logits* can be the `base`
+of a *shaping*, which changes the feature or the classifier first.
 """
 
 
 def methods() -> str:
-    """The page."""
+    """Renders ``docs/methods.md``."""
     kinds = list(list_detectors().values())
     sizes = [f"state at D = {width}, K = {classes}" for width, classes in SIZES]
     header = ["detector", "kind", "reads", "fits on", *sizes, "extra forwards (fit, test)"]
@@ -52,7 +53,7 @@ def methods() -> str:
 
 
 def facts(kind: type[Detector]) -> list[str]:
-    """What a detector reads and costs with its default arguments, found by setting it up."""
+    """Returns the table cells of a detector (kind, reads, fit, costs), found by setting it up with its defaults."""
     detector = kind()
     detector.setup(Toy(attention=False).info(Toy().train().labels))
     extra = detector.extra_forwards
@@ -62,10 +63,10 @@ def facts(kind: type[Detector]) -> list[str]:
 
 
 def state_size(kind: type[Detector], width: int, classes: int) -> int:
-    """Bytes of a detector's sums; nothing is allocated.
+    """Computes the size in bytes of a detector's sums, without allocating them.
 
     Args:
-        kind: of the detector, taken with its default arguments.
+        kind: class of the detector, which is built with its default arguments.
         width: D; the network has one block, of D x 7 x 7.
         classes: K.
     """
@@ -74,7 +75,7 @@ def state_size(kind: type[Detector], width: int, classes: int) -> int:
         detector = kind()
         map_ = torch.Size((width, 7, 7))
         detector.setup(NetworkInfo(width, classes, head, {"last": map_, "block": map_}, ("block",)))
-    return sum(state_bytes(part) for part in detector.modules() if isinstance(part, Metric))
+    return sum(state_bytes(metric) for metric in detector.modules() if isinstance(metric, Metric))
 
 
 def _reads(detector: Detector) -> str:
@@ -115,7 +116,7 @@ def _section(kind: type[Detector]) -> str:
 
 
 def _body(kind: type) -> list[str]:
-    """Paragraphs and arguments or attributes of a class."""
+    """Renders the docstring of a class: its paragraphs, then its arguments or attributes."""
     text = re.split(r"\nRaises:\n", inspect.cleandoc(kind.__doc__ or ""))[0]
     body, *entries = re.split(r"\n(?:Args|Attributes):\n", text)
     arguments = [argument for entry in entries for argument in _arguments(entry)]
@@ -130,7 +131,7 @@ def _arguments(text: str) -> Iterator[tuple[str, str]]:
 
 
 def _markdown(text: str) -> str:
-    """Markdown of a docstring: roles and double backticks become plain code."""
+    """Converts a docstring to Markdown: roles and double backticks become code."""
     text = re.sub(r":\w+:`~?(?:[\w.]+\.)?(\w+)`", r"`\1`", text)
     return text.replace("``", "`")
 
@@ -140,13 +141,13 @@ def _row(cells: list[str]) -> str:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Writes the page or checks that it is current."""
+    """Writes a page or checks that it is current."""
     parser = argparse.ArgumentParser(prog="python -m tools.docs", description=__doc__)
     parser.add_argument("page", choices=["methods", "backbones"])
     action = parser.add_mutually_exclusive_group(required=True)
     action.add_argument("--write", action="store_true", help="write the page")
-    action.add_argument("--check", action="store_true", help="fail where the page is not what the code says")
-    parser.add_argument("--path", type=Path, help="of the page")
+    action.add_argument("--check", action="store_true", help="fail if the page differs from the code")
+    parser.add_argument("--path", type=Path, help="path of the page")
     options = parser.parse_args(arguments)
     path = options.path or {"methods": METHODS, "backbones": BACKBONES}[options.page]
     text = methods() if options.page == "methods" else backbones(list_detectors().values())

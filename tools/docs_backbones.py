@@ -1,4 +1,4 @@
-"""``docs/backbones.md`` from the networks themselves: ``python -m tools.docs backbones --write``."""
+"""Generates ``docs/backbones.md`` from the networks: ``python -m tools.docs backbones --write``."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ tokens. *Refused* counts the detectors that the network does not serve; why is s
 
 
 def backbones(kinds: Iterable[type[Detector]], models: Iterable[Model] = (*MODELS, *REFUSED)) -> str:
-    """The page.
+    """Renders ``docs/backbones.md``.
 
     Args:
-        kinds: of detectors, tried with their default arguments.
-        models: its rows.
+        kinds: classes of the detectors, which are set up with their default arguments.
+        models: the networks, one per row of the table.
     """
     kinds = list(kinds)
     rows, reasons = [], []
     for model in models:
-        row, said = _row(model, kinds)
+        row, refusals = _row(model, kinds)
         rows.append("| " + " | ".join((f"`{model.name}`", model.family, *row)) + " |")
-        reasons += [f"- `{model.name}`: {sentence}" for sentence in said]
+        reasons += [f"- `{model.name}`: {sentence}" for sentence in refusals]
     header = ["model", "family", "images", "feature", "last map", "blocks", "attention", "refused"]
     table = ["| " + " | ".join(header) + " |", "|" + " --- |" * len(header), *rows]
     return "\n".join((_INTRODUCTION, *table, "\n## What is refused, and why\n", *reasons)) + "\n"
@@ -52,7 +52,7 @@ def _row(model: Model, kinds: list[type[Detector]]) -> tuple[list[str], list[str
         info = Backbone(model.build(), (height, width)).info()
     except InputError as error:
         return [images, "", "", "", "", "all"], [f"all: {error}"]
-    said = refused(kinds, info)
+    reasons = refused(kinds, info)
     last = info.maps.get("last")
     cells = [
         images,
@@ -60,21 +60,21 @@ def _row(model: Model, kinds: list[type[Detector]]) -> tuple[list[str], list[str
         " x ".join(map(str, last)) if last is not None else "none",
         str(len(info.blocks)),
         "{} x {}".format(*info.attention) if info.attention else "none",
-        str(len(said)) if said else "none",
+        str(len(reasons)) if reasons else "none",
     ]
-    return cells, _grouped(said)
+    return cells, _grouped(reasons)
 
 
 def refused(kinds: Iterable[type[Detector]], info: NetworkInfo) -> dict[str, str]:
-    """The detectors that a network does not serve, and why; nothing is allocated."""
+    """Maps each detector that cannot run on a network to the reason, without allocating memory."""
     info = replace(info, head=info.head.to("meta") if info.head else None)
     with torch.device("meta"):
         return {name: why for kind in kinds for name, why in refusals({kind.__name__: kind()}, info).items()}
 
 
-def _grouped(said: dict[str, str]) -> list[str]:
-    """Each reason once, with the detectors that give it."""
+def _grouped(reasons: dict[str, str]) -> list[str]:
+    """Lists each reason once, after the names of its detectors."""
     groups: dict[str, list[str]] = {}
-    for name, why in said.items():
+    for name, why in reasons.items():
         groups.setdefault(why.replace(name, "it"), []).append(name)
     return [f"{', '.join(names)}: {why}" for why, names in groups.items()]

@@ -1,4 +1,4 @@
-"""What runs on a network: every detector, fitted and scored on a few images without a trainer, or why it cannot be."""
+"""Fits and scores detectors on a network with a few images, without a trainer, and finds those that cannot run."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ class Model:
 
     Attributes:
         name: ``timm:NAME`` or ``torchvision:NAME``.
-        family: of networks, for people.
-        side: of the images of its small version.
-        small: options that make it cheap while every kind of layer stays.
+        family: name of the family of networks, for the table.
+        side: side of the images of the small version, in pixels.
+        small: options of a cheap version that still has every kind of layer.
     """
 
     name: str
@@ -35,7 +35,7 @@ class Model:
     small: Mapping[str, Any] = field(default_factory=dict)
 
     def build(self, **options: Any) -> nn.Module:
-        """The network in eval mode, its weights drawn with seed 0."""
+        """Builds the network in eval mode, with weights drawn with seed 0."""
         library, name = self.name.split(":")
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
@@ -46,11 +46,11 @@ class Model:
         return network.eval()
 
     def build_small(self, classes: int = 7) -> nn.Module:
-        """The small version."""
+        """Builds the small version."""
         return self.build(num_classes=classes, **self.small)
 
     def size(self) -> tuple[int, int]:
-        """``(H, W)`` of the images it was published for."""
+        """Returns ``(H, W)`` of the images that the network was published for."""
         library, name = self.name.split(":")
         if library == "timm":
             published: Any = timm.get_pretrained_cfg(name)
@@ -61,14 +61,14 @@ class Model:
 
 
 def refusals(detectors: Mapping[str, Detector], info: NetworkInfo) -> dict[str, str]:
-    """Sets detectors up; returns which of them a network or a fit set does not serve, and why."""
-    found = {}
+    """Sets up detectors; maps the name of each one that does not suit the network or the fit set to the reason."""
+    reasons = {}
     for name, detector in detectors.items():
         try:
             detector.setup(info)
         except InputError as error:
-            found[name] = str(error)
-    return found
+            reasons[name] = str(error)
+    return reasons
 
 
 def scores(
@@ -79,18 +79,18 @@ def scores(
     test: Tensor,
     passes: int = 1,
 ) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Fits detectors on images and scores others, without a trainer.
+    """Fits detectors on training images and scores test images, without a trainer.
 
     Args:
-        backbone: of any classifier.
+        backbone: a backbone of any classifier.
         detectors: name -> detector.
-        train: ``[N, 3, H, W]`` preprocessed training images, taken as one batch.
-        labels: ``[N]`` of them.
-        test: ``[B, 3, H, W]``.
-        passes: how often the detectors are shown the training images, each time as other ones of the set.
+        train: ``[N, 3, H, W]`` preprocessed training images, used as one batch.
+        labels: ``[N]``, their labels.
+        test: ``[B, 3, H, W]`` preprocessed test images.
+        passes: how often the training images are added to the fit, each time with other indices.
 
     Returns:
-        name -> scores ``[B]``, and name -> reason for the detectors that the network does not serve.
+        name -> scores ``[B]``, and name -> reason for the detectors that cannot run on the network.
     """
     info = backbone.info(labels.repeat(passes))
     refused = refusals(detectors, info)
@@ -103,5 +103,5 @@ def scores(
     for error in suite.compute().values():
         raise error
     backbone.configure(suite.reads("test"))
-    found = suite.score(backbone(test))
-    return dict(zip(suite.detectors, found.unbind(dim=1), strict=True)), refused
+    columns = suite.score(backbone(test)).unbind(dim=1)  # [B, detectors] -> [B] each
+    return dict(zip(suite.detectors, columns, strict=True)), refused

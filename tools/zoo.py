@@ -1,4 +1,4 @@
-"""The published networks that ``docs/backbones.md`` and its tests are about, of every family in use."""
+"""The published networks of ``docs/backbones.md`` and its tests, from all common families."""
 
 from tools.survey import Model
 
@@ -76,7 +76,7 @@ MODELS = (
     Model("torchvision:swin_v2_t", "Swin V2"),
 )
 
-# Without a classifier, or with one that is no single layer.
+# Networks without a classifier, or whose classifier is not a single layer.
 REFUSED = (
     Model("timm:vit_base_patch16_siglip_224", "SigLIP", small=_VIT),
     Model("timm:vit_small_patch14_dinov2", "DINOv2", 56, {**_VIT, "img_size": 56}),

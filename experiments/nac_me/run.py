@@ -26,7 +26,7 @@ from lightning_ood.backbone.inspect import evaluating
 from lightning_ood.data.datamodule import IDSets, OODDataModule
 from lightning_ood.data.digits import Digits
 from lightning_ood.detectors.nac_me import NACME
-from lightning_ood.engine.module import OODModule
+from lightning_ood.engine.module import OODModule, Training
 from lightning_ood.ops.hashing import hash_index
 
 RESULTS = Path(__file__).parent / "results"
@@ -103,8 +103,9 @@ def train(seed: int, epochs: int, folder: Path) -> list[dict[str, float]]:
         options={"num_classes": 8, "layers": [1, 1, 1, 1], "channels": [16, 32, 64, 128], "output_stride": 8},
         preprocess={"size": (32, 32), "resize": None, "mean": (0.5,) * 3, "std": (0.5,) * 3},
         finetune="all",
-        optimizer=lambda parameters: torch.optim.AdamW(parameters, lr=0.005, weight_decay=0.01),
-        label_smoothing=0.05,
+        training=Training(
+            lambda parameters: torch.optim.AdamW(parameters, lr=0.005, weight_decay=0.01), label_smoothing=0.05
+        ),
     )
     digits = Digits("train")
     order = hash_index(torch.arange(len(digits)), seed).argsort().tolist()

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lightning_ood.data.datamodule import data_root
 from lightning_ood.data.sets import open_set
-from lightning_ood.engine.module import OODModule
+from lightning_ood.engine.module import OODModule, Reading
 from lightning_ood.networks import cifar
 from lightning_ood.ops.quantiles import percentile
 from lightning_ood.report.markdown import markdown_table
@@ -40,7 +40,7 @@ def pooled(module: OODModule, name: str) -> tuple[Tensor, Tensor]:
 def main() -> None:
     lines = []
     for name, (network, weights) in NETWORKS.items():
-        module = OODModule(network=network(), weights=weights, cache="runs/features")
+        module = OODModule(network=network(), weights=weights, reading=Reading(cache="runs/features"))
         module.backbone.configure()
         train, _ = pooled(module, "cifar10/train")
         sets = {each: pooled(module, each)[0] for each in SETS}

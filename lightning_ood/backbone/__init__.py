@@ -1,4 +1,4 @@
-"""One forward pass of any network, read as ``Features``."""
+"""Reads ``Features`` from one forward pass of any classifier."""
 
 from lightning_ood.backbone.backbone import Backbone
 

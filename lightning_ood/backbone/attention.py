@@ -1,4 +1,4 @@
-"""The class token's attention row of a Transformer's last block, with every other block left fused."""
+"""Reads the class token's attention row in a Transformer's last block; all other blocks keep the fused kernel."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,28 +9,30 @@ from torch.utils.hooks import RemovableHandle
 
 
 def class_attention(network: nn.Module) -> nn.Module | None:
-    """The last attention module of a network with a class token; None where there is none.
+    """Finds the last attention module of a network with a class token; None if there is none.
 
-    Knows timm's attention modules (a dropout ``attn_drop`` of the weights) and ``nn.MultiheadAttention`` (torchvision).
+    Recognises timm's attention modules (by the dropout ``attn_drop`` of the weights) and ``nn.MultiheadAttention``
+    (torchvision).
     """
     token = getattr(network, "cls_token", None)
     if token is None:
         token = getattr(network, "class_token", None)
     if not isinstance(token, Tensor):
         return None
-    found = [
+    modules = [
         module
         for module in network.modules()
         if isinstance(module, nn.MultiheadAttention) or isinstance(getattr(module, "attn_drop", None), nn.Module)
     ]
-    return found[-1] if found else None
+    return modules[-1] if modules else None
 
 
 def record_attention(attention: nn.Module, store: Callable[[Tensor], None]) -> list[RemovableHandle]:
-    """Hands the class token's softmaxed attention row ``[B, heads, N]`` to ``store`` in every forward.
+    """Passes the class token's attention row ``[B, heads, N]``, after softmax, to ``store`` in every forward.
 
-    Only this module leaves the fused kernel: it is the only one whose weights are read.
+    Switches off the fused kernel of this module alone, as only its weights are read. Returns the handles of the hooks.
     """
+    # The weights of both kinds of module are [B, heads, N, N]; row 0 is that of the class token.
     if isinstance(attention, nn.MultiheadAttention):
         return [
             attention.register_forward_pre_hook(_ask_for_weights, with_kwargs=True),
@@ -44,10 +46,10 @@ def record_attention(attention: nn.Module, store: Callable[[Tensor], None]) -> l
 
 
 def attention_shape(network: nn.Module, images: Tensor) -> tuple[int, int] | None:
-    """``(heads, tokens)`` of the class token's attention row; None where there is none.
+    """Returns ``(heads, tokens)`` of the class token's attention row; None if there is none.
 
     Args:
-        network: in eval mode; one forward of it is run.
+        network: in eval mode; runs one forward.
         images: ``[B, 3, H, W]``.
     """
     layer = class_attention(network)
@@ -62,7 +64,7 @@ def attention_shape(network: nn.Module, images: Tensor) -> tuple[int, int] | Non
         handle.remove()
     if fused is not None:
         layer.fused_attn = fused
-    # a module of that look may weigh otherwise (CoaT): the weights of one token add up to one
+    # A module with such an `attn_drop` may have no attention weights (CoaT); weights of one token add up to 1.
     if not rows or rows[0].ndim != 3 or not torch.allclose(rows[0].sum(2), rows[0].new_ones(()), atol=1e-2):
         return None
     return rows[0].shape[1], rows[0].shape[2]

@@ -1,4 +1,4 @@
-"""Features on disk, so that a second look at the same images with the same weights needs no network."""
+"""A cache of features on disk, so that the same images and weights need no second forward pass."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from lightning_ood.ops.files import PARTIAL, write_whole
 
 
 def part_names(taps: Iterable[str], gradients: Iterable[str], attention: bool) -> list[str]:
-    """Names of what a plan reads."""
+    """Lists the names of the tensors that a forward pass with these fields stores."""
     named = ["logits", "pooled", *(f"map:{tap}" for tap in taps), *(f"gradient:{tap}" for tap in gradients)]
     return [*named, "attention"] if attention else named
 
 
 def to_parts(features: Features) -> dict[str, Tensor]:
-    """What a forward pass gave, by name; labels and indices are not among it."""
+    """Converts features to a dict of named tensors, without labels and indices."""
     parts = {"logits": features.logits, "pooled": features.pooled}
     parts |= {f"map:{tap}": value for tap, value in features.maps.items()}
     parts |= {f"gradient:{tap}": value for tap, value in features.gradients.items()}
@@ -33,7 +33,7 @@ def to_parts(features: Features) -> dict[str, Tensor]:
 
 
 def from_parts(parts: Mapping[str, Tensor], head: Head | None, labels: Tensor | None, index: Tensor) -> Features:
-    """The features that :func:`to_parts` took apart."""
+    """Rebuilds features from the dict of :func:`to_parts`."""
     kinds: dict[str, dict[str, Tensor]] = {"map": {}, "gradient": {}}
     for name, value in parts.items():
         kind, _, tap = name.partition(":")
@@ -51,31 +51,31 @@ def from_parts(parts: Mapping[str, Tensor], head: Head | None, labels: Tensor | 
     )
 
 
-LOOKS = 64  # how often a process that fills the cache looks at what others have written
+LOOKS = 64  # number of times that a process lists the folder while it fills the cache
 
 
 class FeatureCache:
-    """What forward passes gave, under the hash of all that it depends on.
+    """Stores the results of forward passes under a hash of everything that they depend on.
 
-    A batch's key is sha256 over the network's weights, its precision and the batch's own pixels as the network reads
-    them: another weight, image, preprocessing or batch is a miss, and nothing has to be declared stale. A file holds
-    the parts that were read so far (logits, pooled, maps, gradients, attention); asking for one more is a miss that
-    adds it. Files used longest ago make room for new ones.
+    The key of a batch is the SHA-256 of the network's weights, its precision and the preprocessed pixels of the batch.
+    Any other weight, image, preprocessing or batch is therefore a miss, and no entry becomes stale. A file has the
+    tensors that were read so far (logits, pooled, maps, gradients, attention). A request for another one is a miss,
+    after which the file has it too. The least recently used files are deleted to make room.
 
     Args:
-        folder: where the files are; it may be shared by runs and by processes.
-        size: bytes that the files may take together; each further process may exceed them by a ``LOOKS``-th.
+        folder: folder of the files; runs and processes may share it.
+        size: limit of the total file size in bytes; each further process may exceed it by ``size / LOOKS``.
     """
 
     def __init__(self, folder: Path | str, size: int) -> None:
         self.folder = Path(folder)
         self.size = size
         self.hits = self.misses = 0
-        self._held: int | None = None  # bytes in the folder, as far as this process knows
-        self._unseen = 0  # bytes that it has written since it looked
+        self._stored: int | None = None  # bytes in the folder, as far as this process knows
+        self._unlisted = 0  # bytes that this process has written since it listed the folder
 
     def key(self, images: Tensor, weights: str) -> str:
-        """Of a batch ``images`` ``[B, 3, H, W]`` under a network with the hash ``weights``."""
+        """Computes the key of a batch ``images`` ``[B, 3, H, W]`` and a network with the hash ``weights``."""
         digest = hashlib.sha256(weights.encode())
         kind = images.device.type
         autocast = torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind)
@@ -84,19 +84,19 @@ class FeatureCache:
         return digest.hexdigest()
 
     def read(self, key: str, parts: Iterable[str], device: torch.device) -> dict[str, Tensor] | None:
-        """The parts of a batch, or None if one of them is missing."""
+        """Loads tensors of a batch to ``device``; None if one of them is missing."""
         path = self._path(key)
-        held = _load(path)
-        if not held or not set(parts) <= set(held):
+        stored = _load(path)
+        if not stored or not set(parts) <= set(stored):
             self.misses += 1
             return None
         self.hits += 1
-        with suppress(FileNotFoundError):  # another process made room meanwhile
+        with suppress(FileNotFoundError):  # another process has deleted it meanwhile
             os.utime(path)
-        return {name: held[name].to(device) for name in parts}
+        return {name: stored[name].to(device) for name in parts}
 
     def write(self, key: str, parts: dict[str, Tensor]) -> None:
-        """Keeps parts of a batch beside those that are held already."""
+        """Adds tensors of a batch to its file."""
         path = self._path(key)
         copies = {
             name: part.detach().cpu().contiguous().clone() for name, part in parts.items()
@@ -104,37 +104,37 @@ class FeatureCache:
         content = {**_load(path), **copies}
         if not self._make_room(sum(part.nbytes for part in content.values())):
             return
-        with suppress(FileNotFoundError):  # another process needed the room
+        with suppress(FileNotFoundError):  # another process has deleted it meanwhile
             write_whole(path, partial(save_file, content))
 
     def _path(self, key: str) -> Path:
         return self.folder / key[:2] / f"{key}.safetensors"
 
     def _make_room(self, wanted: int) -> bool:
-        """Removes the files used longest ago until ``wanted`` more bytes fit; says whether they do."""
-        self._unseen += wanted
-        if self._held is None or self._held + wanted > self.size or self._unseen > self.size // LOOKS:
-            self._held, self._unseen = self._trim(self.size - wanted), wanted
-        self._held += wanted
-        return self._held <= self.size
+        """Deletes the least recently used files until ``wanted`` more bytes fit; returns whether they do."""
+        self._unlisted += wanted
+        if self._stored is None or self._stored + wanted > self.size or self._unlisted > self.size // LOOKS:
+            self._stored, self._unlisted = self._trim(self.size - wanted), wanted
+        self._stored += wanted
+        return self._stored <= self.size
 
     def _trim(self, size: int) -> int:
-        """Removes the files used longest ago beyond ``size`` bytes, whoever wrote them; says what is left."""
+        """Deletes the least recently used files of all processes beyond ``size`` bytes; returns the remaining bytes."""
         files = []
         for path in (*self.folder.glob("*/*.safetensors"), *self.folder.glob(f"*/{PARTIAL}")):
-            with suppress(FileNotFoundError):  # another process was quicker
+            with suppress(FileNotFoundError):  # another process has deleted it meanwhile
                 files.append((path.stat(), path))
-        held = sum(stat.st_size for stat, _ in files)
+        stored = sum(stat.st_size for stat, _ in files)
         for stat, path in sorted(files, key=lambda entry: entry[0].st_mtime):
-            if held <= size:
+            if stored <= size:
                 break
             path.unlink(missing_ok=True)
-            held -= stat.st_size
-        return held
+            stored -= stat.st_size
+        return stored
 
 
 def _load(path: Path) -> dict[str, Tensor]:
-    """What a file holds; nothing if it is missing or damaged."""
+    """Loads the tensors of a file; none if it is missing or damaged."""
     try:
         return load_file(path)
     except (OSError, SafetensorError):

@@ -1,4 +1,4 @@
-"""The classifier of a network: the layer, or the layers, between the penultimate feature and the logits."""
+"""Finds the classifier of a network: the layer, or the layers, between the penultimate feature and the logits."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ class Candidate:
     """A call of a module that may be the classifier.
 
     Attributes:
-        name: of the module.
-        feature: ``[B, D]``, what it read.
-        output: what it put out: ``[B, K]``, of a convolution the mean over space.
-        rectified: the same after a ReLU, where that comes before the mean over space.
+        name: name of the module.
+        feature: ``[B, D]``, its input.
+        output: ``[B, K]``, its output; for a convolution the mean over space.
+        rectified: ``[B, K]``, for a convolution the mean over space after a ReLU; else None.
     """
 
     name: str
@@ -30,48 +30,48 @@ class Candidate:
 
     @classmethod
     def of(cls, name: str, module: nn.Module, read: Tensor, output: Tensor) -> Candidate:
-        """From one call; nothing of it is kept that a later layer may overwrite."""
+        """Builds a candidate from the input and output of one call, copied in case a later layer overwrites them."""
         if not isinstance(module, nn.Conv2d) or output.ndim != 4:
             return cls(name, feature_of(module, read).clone(), output.flatten(1).clone(), None)
         return cls(name, feature_of(module, read).clone(), output.mean((2, 3)), output.relu().mean((2, 3)))
 
 
 def feature_of(module: nn.Module, read: Tensor) -> Tensor:
-    """``[B, D]``, the penultimate feature in what a classifier reads.
+    """Returns the penultimate feature ``[B, D]``, given the input of a classifier.
 
-    A classifier that is a convolution may read a map before global pooling (SqueezeNet): its mean over space then, as
-    pooling and a 1x1 convolution can be exchanged.
+    If the classifier is a convolution that reads a map before global pooling (SqueezeNet), the feature is the map's
+    mean over space, since pooling and a 1x1 convolution commute.
     """
     return read.mean((2, 3)) if isinstance(module, nn.Conv2d) and read.ndim == 4 else read.flatten(1)
 
 
 def linear_head(layers: Sequence[nn.Module]) -> Head | None:
-    """The weights of a classifier; None where it is not linear.
+    """Reads the weights of a classifier; None if it is not linear.
 
-    Several layers whose logits are averaged (DeiT's class and distillation token) are one layer on their features side
-    by side.
+    Several layers whose logits are averaged (DeiT's class and distillation token) are equal to one layer on their
+    concatenated features.
     """
     weights, biases = [], []
     for layer in layers:
         if not isinstance(layer, nn.Linear | nn.Conv2d):
             return None
-        weight = layer.weight.detach().flatten(1).float()
+        weight = layer.weight.detach().flatten(1).float()  # [K, D of this layer]
         weights.append(weight)
         biases.append(weight.new_zeros(len(weight)) if layer.bias is None else layer.bias.detach().float())
     return Head(torch.cat(weights, dim=1) / len(layers), torch.stack(biases).mean(dim=0))
 
 
 def find_classifier(calls: Sequence[Candidate], logits: Tensor, head: str | None, kind: str) -> list[Candidate]:
-    """The call whose output is the logits, or the two whose mean is.
+    """Finds the call whose output is the logits, or the two calls whose mean output is.
 
     Args:
-        calls: of modules that may be the classifier, in order of execution.
+        calls: calls of modules that may be the classifier, in order of execution.
         logits: ``[B, K]``, the network's output.
-        head: name of the classifier, where it is given.
-        kind: of network, for the message.
+        head: name of the classifier, if the user gave it.
+        kind: class name of the network, for the error message.
 
     Raises:
-        InputError: if there is none.
+        InputError: if no call matches.
     """
     backwards = list(reversed(calls))
     if head is not None:
@@ -93,19 +93,19 @@ def find_classifier(calls: Sequence[Candidate], logits: Tensor, head: str | None
 
 
 def is_linear(modules: Sequence[nn.Module], feature: Tensor, logits: Tensor) -> bool:
-    """Whether the logits are the modules' linear function of the penultimate feature: tried, not looked up."""
+    """Tests on a batch whether the logits ``[B, K]`` are the modules' linear function of ``feature`` ``[B, D]``."""
     head = linear_head(modules)
     return head is not None and head.num_features == feature.shape[1] and _close(head(feature.float()), logits.float())
 
 
 def _close(one: Tensor, other: Tensor) -> bool:
-    """Equal but for the order of sums."""
+    """Tells whether two tensors are equal up to the order of summation."""
     return torch.allclose(one, other, rtol=1e-3, atol=1e-4 * float(other.abs().max()))
 
 
 def _none(kind: str) -> list[Candidate]:
     raise InputError(
         f"a {kind} has no classifier that could be found: no linear layer's output equals the network's, and every "
-        "method here needs logits and the feature behind them. Give a model with a classification head "
+        "detector needs logits and the feature that they are computed from. Give a model with a classification head "
         "(for timm: options.num_classes), or name the module with model.head"
     )

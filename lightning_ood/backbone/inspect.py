@@ -1,4 +1,4 @@
-"""Looking at a network without leaving a trace."""
+"""Inspect a network without changing its state."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -9,21 +9,22 @@ from torch import Tensor, nn
 
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
-    """Each part is in eval mode inside and in its own mode again afterwards: a frozen batch norm stays frozen.
+    """Puts a module in eval mode inside the block and restores the mode of each submodule afterwards.
 
-    A look at a network that is being trained must leave no trace, and in train mode a batch norm would count it.
+    In train mode a forward pass would change the running statistics of batch norms. Modes are restored one by one, so
+    that a frozen batch norm stays frozen.
     """
-    modes = {part: part.training for part in module.modules()}
+    modes = {submodule: submodule.training for submodule in module.modules()}
     module.eval()
     try:
         yield
     finally:
-        for part, mode in modes.items():
-            part.training = mode
+        for submodule, mode in modes.items():
+            submodule.training = mode
 
 
 def overwritten_outputs(network: nn.Module, modules: Sequence[str], images: Tensor) -> set[str]:
-    """The modules whose output a later in-place operation of a forward pass changes."""
+    """Finds the modules whose output is changed by a later in-place operation, in one forward of ``images``."""
     if not modules:
         return set()
     versions: dict[str, tuple[Tensor, int]] = {}

@@ -1,4 +1,4 @@
-"""One small forward pass that finds out how a network is built: its classifier, its maps, its blocks."""
+"""Finds the classifier, maps and blocks of a network with one small forward pass."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from difflib import get_close_matches
 
 import torch
 from torch import Tensor, nn
@@ -21,10 +22,10 @@ class Tap:
     """A module whose output can be read as a map.
 
     Attributes:
-        module: its name in the network.
+        module: name of the module in the network.
         shape: ``[C, ...]`` of one image's map, channel first.
         layout: the dimension of the module's output that holds the channels: 1 (NCHW), 3 (NHWC) or 2 (tokens, NLC).
-        rectify: whether the network applies a functional ReLU to it before it is pooled.
+        rectify: whether the network applies a functional ReLU to the output before pooling.
     """
 
     module: str
@@ -33,28 +34,28 @@ class Tap:
     rectify: bool = False
 
     def channel_first(self, output: Tensor) -> Tensor:
-        """The module's output, or its gradient, as ``[B, C, ...]``."""
+        """Moves the channels of the module's output, or of its gradient, first: ``[B, C, ...]``."""
         return output if self.layout == 1 else output.movedim(self.layout, 1)
 
     def map(self, output: Tensor) -> Tensor:
-        """The module's output as the map that the network reads."""
+        """Converts the module's output to the map ``[B, C, ...]`` that the network pools or passes on."""
         output = self.channel_first(output)
         return output.relu() if self.rectify else output
 
 
 @dataclass(frozen=True)
 class Probe:
-    """What is known of a network after one forward pass.
+    """Structure of a network, found in one forward pass.
 
     Attributes:
-        classifiers: name of the module whose input is the penultimate feature and whose output are the logits; two
-            names where the logits are the mean of two outputs, the feature being both inputs side by side.
+        classifiers: name of the module whose input is the penultimate feature and whose output are the logits. Two
+            names if the logits are the mean of two outputs; the feature is then both inputs concatenated.
         linear: whether the logits are a linear function of the penultimate feature.
         num_classes: K.
         num_features: D.
         taps: module name -> tap, in order of execution; the alias ``last`` is the map before global pooling.
-        blocks: names of the network's own blocks, in order of execution; ``last`` at the end where that is not the
-            output of the last block.
+        blocks: names of the network's own blocks, in order of execution; then ``last``, if it is not the output of the
+            last block.
     """
 
     classifiers: tuple[str, ...]
@@ -70,30 +71,31 @@ class _Record:
     name: str
     shape: torch.Size
     means: dict[tuple[int, bool], Tensor]  # (layout, rectified) -> [B, C] mean over space
-    call: Candidate | None  # of modules that may be the classifier
+    call: Candidate | None  # only for modules that may be the classifier
 
 
 def probe(network: nn.Module, images: Tensor, head: str | None = None) -> Probe:
-    """Runs ``images`` ``[B, 3, H, W]`` through the network once and reads its structure.
+    """Finds the structure of a network in one forward pass.
 
     Args:
         network: in eval mode.
-        images: two or more random images are enough.
-        head: name of the classifier, where it cannot be found.
+        images: ``[B, 3, H, W]``; two or more random images are enough.
+        head: name of the classifier, if it is not found automatically.
 
     Raises:
-        InputError: if no classifier can be found, or ``head`` names no module.
+        InputError: if no classifier is found, or ``head`` names no module.
     """
     modules = dict(network.named_modules())
     if head is not None and head not in modules:
-        raise InputError(f"model.head: the network has no module {head!r}")
+        near = get_close_matches(head, modules, n=3, cutoff=0.3)
+        raise InputError(f"model.head: the network has no module {head!r}; write one of: {', '.join(near) or 'none'}")
     records: list[_Record] = []
     with torch.no_grad(), _recording(network, records, head):
         logits = network(images)
     if not isinstance(logits, Tensor) or logits.ndim != 2:
-        raise InputError(f"a {type(network).__name__} does not return logits [B, K]: it is no image classifier")
+        raise InputError(f"a {type(network).__name__} does not return logits [B, K]; give an image classifier")
     found = find_classifier([r.call for r in records if r.call], logits, head, type(network).__name__)
-    feature = torch.cat([call.feature for call in found], dim=1)
+    feature = torch.cat([call.feature for call in found], dim=1)  # [B, D]
     linear = is_linear([modules[call.name] for call in found], feature, logits)
     before = records[: next(i for i, record in enumerate(records) if record.call is found[0])]
     calls = Counter(record.name for record in records)
@@ -139,7 +141,7 @@ def _recording(network: nn.Module, records: list[_Record], head: str | None) -> 
 def _means(output: Tensor) -> dict[tuple[int, bool], Tensor]:
     if output.ndim not in (3, 4):
         return {}
-    layouts = {1: (2, 3), 3: (1, 2)} if output.ndim == 4 else {2: (1,)}
+    layouts = {1: (2, 3), 3: (1, 2)} if output.ndim == 4 else {2: (1,)}  # channel dimension -> spatial dimensions
     return {
         (layout, rectified): (output.relu() if rectified else output).float().mean(space)
         for layout, space in layouts.items()
@@ -148,12 +150,12 @@ def _means(output: Tensor) -> dict[tuple[int, bool], Tensor]:
 
 
 def _same(one: _Record, other: _Record) -> bool:
-    """Whether two modules put out the same map: a container and its last element."""
+    """Tells whether two modules return the same map, such as a container and its last element."""
     return one.shape == other.shape and all(torch.equal(mean, other.means[key]) for key, mean in one.means.items())
 
 
 def _last_map(maps: list[_Record], pooled: Tensor, taps: dict[str, Tap]) -> Tap | None:
-    """The map that global pooling turns into the penultimate feature; else the last map of the network."""
+    """Finds the map whose mean over space is the penultimate feature ``[B, D]``, or else the last map."""
     for rectified in (False, True):
         for record in reversed(maps):
             for (layout, relu), mean in record.means.items():
@@ -168,7 +170,7 @@ def _last_map(maps: list[_Record], pooled: Tensor, taps: dict[str, Tap]) -> Tap 
 
 
 def _blocks(network: nn.Module, taps: dict[str, Tap]) -> list[str]:
-    """Names of the network's own blocks among its taps."""
+    """Lists the names of the network's own blocks among its taps."""
     own = getattr(network, "blocks", None)
     if isinstance(own, tuple) and all(isinstance(name, str) for name in own):
         return [name for name in taps if name in own]
@@ -195,20 +197,20 @@ def _blocks(network: nn.Module, taps: dict[str, Tap]) -> list[str]:
 
 
 def _compound(network: nn.Module, taps: dict[str, Tap]) -> list[str]:
-    """The network's own parts of several convolutions each, where there are several (Inception)."""
+    """Lists the direct children of the network with several layers each, if there are several (Inception)."""
 
     def layers(name: str) -> int:
-        return sum(isinstance(part, nn.Conv2d | nn.Linear) for part in network.get_submodule(name).modules())
+        return sum(isinstance(module, nn.Conv2d | nn.Linear) for module in network.get_submodule(name).modules())
 
     own = [name for name in taps if "." not in name and not isinstance(network.get_submodule(name), nn.Sequential)]
-    parts = [name for name in own if layers(name) > 1]
-    return parts if len(parts) > 1 else []
+    compound = [name for name in own if layers(name) > 1]
+    return compound if len(compound) > 1 else []
 
 
 def _timm_blocks(network: nn.Module, names: list[str]) -> list[str]:
-    """What timm itself calls a block, in the patterns that it groups parameters by.
+    """Lists the names that match timm's patterns of blocks, by which it groups parameters.
 
-    A pattern with an order of its own is of what goes with a block: a downsampling, the last norm.
+    Patterns with an explicit order are left out: they match what accompanies a block (a downsampling, the last norm).
     """
     matcher = network.group_matcher(coarse=False)  # type: ignore[operator]
     patterns = matcher.get("blocks", ()) if isinstance(matcher, dict) else ()
@@ -224,10 +226,10 @@ def _timm_blocks(network: nn.Module, names: list[str]) -> list[str]:
 
 
 def _joined(network: nn.Module, blocks: list[str], records: dict[str, _Record], taps: dict[str, Tap]) -> list[str]:
-    """The blocks, those that a container joins to a wider map of the same size replaced by the container.
+    """Replaces blocks by the container that concatenates them to a wider map of the same size.
 
-    A dense layer adds a few channels to what is passed on, a branch of an Inception module is one part of several:
-    the map that the network passes on is that of the dense block, or of the module.
+    A dense layer only adds a few channels to its input, and a branch of an Inception module is one of several. The map
+    that the network passes on is that of the dense block or of the Inception module.
     """
 
     def outermost(name: str) -> str:

@@ -200,7 +200,7 @@ class CLI(LightningCLI):
         """Returns a hash of all arguments that the training of the network depends on."""
         options = self.options.as_dict()
         parts = {
-            "model": {key: value for key, value in options["model"].items() if key not in READING},
+            "model": {key: value for key, value in options["model"].items() if key != "reading"},
             "data": {key: options["data"][key] for key in ("id", "batch_size", "augment", "seed")},
             "trainer": {key: options["trainer"][key] for key in STEPS},
             "seed": options["seed_everything"],
@@ -208,7 +208,6 @@ class CLI(LightningCLI):
         return hashlib.sha256(json.dumps(parts, default=str, sort_keys=True).encode()).hexdigest()
 
 
-READING = ("cache", "cache_gb", "channels_last", "compile")  # arguments of the model that do not change its weights
 STEPS = (  # arguments of the trainer that change the training
     *("max_epochs", "max_steps", "max_time", "limit_train_batches", "precision", "callbacks", "sync_batchnorm"),
     *("accumulate_grad_batches", "gradient_clip_val", "gradient_clip_algorithm"),

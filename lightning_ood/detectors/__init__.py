@@ -1,7 +1,7 @@
-"""The detectors: one paper, one file.
+"""The detectors, one file per paper.
 
-``from lightning_ood.detectors import KNN`` finds a class in whichever file of this folder defines it; there is no
-registry, so a new file is found as soon as it exists.
+``from lightning_ood.detectors import KNN`` searches all files of this folder for the class. There is no registry: a new
+file is found as soon as it exists.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def __dir__() -> list[str]:
 
 
 def list_detectors() -> dict[str, type[Detector]]:
-    """Maps the class name of every detector in this folder to its class, by name; abstract bases are left out."""
+    """Maps the class name of every detector in this folder to its class, sorted by name, without abstract bases."""
     from lightning_ood.detectors.base import Detector
 
     classes = {name: getattr(import_module(module), name) for name, module in sorted(_modules().items())}

@@ -1,4 +1,4 @@
-"""The contract's small print: children, nested fits, arguments in plain values, a check around ``score``."""
+"""Helpers of the base class: child detectors, nested fits, arguments as plain values, a check around ``score``."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ if TYPE_CHECKING:
 
 
 def nest(prefix: str, fitted: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Puts a child's fitted tensors under ``prefix.``."""
+    """Prefixes the names of a child's fitted tensors with ``prefix.``."""
     return {f"{prefix}.{key}": value for key, value in fitted.items()}
 
 
 def unnest(prefix: str, fitted: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Returns what :func:`nest` put under ``prefix.``."""
+    """Returns the child's fitted tensors that :func:`nest` stored under ``prefix.``."""
     return {key[len(prefix) + 1 :]: value for key, value in fitted.items() if key.startswith(f"{prefix}.")}
 
 
 def children(module: nn.Module) -> Iterator[Metric | Shared]:
-    """The detectors and statistics that a module holds directly or in containers."""
+    """Yields the detectors and statistics that are attributes of a module, or inside containers of modules."""
     for child in module.children():
         if isinstance(child, Metric | Shared):
             yield child
@@ -39,19 +39,19 @@ def children(module: nn.Module) -> Iterator[Metric | Shared]:
 
 
 def arguments(detector: nn.Module) -> dict[str, Any]:
-    """The arguments of a detector's ``__init__``, each kept as an attribute of its name."""
+    """Reads the arguments of a detector's ``__init__`` from the attributes of the same names."""
     parameters = list(inspect.signature(type(detector).__init__).parameters)[1:]
     missing = [name for name in parameters if not hasattr(detector, name)]
     if missing:
         raise AttributeError(
-            f"{type(detector).__name__}.__init__ takes {missing[0]!r} and keeps no attribute of that name: write "
+            f"{type(detector).__name__}.__init__ takes {missing[0]!r} and sets no attribute of that name: write "
             f"`self.{missing[0]} = {missing[0]}`, so that a saved fit can be compared with it"
         )
     return {name: getattr(detector, name) for name in parameters}
 
 
 def plain(value: Any) -> Any:
-    """Numbers, strings, lists and dicts: what a checkpoint can hold without pickled classes."""
+    """Converts a value to numbers, strings, lists and dicts, so that a checkpoint has no pickled classes."""
     if hasattr(value, "config"):
         return value.config()
     if is_dataclass(value) and not isinstance(value, type):
@@ -64,12 +64,12 @@ def plain(value: Any) -> Any:
 
 
 def after_fit(score: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """Makes a scoring method refuse the empty ``fitted`` of a detector that requires a fit."""
+    """Wraps a scoring method so that it raises if the detector requires a fit and ``fitted`` is empty."""
 
     @functools.wraps(score)
     def checked(self: Detector, features: Features, fitted: Mapping[str, Tensor]) -> Tensor:
         if not fitted and self.requires_fit:
-            raise InputError(f"{type(self).__name__} scores only after a fit: run `python train.py fit` first")
+            raise InputError(f"{type(self).__name__} can score only after a fit: run `python train.py fit` first")
         return score(self, features, fitted)
 
     return checked

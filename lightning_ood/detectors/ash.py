@@ -5,7 +5,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from lightning_ood.detectors.base import Fitted, LogitScore
+from lightning_ood.detectors.base import Fitted
+from lightning_ood.detectors.logit_score import LogitScore
 from lightning_ood.detectors.shaping import Shaping
 from lightning_ood.errors import InputError
 from lightning_ood.features import Features
@@ -14,17 +15,19 @@ _LARGEST_RATIO = 60.0  # exp(60) = 1e26 times any feature and weight stays withi
 
 
 def check_percentile(percentile: float) -> None:
-    """Refuses a percentile that keeps nothing.
+    """Checks that a percentile keeps at least one unit.
 
     Raises:
         InputError: if it is not in [0, 100).
     """
     if not 0 <= percentile < 100:
-        raise InputError(f"percentile={percentile} is not in [0, 100); 90 keeps the largest tenth of the units")
+        raise InputError(
+            f"percentile={percentile} is not in [0, 100); write for example 90, which keeps the largest tenth"
+        )
 
 
 def largest(pooled: Tensor, percentile: float) -> tuple[Tensor, int]:
-    """The units above an image's own percentile.
+    """Selects each image's units above its own percentile.
 
     Args:
         pooled: ``[B, D]``.
@@ -41,13 +44,17 @@ def largest(pooled: Tensor, percentile: float) -> tuple[Tensor, int]:
 
 
 def scale(pooled: Tensor, kept: Tensor) -> Tensor:
-    """``[B, 1]`` factor ``exp(s1 / s2)`` of ASH-S and SCALE: s1 the sum of all units, s2 that of the kept ones.
+    """Computes the factor ``exp(s1 / s2)`` ``[B, 1]`` of ASH-S and SCALE: s1 sums all units, s2 the kept ones.
 
-    Only positive units enter the sums: the same for rectified features, and for signed ones the ratio stays in
-    [1, D / k] where the plain sums could cancel. 1 for an image without a positive unit.
+    Only positive units enter the sums. For rectified features that changes nothing; for signed ones the ratio stays in
+    [1, D / k], while plain sums could cancel. The factor is 1 for an image without a positive unit.
+
+    Args:
+        pooled: ``[B, D]``.
+        kept: mask ``[B, D]`` of the kept units.
     """
     positive = pooled.clamp(min=0)
-    s1, s2 = positive.sum(1, keepdim=True), (positive * kept).sum(1, keepdim=True)
+    s1, s2 = positive.sum(1, keepdim=True), (positive * kept).sum(1, keepdim=True)  # [B, 1] each
     ratio = torch.where(s2 > 0, s1 / torch.where(s2 > 0, s2, 1), 0)
     return ratio.clamp(max=_LARGEST_RATIO).exp()
 
@@ -55,11 +62,11 @@ def scale(pooled: Tensor, kept: Tensor) -> Tensor:
 class ASH(Shaping):
     """Prunes an image's small activations, then scores the new logits (section 3.1).
 
-    The k largest of the D units are kept, the others set to 0, and the kept ones
+    The k largest of the D units are kept and the others set to 0. The variant decides on the kept units:
 
-    - ``p``: stay as they are;
-    - ``b``: are all set to ``s1 / k``, which preserves the sum s1 of the feature;
-    - ``s``: are multiplied by ``exp(s1 / s2)``, s2 being the sum of the kept ones.
+    - ``p``: they stay as they are;
+    - ``b``: all are set to ``s1 / k``, which preserves the sum s1 of the feature;
+    - ``s``: they are multiplied by ``exp(s1 / s2)``, s2 being the sum of the kept units.
 
     Fits nothing. The authors' configurations: S at 95 for CIFAR DenseNet, 90 for ImageNet ResNet-50 and
     MobileNetV2. OpenOOD's ASH is B.
@@ -68,8 +75,8 @@ class ASH(Shaping):
     above the 98th percentile). A zero feature stays zero. Features are never changed in place.
 
     Args:
-        variant: which of the three.
-        percentile: share of the units that is pruned, in percent.
+        variant: ``p``, ``b`` or ``s``.
+        percentile: percentage of the units that are pruned.
         base: the score of the shaped logits; Energy where None.
 
     Raises:
@@ -81,18 +88,18 @@ class ASH(Shaping):
     ) -> None:
         super().__init__(base)
         if variant not in ("p", "b", "s"):
-            raise InputError(f"variant={variant!r} is none of ASH's: write p, b or s")
+            raise InputError(f"variant={variant!r} is not a variant of ASH: write p, b or s")
         check_percentile(percentile)
         self.variant, self.percentile = variant, percentile
 
     def logits(self, features: Features, fitted: Fitted) -> Tensor:
-        """The shaped logits ``[B, K]``."""
+        """Computes the shaped logits ``[B, K]``."""
         assert features.head is not None
         return features.head(self.shape(features.pooled))
 
     def shape(self, pooled: Tensor) -> Tensor:
         """Shapes features ``[B, D]``."""
-        kept, k = largest(pooled, self.percentile)
+        kept, k = largest(pooled, self.percentile)  # kept: [B, D]
         if self.variant == "b":
             return kept * (pooled.clamp(min=0).sum(1, keepdim=True) / k)
         pruned = torch.where(kept, pooled, 0)

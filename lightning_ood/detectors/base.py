@@ -1,11 +1,9 @@
-"""The contract of a detector: what it reads, what it sums up, what it fits, how it scores."""
+"""The base class of every detector: what it reads, which sums it keeps, what it fits and how it scores."""
 
 from __future__ import annotations
 
-import functools
-import json
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from torch import Tensor
@@ -15,38 +13,37 @@ from lightning_ood.detectors._contract import after_fit, arguments, children, pl
 from lightning_ood.errors import InputError, write_one_of
 from lightning_ood.features import Features, Head, NetworkInfo, Reads
 from lightning_ood.statistics import Shared
+from lightning_ood.statistics._torchmetrics import UncachedAccumulator
 from lightning_ood.views import Perturbation, View
 
 Fitted = Mapping[str, Tensor]
 
-SMALLEST = 1e-6  # a score that enters a product is at least this
+SMALLEST = 1e-6  # lower bound of a score whose logarithm is taken
 
 
-class Detector(Metric):
-    """Two pure functions with sums between them: ``update`` and ``compute`` fit, ``score`` scores.
+class Detector(UncachedAccumulator):
+    """Base class of detectors: ``update`` and ``compute`` fit on training images, ``score`` scores test images.
 
-    A higher score is more in-distribution. A detector declares what it sums over images with
-    ``add_state(name, default, reduce)`` in ``setup``: reset, device moves, synchronisation of processes and merging
-    follow from that line. ``compute`` turns the sums over all processes into the fitted tensors that are saved.
-    A detector that fits nothing overrides neither. It may hold other detectors or statistics as attributes.
-    ``__init__`` keeps each argument as an attribute of its name.
+    A higher score is more in-distribution. A detector declares each sum over images with
+    ``add_state(name, default, reduce)`` in ``setup``; reset, device moves, synchronisation between processes and
+    merging follow from that line. ``compute`` turns the sums over all processes into the fitted tensors, which are
+    saved. A detector that fits nothing overrides neither ``update`` nor ``compute``. A detector may have other
+    detectors or statistics as attributes. ``__init__`` stores each argument as an attribute of the same name.
 
     Attributes:
         taps: names of the maps that ``update`` or ``score`` read; ``last`` is the map before global pooling.
-        gradients: the taps for which it also reads the gradient of KL(uniform || softmax).
-        attention: whether it reads the class token's attention.
-        views: other views of the training images that ``update`` reads.
-        val_ood: whether its fit reads validation OOD images, for a search (``update_ood``).
-        linear_head: whether it needs the weights of a linear classifier.
+        gradients: taps for which the gradient of KL(uniform || softmax) is read too.
+        attention: whether the class token's attention is read.
+        views: transforms of the training images that ``update`` reads.
+        val_ood: whether the fit reads validation OOD images, for a search (``update_ood``).
+        linear_head: whether the weights of a linear classifier are needed.
         score_only: arguments that only ``score`` reads, so that a search fits once for all their values.
-        positive: whether its score has a positive form, whose logarithm ``log_score`` gives. False where scores are
-            never positive and there is no ``log_score`` of its own.
+        positive: whether the score has a positive form, whose logarithm ``log_score`` returns. False where scores are
+            never positive and the class does not override ``log_score``.
     """
 
-    full_state_update = False
     higher_is_better = True
     is_differentiable = False
-    update_called = True  # a process without images is no mistake: torchmetrics need not warn of it
 
     taps: tuple[str, ...] = ()
     gradients: tuple[str, ...] = ()
@@ -60,43 +57,35 @@ class Detector(Metric):
     head: Head | None = None
 
     def __init__(self) -> None:
-        super().__init__()  # none of torchmetrics' arguments is a detector's
+        super().__init__()  # a detector takes none of torchmetrics' arguments
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         for name in {"score", "log_score"} & vars(cls).keys():
             setattr(cls, name, after_fit(vars(cls)[name]))
 
-    def _wrap_compute(self, compute: Callable[[], dict[str, Tensor]]) -> Callable[[], dict[str, Tensor]]:
-        """Brings the processes together around ``compute``: torchmetrics' own also keeps and copies what was fitted."""
-
-        @functools.wraps(compute)
-        def together() -> dict[str, Tensor]:
-            for child in self._children():
-                if isinstance(child, Shared):
-                    child.settle()
-            sync, unsync = self._to_sync, self._should_unsync
-            with self.sync_context(dist_sync_fn=self.dist_sync_fn, should_sync=sync, should_unsync=unsync):
-                return compute()
-
-        return together
+    def before_sync(self) -> None:
+        """Makes all processes agree on which of the shared statistics this detector has to itself."""
+        for child in self._children():
+            if isinstance(child, Shared):
+                child.settle()
 
     def config(self) -> dict[str, Any]:
-        """Class and arguments in plain values: what a saved fit is compared with."""
+        """Returns class path and arguments in plain values; a saved fit is compared with them."""
         class_path = f"{type(self).__module__}.{type(self).__name__}"
         return {"class_path": class_path, "init_args": {k: plain(v) for k, v in arguments(self).items()}}
 
     def setup(self, info: NetworkInfo) -> None:
-        """Learns the network's shapes, chooses taps and declares states. Called again before every fit.
+        """Reads the network's shapes, chooses taps and declares states. Called again before every fit.
 
         Raises:
             InputError: if the network or the fit set lacks what the detector needs.
         """
         if self.linear_head and info.head is None:
-            what = (
-                f"{type(self).__name__} reads the weights of a linear classifier and this network's is not one linear"
+            raise InputError(
+                f"{type(self).__name__} reads the weights of a linear classifier, and the classifier of this network "
+                "is not one linear layer; leave the detector out for this network"
             )
-            raise InputError(f"{what} layer; leave the detector out for this network")
         for tap in dict.fromkeys((*self.taps, *self.gradients)):
             self._require_map(tap, info)
         self.head = info.head
@@ -105,15 +94,15 @@ class Detector(Metric):
                 child.setup(info)
 
     def update(self, features: Features) -> None:
-        """Adds a batch of training images to the sums. The default has nothing to fit."""
+        """Adds a batch of training images to the sums. The default does nothing."""
 
     def update_ood(self, features: Features) -> None:
-        """Takes a batch of validation OOD images, where a run has some. Only a search uses them."""
+        """Adds a batch of validation OOD images, if the run has any. Only a search uses them."""
 
     def compute(self) -> dict[str, Tensor]:
-        """The fitted tensors, from the sums over all processes. The default has none.
+        """Computes the fitted tensors from the sums over all processes. The default returns none.
 
-        An integer scalar (which block, which candidate) stays on the host, which reads it.
+        An integer scalar (index of a block or a candidate) stays on the host, where it is read.
         """
         return {}
 
@@ -130,24 +119,24 @@ class Detector(Metric):
         """
 
     def log_score(self, features: Features, fitted: Fitted) -> Tensor:
-        """``[B]``, the logarithm of the score's positive form, for weighted geometric means of scores.
+        """Returns the logarithm ``[B]`` of the score's positive form, for weighted geometric means of scores.
 
-        Increases with the score. The default takes the logarithm of the score, floored at 1e-6. A detector whose score
-        is a logarithm already, or is negative by construction, overrides it.
+        It increases with the score. The default is the logarithm of the score, floored at 1e-6. A detector whose score
+        is already a logarithm, or negative by construction, overrides it.
         """
         return self.score(features, fitted).clamp_min(SMALLEST).log()
 
     def perturbations(self, fitted: Fitted) -> list[Perturbation]:
-        """The perturbations of the images that ``score`` reads, given the fit. The default asks its children.
+        """Returns the perturbations of test images that ``score`` reads, given the fit; by default its children's.
 
-        Override it where a child's fit is not nested under the child's attribute.
+        A detector overrides it if it stores a child's fit under another prefix than the child's attribute name.
         """
-        held = [(name, child) for name, child in self.named_children() if isinstance(child, Detector)]
-        return [step for name, child in held for step in child.perturbations(unnest(name, fitted))]
+        inner = [(name, child) for name, child in self.named_children() if isinstance(child, Detector)]
+        return [step for name, child in inner for step in child.perturbations(unnest(name, fitted))]
 
     @property
     def reads(self) -> Reads:
-        """What it and the detectors that it holds read of a batch, after ``setup``; perturbations need the fit."""
+        """The fields of a batch that this detector and its descendants read, after ``setup``, but for perturbations."""
         return Reads.union(
             Reads(one.taps, one.gradients, one.attention, one.views, (), one.linear_head, one.val_ood)
             for one in self.descendants()
@@ -155,34 +144,34 @@ class Detector(Metric):
 
     @property
     def extra_forwards(self) -> dict[str, int]:
-        """Forward passes per image, beyond the one that all detectors share, in ``fit`` and in ``test``."""
+        """Number of forward passes per image beyond the one that all detectors share, in ``fit`` and in ``test``."""
         return {"fit": len(self.reads.views), "test": len(set(self.perturbations({})))}
 
     def summary(self, fitted: Fitted) -> dict[str, Any]:
-        """What a report shows of the fit, in plain values: a threshold, a chosen block, a curve. Nothing by default."""
+        """Returns plain values of the fit for the report (a threshold, a chosen block, a curve); none by default."""
         return {}
 
     @property
     def requires_fit(self) -> bool:
-        """Whether it has to see training images before it can score."""
+        """Whether the detector has to be fitted on training images before it can score."""
         own = type(self).update is not Detector.update
         return own or any(one.requires_fit for one in self.descendants() if one is not self)
 
     def descendants(self) -> Iterator[Detector]:
-        """This detector and all that it holds."""
+        """Yields this detector, its children and their descendants."""
         yield self
         for child in self._children():
             if isinstance(child, Detector):
                 yield from child.descendants()
 
     def reset(self) -> None:
-        """Resets all sums to their defaults, also in the detectors and statistics that it holds."""
+        """Resets all sums to their defaults, also those of child detectors and statistics."""
         super().reset()
         for child in self._children():
             child.reset()
 
     def merge_state(self, incoming_state: dict[str, Any] | Metric) -> None:
-        """Adds the sums of another detector of the same kind, also in the detectors and statistics that it holds."""
+        """Adds the sums of another detector of the same class, also those of child detectors and statistics."""
         if not isinstance(incoming_state, Detector):
             raise TypeError(f"merge_state takes a {type(self).__name__}, not {type(incoming_state).__name__}")
         super().merge_state(incoming_state)
@@ -195,72 +184,14 @@ class Detector(Metric):
             raise InputError(f"{type(self).__name__} reads the map {tap!r}, which this network does not have; {advice}")
 
     def _require_images(self, seen: Tensor) -> None:
-        """For ``compute``: refuses to fit on nothing.
+        """Checks in ``compute`` that the sums are of at least one image.
 
         Raises:
-            InputError: if ``seen``, a count of images or entries, is zero.
+            InputError: if ``seen``, a count of images or entries, is zero everywhere.
         """
         if not seen.any():
             raise InputError(f"{type(self).__name__} was fitted on no image; give it a training set that is not empty")
 
     def _children(self) -> list[Metric | Shared]:
-        """The detectors and statistics that it holds directly or in containers."""
+        """Lists the detectors and statistics that are attributes of this one, or inside containers of modules."""
         return list(children(self))
-
-
-class LogitScore(Detector):
-    """A score of the logits alone. Shapings (ReAct, DICE, LINe, …) take one as their ``base``."""
-
-    @abstractmethod
-    def of_logits(self, logits: Tensor) -> Tensor:
-        """Scores logits ``[B, K]``: ``[B]``, higher = more in-distribution."""
-
-    def log_of_logits(self, logits: Tensor) -> Tensor:
-        """The logarithm of the positive form of the score of ``logits``: see ``log_score``."""
-        return self.of_logits(logits).clamp_min(SMALLEST).log()
-
-    def perturbation(self, owner: Detector, logits: Callable[[Features], Tensor]) -> Perturbation | None:
-        """The step that an image takes before its logits are scored; none by default.
-
-        Args:
-            owner: the detector that makes the logits.
-            logits: makes them, ``[B, K]``, from the features of the images themselves.
-        """
-        return None
-
-    def perturbations(self, fitted: Fitted) -> list[Perturbation]:
-        """The step along the gradient of the network's own logits."""
-        step = self._step()
-        return [] if step is None else [step]
-
-    def score(self, features: Features, fitted: Fitted) -> Tensor:
-        """Scores the network's own logits."""
-        return self.of_logits(perturbed(features, self._step()).logits)
-
-    def log_score(self, features: Features, fitted: Fitted) -> Tensor:
-        """The logarithm for the network's own logits."""
-        return self.log_of_logits(perturbed(features, self._step()).logits)
-
-    def _step(self) -> Perturbation | None:
-        return self.perturbation(self, lambda features: features.logits)
-
-
-def name_of(detector: Detector) -> str:
-    """A name that equal detectors share: class and arguments as JSON."""
-    return json.dumps(detector.config(), sort_keys=True)
-
-
-def perturbed(features: Features, step: Perturbation | None) -> Features:
-    """The features of the images after ``step``; ``features`` itself where it is None.
-
-    Raises:
-        InputError: where the batch has no perturbed images: in a fit, or where features were stored.
-    """
-    if step is None:
-        return features
-    if step not in features.views:
-        raise InputError(
-            f"a score of images after a step of {step.step} has none in this batch: only a test pass has them; "
-            "write epsilon: 0"
-        )
-    return features.views[step]

@@ -9,7 +9,7 @@ from lightning_ood.statistics.moments import Mean
 
 
 class Centred(Detector):
-    """A detector that needs the mean penultimate feature of the training images."""
+    """Base class of detectors that need the mean penultimate feature of the training images."""
 
     mean: Shared[Mean]
 
@@ -23,7 +23,7 @@ class Centred(Detector):
         self.mean.update(features.pooled)
 
     def mean_feature(self) -> Tensor:
-        """``[D]`` float64, over all processes."""
+        """Computes the mean feature ``[D]`` over all processes, float64."""
         sums, images = self.mean.compute()
         self._require_images(images)
         return sums / images

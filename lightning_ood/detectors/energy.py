@@ -2,13 +2,13 @@
 
 from torch import Tensor
 
-from lightning_ood.detectors.base import LogitScore
+from lightning_ood.detectors.logit_score import LogitScore
 
 
 class Energy(LogitScore):
     """Negative free energy of the logits: ``T * logsumexp(logits / T)`` (eq. 4, without its minus sign).
 
-    Fits nothing; any real value. Lies between the largest logit and the largest logit + T log K. Deviations: none.
+    Fits nothing. Any real value, between the largest logit and the largest logit + T log K. Deviations: none.
 
     Args:
         temperature: T, in units of the logits.
@@ -19,5 +19,5 @@ class Energy(LogitScore):
         self.temperature = temperature
 
     def of_logits(self, logits: Tensor) -> Tensor:
-        """``[B, K] -> [B]``."""
+        """Scores logits: ``[B, K] -> [B]``."""
         return self.temperature * (logits / self.temperature).logsumexp(dim=1)

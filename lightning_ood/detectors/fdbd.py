@@ -14,10 +14,10 @@ class FDBD(Centred):
     ``mean over c != y of |f_c - f_y| / ||w_c - w_y||``, divided by ``||z - mean||``; y is the predicted class. Never
     negative.
 
-    Fits on all training images: their mean feature. State: D + 1 float64; fitted: D + K**2 numbers.
+    Fits the mean feature of all training images. State: D + 1 float64; fitted: D + K**2 numbers.
 
-    Deviations: the mean over classes, as the paper writes; both public implementations sum, K - 1 times larger,
-    unless ``mean_over_classes`` is false. Two classes with the same weights have no boundary and add nothing.
+    Deviations: averages over classes, as the paper writes. Both public implementations sum, which gives K - 1 times as
+    much; ``mean_over_classes: false`` does so too. Two classes with equal weights have no boundary and add nothing.
 
     Args:
         mean_over_classes: mean (paper) or sum (authors' code).
@@ -30,7 +30,7 @@ class FDBD(Centred):
         self.mean_over_classes = mean_over_classes
 
     def compute(self) -> dict[str, Tensor]:
-        """``mean`` [D] and ``inverse_distance`` [K, K] between the classes' weights, 0 on the diagonal."""
+        """Computes ``mean`` [D] and ``inverse_distance`` [K, K] between the classes' weights, 0 on the diagonal."""
         mean = self.mean_feature()
         assert self.head is not None  # setup refuses a network without a linear head
         weight = self.head.weight.to(mean.device)
@@ -39,11 +39,11 @@ class FDBD(Centred):
         return {"mean": mean.float(), "inverse_distance": inverse}
 
     def score(self, features: Features, fitted: Fitted) -> Tensor:
-        """``[B]``, at least 0."""
+        """Scores a batch: ``[B]``, at least 0."""
         logits, y = features.logits, features.prediction
-        margin = logits.gather(1, y[:, None]) - logits
+        margin = logits.gather(1, y[:, None]) - logits  # [B, K]
         inverse = fitted["inverse_distance"]
-        total = (margin * inverse[y]).sum(1)
+        total = (margin * inverse[y]).sum(1)  # [B]
         if self.mean_over_classes:
             total = total / max(logits.shape[1] - 1, 1)
         return total / (features.pooled - fitted["mean"]).norm(dim=1).clamp(min=1e-12)

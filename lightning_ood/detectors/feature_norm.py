@@ -10,27 +10,27 @@ from lightning_ood.views import Jigsaw, Raw, View
 
 
 class FeatureNorm(Detector):
-    """The norm of one block's map; the block is the one that tells images from their own jigsaws best.
+    """Norm of the map of one block, chosen as the block that best separates images from their own jigsaws.
 
-    ``FeatureNorm(Z) = mean_c ||relu(Z_c)||_2`` over the space of each channel of a map ``Z`` ``[C, H, W]`` (eq. 3).
-    ``NormRatio = mean over training images x of FeatureNorm(x) / FeatureNorm(jigsaw(x))`` (eq. 4); the block with the
-    largest ratio is chosen.
+    ``FeatureNorm(Z) = mean_c ||relu(Z_c)||_2``, the norm over the positions of each channel of a map ``Z``
+    ``[C, H, W]`` (eq. 3). ``NormRatio = mean over training images x of FeatureNorm(x) / FeatureNorm(jigsaw(x))``
+    (eq. 4); the block with the largest ratio is chosen.
 
-    Given a ``block`` it fits nothing. Else it fits on all training images and one jigsaw of each (a second forward per
-    training image, a third with ``raw``), without labels. State: a sum and a count per block; fitted: ``ratios``
+    With ``block`` it fits nothing. Otherwise it fits on all training images and one jigsaw of each (a second forward
+    per training image, a third with ``raw``), without labels. State: a sum and a count per block; fitted: ``ratios``
     ``[n]`` and ``block``.
 
-    Deviations: the authors take the ratios on inputs without normalisation and leave a black border around the jigsaw
-    (``raw=True``, ``border=True``); here the jigsaw is of the input as the network reads it. An image whose jigsaw has
-    norm zero in a block is not counted there; a block that never had another has ratio 0.
+    Deviations: the authors compute the ratios on inputs without normalisation and leave a black border around the
+    jigsaw (``raw=True``, ``border=True``); by default the jigsaw is made of the normalised input. An image whose jigsaw
+    has norm zero in a block is not counted for that block; a block without any counted image has ratio 0.
 
     Args:
         blocks: the maps to choose from; the network's own blocks where None.
-        block: the map to take, without choosing.
+        block: the map to use, without a choice.
         grid: tiles per side of the jigsaw.
-        seed: draws the permutations.
+        seed: seed of the permutations.
         border: leave the rows and columns that no tile covers black, as the authors do.
-        raw: take the ratios on images in [0, 1], without normalisation, as the authors do.
+        raw: compute the ratios on images in [0, 1], without normalisation, as the authors do.
     """
 
     views: tuple[View, ...]
@@ -57,15 +57,15 @@ class FeatureNorm(Detector):
 
     @property
     def requires_fit(self) -> bool:
-        """Only a choice has to be made."""
+        """Whether a block has to be chosen."""
         return self.block is None
 
     def setup(self, info: NetworkInfo) -> None:
-        """Takes the network's blocks where none are given, and declares a sum and a count for each."""
+        """Selects the candidate blocks and declares a sum and a count for each."""
         self.taps = (self.block,) if self.block else tuple(self.blocks or info.blocks)
         if not self.taps:
-            raise InputError("FeatureNorm finds no blocks in this network: name its maps in `blocks`")
-        if self.raw and self.requires_fit:  # the pair: the image and its jigsaw
+            raise InputError("FeatureNorm: no blocks were found in this network; name its maps in `blocks`")
+        if self.raw and self.requires_fit:  # the raw image and its jigsaw
             self.views = (Raw(info.mean, info.std), Raw(info.mean, info.std, self.jigsaw))
         super().setup(info)
         self.add_state("sums", torch.zeros(len(self.taps), dtype=torch.float64), "sum")
@@ -73,20 +73,20 @@ class FeatureNorm(Detector):
         self.add_state("images", torch.zeros((), dtype=torch.int64), "sum")
 
     def update(self, features: Features) -> None:
-        """Sums the ratios of the batch."""
+        """Adds the ratios of a batch."""
         if not self.requires_fit:
             return
         jigsaw = features.views[self.views[-1]]
-        whole = features.views[self.views[0]] if self.raw else features
-        norm = torch.stack([feature_norm(whole.maps[tap]) for tap in self.taps]).double()  # [n, B]
-        other = torch.stack([feature_norm(jigsaw.maps[tap]) for tap in self.taps]).double()
-        valid = other > 0
-        self.sums = self.sums + torch.where(valid, norm / other.where(valid, 1), 0).sum(dim=1)
+        image = features.views[self.views[0]] if self.raw else features
+        image_norm = torch.stack([feature_norm(image.maps[tap]) for tap in self.taps]).double()  # [n, B]
+        jigsaw_norm = torch.stack([feature_norm(jigsaw.maps[tap]) for tap in self.taps]).double()  # [n, B]
+        valid = jigsaw_norm > 0
+        self.sums = self.sums + torch.where(valid, image_norm / jigsaw_norm.where(valid, 1), 0).sum(dim=1)  # [n]
         self.counts = self.counts + valid.sum(dim=1)
         self.images = self.images + len(features)
 
     def compute(self) -> dict[str, Tensor]:
-        """``ratios`` ``[n]``, the NormRatio of each block, and ``block``, the position of the largest."""
+        """Computes ``ratios`` ``[n]``, the NormRatio of each block, and ``block``, the index of the largest."""
         if not self.requires_fit:
             return {}
         self._require_images(self.images)
@@ -94,20 +94,20 @@ class FeatureNorm(Detector):
         return {"ratios": ratios, "block": ratios.argmax()}
 
     def score(self, features: Features, fitted: Fitted) -> Tensor:
-        """FeatureNorm of the chosen block, ``[B]``, not negative."""
+        """Scores a batch with the FeatureNorm of the chosen block: ``[B]``, not negative."""
         return feature_norm(features.maps[self.taps[self.position(fitted)]])
 
     def summary(self, fitted: Fitted) -> dict[str, float | str]:
-        """The chosen block, and the NormRatio of each."""
+        """Returns the chosen block and the NormRatio of each block."""
         ratios = fitted["ratios"].tolist() if self.requires_fit else []
         block = self.taps[self.position(fitted)]
         return {"block": block, **{f"ratio.{tap}": r for tap, r in zip(self.taps, ratios, strict=False)}}
 
     def position(self, fitted: Fitted) -> int:
-        """Of the chosen block among ``taps``."""
+        """Returns the index of the chosen block in ``taps``."""
         return int(fitted["block"]) if self.requires_fit else 0
 
 
 def feature_norm(activation: Tensor) -> Tensor:
-    """FeatureNorm of maps ``[B, C, ...]``: ``[B]``, not negative."""
-    return activation.float().relu().flatten(2).norm(dim=2).mean(dim=1)
+    """Computes FeatureNorm of maps ``[B, C, ...]``: ``[B]``, not negative."""
+    return activation.float().relu().flatten(2).norm(dim=2).mean(dim=1)  # [B, C, N] -> [B, C] -> [B]

@@ -12,10 +12,11 @@ from lightning_ood.features import Features
 class GradNorm(Detector):
     """L1 norm of d KL(uniform || softmax(f / T)) / dW, W the weight of the last layer without its bias (eq. 4).
 
-    In closed form ``||z||_1 * sum_k |p_k - 1/K| / T`` (section 5): no gradient is taken. Never negative; 0 where
-    the softmax is uniform. Fits nothing.
+    The closed form ``||z||_1 * sum_k |p_k - 1/K| / T`` (section 5) needs no backward pass. Never negative; 0 where the
+    softmax is uniform. Fits nothing.
 
-    Deviations: none. OpenOOD's leaves out the 1/K of the mean over classes: K times larger, the same order.
+    Deviations: none. OpenOOD omits the 1/K of the mean over classes, so its scores are K times larger, in the same
+    order.
 
     Args:
         temperature: T, in units of the logits.
@@ -28,7 +29,7 @@ class GradNorm(Detector):
         self.temperature = temperature
 
     def score(self, features: Features, fitted: Fitted) -> Tensor:
-        """``[B]``, at least 0."""
+        """Scores a batch: ``[B]``, at least 0."""
         probs = (features.logits / self.temperature).softmax(1)
-        spread = (probs - 1 / probs.shape[1]).abs().sum(1)
+        spread = (probs - 1 / probs.shape[1]).abs().sum(1)  # [B]
         return features.pooled.abs().sum(1) * spread / self.temperature

@@ -8,15 +8,15 @@ from lightning_ood.features import Features, NetworkInfo
 
 
 class KLMatching(Detector):
-    """Divergence of the softmax from the nearest typical one, negative: ``-min_k KL(p || d_k)`` (section 4.2).
+    """Negative divergence of the softmax from the nearest class template: ``-min_k KL(p || d_k)`` (section 4.2).
 
-    ``d_k`` is the mean softmax of the images predicted as class k. Never positive.
+    The template ``d_k`` is the mean softmax of the images predicted as class k. Never positive.
 
     Fits on the training images, without labels. State: K**2 + K float64 (8 MB at K = 1000).
 
-    Deviations: the paper takes validation images (a network is surer of images that it was trained on). A class that
-    is never predicted has no ``d_k`` and is left out (OpenOOD puts a one-hot vector there, at infinite distance).
-    Entries of ``d_k`` below the smallest normal float32 are raised to it.
+    Deviations: the paper uses validation images (a network is more confident on its training images). A class that is
+    never predicted has no ``d_k`` and is left out (OpenOOD uses a one-hot vector, which has infinite distance). Entries
+    of ``d_k`` below the smallest normal float32 are raised to it.
     """
 
     positive = False
@@ -37,15 +37,15 @@ class KLMatching(Detector):
         self.count = self.count.index_add(0, features.prediction, probs.new_ones(len(probs)))
 
     def compute(self) -> dict[str, Tensor]:
-        """``log_typical`` [K, K], log d_k in row k, and ``present`` [K]."""
+        """Computes ``log_typical`` [K, K], with log d_k in row k, and ``present`` [K], whether class k has a d_k."""
         self._require_images(self.count)
         typical = self.sums / self.count.clamp(min=1)[:, None]
         return {"log_typical": typical.clamp(min=torch.finfo(torch.float32).tiny).log(), "present": self.count > 0}
 
     def score(self, features: Features, fitted: Fitted) -> Tensor:
-        """``[B]``, at most 0."""
+        """Scores a batch: ``[B]``, at most 0."""
         probs = features.logits.double().softmax(1)
         log_typical = fitted["log_typical"]
-        # sum_j p log p - p log d, as one product: no tensor of B x K x K.
+        # sum_j p_j log p_j - p_j log d_kj as one matrix product [B, K], without a tensor [B, K, K].
         divergence = -torch.special.entr(probs).sum(1, keepdim=True) - probs @ log_typical.T
         return -divergence.where(fitted["present"], torch.inf).amin(1).float()

@@ -5,45 +5,48 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_ood.detectors.base import Fitted, LogitScore
-from lightning_ood.detectors.needs import labels_of
+from lightning_ood.detectors.base import Fitted
+from lightning_ood.detectors.batch_fields import labels_of
+from lightning_ood.detectors.logit_score import LogitScore
 from lightning_ood.detectors.shaping import Shaping
 from lightning_ood.features import Features, NetworkInfo
 from lightning_ood.ops.quantiles import percentile, percentile_curves
 from lightning_ood.statistics import share
 from lightning_ood.statistics.quantile import QuantileSketch, quantile
 
-CACHED = 2**18  # weights that are pruned at once on a CPU: 1 MB stays in its cache
-LAUNCHED = 2**24  # elsewhere: 64 MB keep the launches few
+CACHED = 2**18  # weights that are pruned at once on a CPU: 1 MB fits its cache
+LAUNCHED = 2**24  # weights that are pruned at once on a GPU: 64 MB, for few kernel launches
 
 
 class LINe(Shaping):
-    """Clips the feature (AC), then keeps the units (AP) and weights (WP) that matter to the predicted class.
+    """Clips the feature (AC), then keeps the units (AP) and weights (WP) that matter most to the predicted class.
 
-    The contribution of unit i to class c is the class mean of ``z_i * d f_c / d z_i``, for a linear head
-    ``M[c, i] = W[c, i] * mean_i(z | label c)``: no gradient is taken. To score z:
+    The contribution of unit i to class c is the class mean of ``z_i * d f_c / d z_i``. For a linear head it is
+    ``M[c, i] = W[c, i] * mean_i(z | label c)`` and needs no backward pass. To score z:
 
-    - AC: ``z <- min(z, delta)``; c = the class that the whole head then predicts.
-    - AP: unit i stays where ``M[c, i]`` (signed) is above the p_a-th percentile of its D entries.
-    - WP: weight (k, i), k any class, stays where ``|M[c, i]| * W[k, i]`` is above the p_w-th percentile of its K*D.
-    - ``f_k = sum_i z_i W[k, i]`` over what stays, ``+ b_k``, scored by the base.
+    - AC: ``z <- min(z, delta)``; c is the class that the unpruned head predicts for the clipped z.
+    - AP: unit i stays if ``M[c, i]`` (signed) is above the p_a-th percentile of the D entries of ``M[c]``.
+    - WP: weight (k, i), for any class k, stays if ``|M[c, i]| * W[k, i]`` is above the p_w-th percentile of these K*D
+      products.
+    - ``f_k = b_k + sum_i z_i W[k, i]`` over the units and weights that stay; the base scores f.
 
-    Fits on all training images, with labels. State: (D + 1) K numbers (16.4 MB at K = 1000, D = 2048), with
-    ``clip_percentile`` 8 MiB more; fitted: ``contributions`` ``[K, D]``, a threshold of units and one of weights per
-    class, ``clip``. The K x D weights of an image's class are made when it is scored, a few images at a time and never
-    those of all classes: at that size 2 ms an image on one CPU core and 40 MB (an ODIN base that takes a step keeps
-    8 MB for each image of the batch); the thresholds take 23 s there, once.
+    Fits on all training images, with labels. State: (D + 1) K numbers (16.4 MB at K = 1000, D = 2048), and 8 MiB more
+    with ``clip_percentile``; fitted: ``contributions`` ``[K, D]``, a threshold of units and one of weights per class,
+    ``clip``. The pruned weights ``[K, D]`` of an image's class are computed during scoring, for a few images at a time,
+    and never stored for all classes. At K = 1000, D = 2048 that costs 2 ms per image on one CPU core and 40 MB; an ODIN
+    base with a perturbation keeps 8 MB per image of the batch. The thresholds take 23 s there, once.
 
-    As in the authors' code: contributions use unclipped features, the class is that of the clipped ones, and the sign
-    counts in AP. Deviation: a class without training images prunes nothing (its contributions are unknown).
+    As in the authors' code, contributions use unclipped features, c is the class predicted from the clipped ones, and
+    AP compares signed contributions. Deviation: for a class without training images, whose contributions are
+    undefined, nothing is pruned.
 
     Args:
         weight_percentile: p_w; None switches WP off. CIFAR 90, ImageNet 10.
         activation_percentile: p_a; None switches AP off. CIFAR-10 90, CIFAR-100 and ImageNet 10.
-        threshold: delta, in units of the feature; None switches AC off. CIFAR DenseNet 1.0, ImageNet ResNet-50 0.8: it
-            belongs to those networks.
-        clip_percentile: finds delta as this percentile of all entries of the training features; ``threshold`` is then
-            not used.
+        threshold: delta, in units of the feature; None switches AC off. 1.0 is for the CIFAR DenseNet, 0.8 for the
+            ImageNet ResNet-50; other networks need another value.
+        clip_percentile: percentile of all entries of the training features that gives delta, in place of
+            ``threshold``.
         base: the score of the new logits; Energy where None.
     """
 
@@ -71,7 +74,7 @@ class LINe(Shaping):
             self.entries = share(info, QuantileSketch)
 
     def update(self, features: Features) -> None:
-        """Sums the penultimate features per class."""
+        """Adds the penultimate features of a batch to the sums of their classes."""
         labels = labels_of(features)
         self.sums = self.sums.index_add(0, labels, features.pooled.double())
         self.images = self.images.index_add(0, labels, torch.ones_like(labels))
@@ -79,12 +82,12 @@ class LINe(Shaping):
             self.entries.update(features.pooled)
 
     def compute(self) -> dict[str, Tensor]:
-        """``contributions`` ``[K, D]``, ``unit_thresholds`` and ``weight_thresholds`` ``[K]``, ``clip``."""
+        """Computes ``contributions`` ``[K, D]``, ``unit_thresholds`` and ``weight_thresholds`` ``[K]``, ``clip``."""
         self._require_images(self.images)
         assert self.head is not None
         weight = self.head.weight.to(self.sums.device)
-        contributions = (weight * (self.sums / self.images.clamp_min(1)[:, None])).to(weight.dtype)
-        units = torch.full_like(self.images, -torch.inf, dtype=weight.dtype)
+        contributions = (weight * (self.sums / self.images.clamp_min(1)[:, None])).to(weight.dtype)  # [K, D]
+        units = torch.full_like(self.images, -torch.inf, dtype=weight.dtype)  # [K]; -inf prunes nothing
         weights = units.clone()
         for c in self.images.nonzero().flatten().tolist():
             if self.activation_percentile is not None:
@@ -99,27 +102,28 @@ class LINe(Shaping):
         }
 
     def logits(self, features: Features, fitted: Fitted) -> Tensor:
-        """Logits of what stays for each image's class, ``[B, K]``."""
+        """Computes the logits ``[B, K]`` from the units and weights that stay for each image's predicted class."""
         assert features.head is not None
         weight, bias = features.head.weight, features.head.bias
         contributions, units, weights = (
             fitted[key] for key in ("contributions", "unit_thresholds", "weight_thresholds")
         )
-        clipped = features.pooled.clamp(max=fitted["clip"])
-        predicted = features.head(clipped).argmax(dim=1)
-        pruned = clipped * (contributions > units[:, None])[predicted]
-        size, threshold = contributions.abs(), weights[:, None, None]
+        clipped = features.pooled.clamp(max=fitted["clip"])  # [B, D]
+        predicted = features.head(clipped).argmax(dim=1)  # [B]
+        pruned = clipped * (contributions > units[:, None])[predicted]  # [B, D]
+        size, threshold = contributions.abs(), weights[:, None, None]  # [K, D], [K, 1, 1]
         out = torch.empty_like(features.logits, dtype=pruned.dtype)
         step = max(1, (CACHED if weight.device.type == "cpu" else LAUNCHED) // weight.numel())
         for first in range(0, len(pruned), step):
             rows = slice(first, first + step)
-            kept = size[predicted[rows], None] * weight  # [step, K, D], in place from here on: fresh memory is dear
+            # [step, 1, D] * [K, D] -> [step, K, D]; in place from here on, since allocation is expensive.
+            kept = size[predicted[rows], None] * weight
             kept = kept.gt_(threshold[predicted[rows]]).mul_(weight)
-            out[rows] = (kept @ pruned[rows, :, None]).squeeze(2)
+            out[rows] = (kept @ pruned[rows, :, None]).squeeze(2)  # [step, K, 1] -> [step, K]
         return out + bias
 
     def summary(self, fitted: Fitted) -> dict[str, Any]:
-        """The clipping threshold, and the contributions of a class's units, sorted: their spread over the classes."""
+        """Returns the clipping threshold and percentiles over classes of the sorted contributions of their units."""
         contributions = fitted["contributions"].sort(dim=1, descending=True).values
         return {"clip": float(fitted["clip"]), "contributions": percentile_curves(contributions)}
 

@@ -2,15 +2,15 @@
 
 from torch import Tensor
 
-from lightning_ood.detectors.base import LogitScore
+from lightning_ood.detectors.logit_score import LogitScore
 
 
 class MaxLogit(LogitScore):
     """The largest logit: ``max_k f_k``.
 
-    Fits nothing; any real value; not invariant to a constant on all logits. Deviations: none.
+    Fits nothing. Any real value; adding a constant to all logits changes it. Deviations: none.
     """
 
     def of_logits(self, logits: Tensor) -> Tensor:
-        """``[B, K] -> [B]``."""
+        """Scores logits: ``[B, K] -> [B]``."""
         return logits.amax(dim=1)

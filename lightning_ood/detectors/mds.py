@@ -3,23 +3,23 @@
 from torch import Tensor
 
 from lightning_ood.detectors.base import Detector, Fitted
-from lightning_ood.detectors.needs import labels_of
+from lightning_ood.detectors.batch_fields import labels_of
 from lightning_ood.features import Features, NetworkInfo
 from lightning_ood.statistics import Shared, share
 from lightning_ood.statistics.moments import Moments, whitening
 
 
 class MDS(Detector):
-    """Squared Mahalanobis distance of the penultimate feature to the nearest class mean, negative (eq. 2).
+    """Negative squared Mahalanobis distance of the penultimate feature to the nearest class mean (eq. 2).
 
-    ``-min_c (z - mu_c)^T S^+ (z - mu_c)`` with true-class means ``mu_c`` and one covariance S within classes.
-    Never positive; about -D on average over the training images.
+    ``-min_c (z - mu_c)^T S^+ (z - mu_c)``, with the mean ``mu_c`` of each labelled class and one covariance S within
+    classes. Never positive; about -D on average over the training images.
 
     Fits on all training images and their labels. State: K + K * D + D**2 float64.
 
-    Deviations: the penultimate feature alone, without input perturbation and without the layer ensemble weighted on
-    OOD data (as in OpenOOD's ``mds``). S^+ is the pseudo-inverse, so units that are dead on the training images are
-    not seen. Classes without training images have no mean and take no part.
+    Deviations: uses the penultimate feature alone, without input perturbation and without the layer ensemble that is
+    weighted on OOD data (as OpenOOD's ``mds``). S^+ is the pseudo-inverse, which ignores units that are dead on the
+    training images. Classes without training images have no mean and are left out.
     """
 
     positive = False
@@ -36,32 +36,32 @@ class MDS(Detector):
         self.moments.update(features.pooled, labels_of(features), features.products)
 
     def compute(self) -> dict[str, Tensor]:
-        """``center`` [D], ``whitening`` [D, D], ``means`` [classes seen, D] centred and whitened; float64."""
+        """Computes ``center`` [D], ``whitening`` [D, D] and whitened, centred ``means`` [classes seen, D]; float64."""
         return self.fit(*self.moments.statistic.statistics())
 
     def fit(self, share: Tensor, means: Tensor, second: Tensor) -> dict[str, Tensor]:
-        """Fits to each class's share ``[K]`` and mean ``[K, D]``, and the mean ``[D, D]`` of ``z z^T``."""
+        """Computes the fit from shares ``[K]`` and means ``[K, D]`` of classes and the mean of ``z z^T`` ``[D, D]``."""
         self._require_images(share)
-        center = share @ means
+        center = share @ means  # [K] @ [K, D] -> [D]
         within = lambda: whitening(second - means.T @ (share[:, None] * means), second)  # noqa: E731
         factor = self.moments.once("within", within)
         return {"center": center, "whitening": factor, "means": (means[share > 0] - center) @ factor}
 
     def score(self, features: Features, fitted: Fitted) -> Tensor:
-        """``[B]``, at most 0."""
+        """Scores a batch: ``[B]``, at most 0."""
         return -self.distance(features, fitted).float()
 
     def distance(self, features: Features, fitted: Fitted) -> Tensor:
-        """``[B]`` squared distance to the nearest class mean, float64.
+        """Computes the squared distance ``[B]`` to the nearest class mean, float64.
 
-        Expanded as ``|a|^2 - 2 a b + |b|^2`` of whitened vectors: no tensor of B x K x D. Both are centred on the
-        global mean, so what cancels is no larger than the distances themselves.
+        Expands it to ``|a|^2 - 2 a b + |b|^2`` of whitened vectors, which needs no tensor [B, K, D]. Both vectors are
+        centred on the global mean, so the terms that cancel are no larger than the distances.
         """
         means = fitted["means"]
 
         def distance() -> Tensor:
-            white = (features.pooled.double() - fitted["center"]) @ fitted["whitening"]
-            cross = means.square().sum(1) - 2 * white @ means.T
+            white = (features.pooled.double() - fitted["center"]) @ fitted["whitening"]  # [B, D]
+            cross = means.square().sum(1) - 2 * white @ means.T  # [B, classes]
             return (white.square().sum(1) + cross.amin(1)).clamp(min=0)
 
         return features.cached("distance", fitted["whitening"], distance)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_ood.detectors.base import Detector, Fitted
-from lightning_ood.detectors.needs import index_of
+from lightning_ood.detectors.batch_fields import index_of
 from lightning_ood.errors import InputError
 from lightning_ood.features import Features, NetworkInfo
 from lightning_ood.ops.hashing import hash_index
@@ -18,7 +18,7 @@ from lightning_ood.statistics.coverage import Scheme, StateCounts, bin_edges, bi
 from lightning_ood.statistics.sample import Sample
 
 POOLED = "pooled"
-CHECKED = 1000  # training images inside and as many outside the subset whose scores are kept
+CHECKED = 1000  # largest number of training images in the subset, and out of it, whose scores are stored
 Pool = Literal["sum", "mean"]
 
 
@@ -27,7 +27,7 @@ class NACLayer:
     """Settings of one layer.
 
     Attributes:
-        samples: O, how many training images in a bin make it count as covered. May exceed the number of images.
+        samples: O, the number of training images at which a bin is fully covered. May exceed the number of images.
         bins: M; there are M - 1 bins.
         alpha: steepness of the sigmoid, per unit of activation times gradient.
     """
@@ -38,35 +38,37 @@ class NACLayer:
 
 
 class NAC(Detector):
-    """Share of an image's neurons whose state was common among training images.
+    """Mean coverage of the states of an image's neurons: how common each state is among training images.
 
-    The state of neuron i is ``sigmoid(alpha * z_i * g_i)`` (eq. 2), g the gradient of KL(uniform || softmax) by the
-    layer; of a map, z and g are each summed over space (tokens, the class token included) and then multiplied. A
-    histogram per neuron counts the training images; a bin with ``count`` of them is worth ``min(count / O, 1)``. The
-    score is the mean over neurons, then over layers, of what the bins of the image's states are worth (eq. 6), in
-    [0, 1].
+    The state of neuron i is ``sigmoid(alpha * z_i * g_i)`` (eq. 2), with g the gradient of KL(uniform || softmax) by
+    the layer. For a map, z and g are each summed over positions (tokens, the class token included) and then multiplied.
+    A histogram per neuron counts the training images; a bin with ``count`` images has the weight
+    ``min(count / O, 1)``. The score is the mean of the weights of the bins that the image's states fall in, over
+    neurons and then over layers (eq. 6), in [0, 1].
 
-    The layer ``pooled`` is the penultimate feature, whose gradient is ``W^T (softmax - 1/K)``: no backward pass. Of a
-    Transformer that classifies by its class token, this is that token after the last norm (the paper's ``encoder.ln``).
-    Other layers are maps and share one backward pass per batch.
+    The layer ``pooled`` is the penultimate feature, whose gradient ``W^T (softmax - 1/K)`` needs no backward pass. For
+    a Transformer that classifies by its class token, it is that token after the last norm (the paper's
+    ``encoder.ln``). Other layers are maps and share one backward pass per batch.
 
-    Fits on training images, all or a class-balanced subset, right or wrong; labels only balance. Fitted:
-    ``counts.<layer>``, N * (M - 1) int64, and the scores of up to 1000 training images in the subset and as many that
-    are not (``training_scores.inside``, ``.outside``): were they much above those of test images, the coverage would
-    know the training images rather than the classes. State: the counts and, for each of those images, its bins (int32).
+    Fits on training images, all or a class-balanced subset, whether classified correctly or not; labels are used only
+    for balance. Fitted: ``counts.<layer>``, N * (M - 1) int64, and the scores of up to 1000 training images in the
+    subset and up to 1000 outside it (``training_scores.inside``, ``.outside``). If these scores are far above those of
+    ID test images, the coverage has memorised the training images. State: the counts and, for each of those images, its
+    bins (int32).
 
-    As in the authors' code, against the paper's text: bins are dense around 0.5 (``scheme``), space is summed
-    (``pool``; the published alphas belong to sums), layers weigh the same. Deviations: edges and the sigmoid are
-    float64 (float32 moves one state in a million), and the subset is drawn by a hash of seed and index.
+    Follows the authors' code where it differs from the paper: bins are dense around 0.5 (``scheme``), positions are
+    summed (``pool``; the published alphas are for sums), and layers have equal weights. Deviations: edges and the
+    sigmoid are float64 (float32 moves one state in a million to another bin), and the subset is drawn by a hash of seed
+    and index.
 
     Args:
         layers: ``pooled`` or a tap -> settings; ``pooled`` alone where None. The published settings are in
             configs/detectors/nac_*.yaml.
-        images: size of the subset (1000 in the paper, 50 000 for ImageNet ViT); a class that has too few gives all.
+        images: size of the subset (1000 in the paper, 50 000 for ImageNet ViT); a class with too few images gives all.
             All training images where None.
-        seed: draws another subset.
+        seed: seed of the subset.
         scheme: ``log`` or ``uniform`` bins.
-        pool: ``sum`` or ``mean`` over space. With H*W positions, mean wants an alpha (H*W)^2 times as large.
+        pool: ``sum`` or ``mean`` over positions. With H*W positions, ``mean`` needs an alpha (H*W)^2 times as large.
     """
 
     def __init__(
@@ -87,7 +89,7 @@ class NAC(Detector):
         self.linear_head = POOLED in self.layers
 
     def setup(self, info: NetworkInfo) -> None:
-        """Starts a histogram per layer and draws the subset."""
+        """Declares a histogram per layer and draws the subset."""
         super().setup(info)
         widths = {name: info.num_features if name == POOLED else info.maps[name][0] for name in self.layers}
         self.histograms = nn.ModuleList(
@@ -97,19 +99,20 @@ class NAC(Detector):
         self.inside = Sample(CHECKED, sum(self.widths), self.seed, torch.int32)
         self.outside = Sample(CHECKED, sum(self.widths), self.seed, torch.int32)
         self.chosen: Tensor | None = None
-        if self.images is not None and info.labels is not None:  # no labels are known where it only scores
+        if self.images is not None and info.labels is not None:  # there are no labels when it only scores
             self.chosen = balanced_subset(info.labels.cpu(), self.images, self.seed)
 
     def update(self, features: Features) -> None:
-        """Counts the states of the batch.
+        """Counts the states of a batch.
 
         Raises:
-            InputError: if a subset is asked for and the training set has no labels to balance it by.
+            InputError: if ``images`` is set and the training set has no labels to balance the subset by.
         """
-        bins, index = torch.cat([self.bins(features, name) for name in self.layers], dim=1), features.index
+        bins = torch.cat([self.bins(features, name) for name in self.layers], dim=1)  # [B, neurons of all layers]
+        index = features.index
         if self.images is not None:
             index = index_of(features)
-            chosen = self._chosen()[index]
+            chosen = self._chosen()[index]  # [B], on the host
             others, inside = (~chosen).nonzero().flatten(), chosen.nonzero().flatten()
             self.outside.update(bins[beside(others, bins)], index[others])
             bins, index = bins[beside(inside, bins)], index[inside]
@@ -119,47 +122,49 @@ class NAC(Detector):
             self.inside.update(bins, index)
 
     def compute(self) -> dict[str, Tensor]:
-        """``counts.<layer>`` ``[N, M - 1]`` int64, ``training_scores.inside`` and ``.outside`` ``[at most 1000]``."""
+        """Computes ``counts.<layer>`` ``[N, M - 1]`` int64, ``training_scores.inside`` and ``.outside`` ``[n]``."""
         counts = [histogram.compute() for histogram in self._histograms()]
         self._require_images(torch.stack([c.sum() for c in counts]))
         fitted = {f"counts.{name}": c for name, c in zip(self.layers, counts, strict=True)}
         for which, sample in (("inside", self.inside), ("outside", self.outside)):
-            rows = sample.compute().reshape(-1, sum(self.widths))
+            rows = sample.compute().reshape(-1, sum(self.widths))  # [n, neurons of all layers]
             if len(rows):
                 fitted[f"training_scores.{which}"] = self._score(list(rows.long().split(self.widths, dim=1)), fitted)
         return fitted
 
     def score(self, features: Features, fitted: Fitted) -> Tensor:
-        """Mean over layers, ``[B]``."""
+        """Scores a batch: the mean over layers ``[B]``, in [0, 1]."""
         return self._score([self.bins(features, name) for name in self.layers], fitted)
 
     def bins(self, features: Features, layer: str) -> Tensor:
-        """The bin of each state of a layer, ``[B, N]`` int64."""
+        """Returns the bin of each state of a layer, ``[B, N]`` int64."""
         return bin_index(self.states(features, layer), self.edges[layer])
 
     def states(self, features: Features, layer: str) -> Tensor:
-        """States of a layer's neurons, ``[B, N]`` float64 in [0, 1]."""
+        """Computes the states of a layer's neurons, ``[B, N]`` float64 in [0, 1]."""
         return neuron_states(features, layer, self.layers[layer].alpha, self.pool)
 
     def _score(self, bins: list[Tensor], fitted: Fitted) -> Tensor:
-        scores = []
+        scores = []  # [B] of each layer
         for (name, layer), index in zip(self.layers.items(), bins, strict=True):
             counts = fitted[f"counts.{name}"]
             scores.append(layer_score(index, counts, layer.samples))
         return torch.stack(scores).mean(dim=0)
 
     def summary(self, fitted: Fitted) -> dict[str, Any]:
-        """The number of images that were counted, and each layer's coverage: what a state is worth to its neurons."""
-        counts = {name: fitted[f"counts.{name}"] for name, layer in self.layers.items()}
-        said: dict[str, Any] = {"images": float(next(iter(counts.values()))[0].sum())}
+        """Returns the number of counted images and, per layer, percentiles over neurons of each bin's weight."""
+        counts = {name: fitted[f"counts.{name}"] for name in self.layers}
+        summary: dict[str, Any] = {"images": float(next(iter(counts.values()))[0].sum())}
         for name, layer in self.layers.items():
-            said[f"coverage.{name}"] = percentile_curves(covered(counts[name], layer.samples), self.edges[name])
-        return said
+            summary[f"coverage.{name}"] = percentile_curves(covered(counts[name], layer.samples), self.edges[name])
+        return summary
 
     def _chosen(self) -> Tensor:
-        """Which images of the training set are in the subset, on the host."""
+        """Returns the mask of the training images in the subset, on the host."""
         if self.chosen is None:
-            raise InputError("NAC balances its `images` over the classes, and the training set has no labels")
+            raise InputError(
+                "NAC balances its `images` over the classes, and the training set has no labels; write images: null"
+            )
         return self.chosen
 
     def _histograms(self) -> Iterator[StateCounts]:
@@ -169,46 +174,48 @@ class NAC(Detector):
 
 
 def neuron_states(features: Features, layer: str, alpha: float, pool: Pool = "sum") -> Tensor:
-    """``sigmoid(alpha * z * g)``: z the activation, g the gradient of KL(uniform || softmax) by it.
+    """Computes ``sigmoid(alpha * z * g)``, z the activation and g the gradient of KL(uniform || softmax) by it.
 
     Args:
-        features: B images; of a map, with its gradient.
+        features: B images; for a tap, with its map and gradient.
         layer: ``pooled``, whose gradient has a closed form, or a tap.
         alpha: steepness.
-        pool: how a map and its gradient are each taken together over space.
+        pool: reduction of a map and of its gradient over positions.
 
     Returns:
         ``[B, N]`` float64 in [0, 1].
     """
     if layer == POOLED:
         if features.head is None:
-            raise InputError("the closed form of the gradient reads the weights of a linear classifier; name a tap")
-        activation = features.pooled
-        gradient = (features.probs - 1 / features.logits.shape[1]) @ features.head.weight
+            raise InputError(
+                "the layer `pooled` needs the weights of a linear classifier, and this network has none; name a tap"
+            )
+        activation = features.pooled  # [B, D]
+        gradient = (features.probs - 1 / features.logits.shape[1]) @ features.head.weight  # [B, K] @ [K, D]
     else:
-        both = features.maps[layer].float().flatten(2), features.gradients[layer].float().flatten(2)
-        activation, gradient = (t.sum(dim=2) if pool == "sum" else t.mean(dim=2) for t in both)
+        both = features.maps[layer].float().flatten(2), features.gradients[layer].float().flatten(2)  # [B, C, N]
+        activation, gradient = (t.sum(dim=2) if pool == "sum" else t.mean(dim=2) for t in both)  # [B, C]
     return (alpha * activation.double() * gradient.double()).sigmoid()
 
 
 def balanced_subset(labels: Tensor, size: int, seed: int) -> Tensor:
-    """Draws images so that each class gives as many: the ones that hash lowest within it.
+    """Draws the same number of images from each class: those with the smallest hash within it.
 
     Args:
         labels: ``[N]`` int64, of the whole set.
-        size: how many are wanted; the remainder of the division by the number of classes goes to the lowest labels.
-        seed: draws another subset.
+        size: size of the subset; the remainder of its division by the number of classes goes to the lowest labels.
+        seed: seed of the subset.
 
     Returns:
-        ``[N]``, true for the chosen; fewer than ``size`` where a class has too few.
+        mask ``[N]``; fewer than ``size`` entries are true if a class has too few images.
     """
     order = hash_index(torch.arange(len(labels), device=labels.device), seed).argsort()
     order = order[labels[order].argsort(stable=True)]  # by class, then by hash
     ordered = labels[order]
     classes, counts = labels.unique(return_counts=True)
-    which = torch.searchsorted(classes, ordered)
-    place = torch.arange(len(labels), device=labels.device) - (counts.cumsum(0) - counts)[which]
-    quota = size // len(classes) + (which < size % len(classes)).long()
+    which = torch.searchsorted(classes, ordered)  # [N], index of the class
+    rank = torch.arange(len(labels), device=labels.device) - (counts.cumsum(0) - counts)[which]  # [N], within the class
+    quota = size // len(classes) + (which < size % len(classes)).long()  # [N], of the image's class
     chosen = torch.zeros(len(labels), dtype=torch.bool, device=labels.device)
-    chosen[order[place < quota]] = True
+    chosen[order[rank < quota]] = True
     return chosen

@@ -1,4 +1,4 @@
-"""NAC-ME: how well a classifier will do elsewhere, from how much of its neurons' range its training images cover."""
+"""NAC-ME: predicts how well a classifier generalises from the coverage of its neurons' states by training images."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from lightning_ood.detectors.batch_fields import labels_of
 from lightning_ood.detectors.nac import POOLED, Pool, neuron_states
-from lightning_ood.detectors.needs import labels_of
 from lightning_ood.features import Features
 from lightning_ood.statistics.base import Statistic, own
 from lightning_ood.statistics.coverage import bin_edges, bin_index, count_bins, coverage
@@ -20,29 +20,29 @@ DivideBy = Literal["edges", "bins"]
 class NACME(Statistic):
     """Neuron Activation Coverage for Model Evaluation. Liu et al. ICLR 2024. https://arxiv.org/abs/2306.02879.
 
-    The states of the training images' neurons (see ``detectors.nac.NAC``), counted in uniform bins:
-    ``mean over neurons of 1/M sum over bins of min(count / O, 1)``. Higher = the model is expected to generalise better
-    under shift. The value grows with the number of images until O saturates: compare checkpoints on the same images.
+    The states of the training images' neurons (see ``detectors.nac.NAC``) are counted in uniform bins. The value is
+    ``mean over neurons of 1/M sum over bins of min(count / O, 1)``. A higher value predicts better generalisation under
+    shift. The value grows with the number of images until O saturates, so compare checkpoints on the same images.
 
-    A metric on any classifier: ``update(Features(logits, pooled, Head(weight, bias), labels=labels))``. State: counts,
-    N * (M - 1) int64, so that it is exact on any number of processes.
+    Works on any classifier: ``update(Features(logits, pooled, Head(weight, bias), labels=labels))``. State: counts,
+    N * (M - 1) int64, exact on any number of processes.
 
-    The defaults are those of the authors' code for model evaluation, which differ from those of detection: uniform
-    bins, images that are classified rightly alone, alpha 0.1. Two of its quirks are options: a state of exactly 1 lies
-    in no bin (``ones``), and the M - 1 bins are divided by M, so that the largest value is (M - 1) / M (``divide_by``).
-    Deviation: their training images are augmented at random, which makes the value noisy; here they are whatever
-    ``update`` is given, in ``selection.NACMECallback`` the plain images.
+    The defaults are those of the authors' code for model evaluation, which differ from those for detection: uniform
+    bins, only correctly classified images, alpha 0.1. Two of its properties are options: a state of exactly 1 is in no
+    bin (``ones``), and the sum over M - 1 bins is divided by M, so that the largest value is (M - 1) / M
+    (``divide_by``). Deviation: the authors augment the training images at random, which makes the value noisy. Here it
+    depends on the images given to ``update``; ``selection.NACMECallback`` uses images without augmentation.
 
     Args:
         neurons: N, of the layer.
-        layer: ``pooled``, the penultimate feature (closed-form gradient), or a tap whose map and gradient the features
-            hold.
-        samples: O, how many images make a bin count as covered.
+        layer: ``pooled``, the penultimate feature (closed-form gradient), or a tap whose map and gradient are in the
+            features.
+        samples: O, the number of images at which a bin is fully covered.
         bins: M, the number of edges.
         alpha: steepness of the sigmoid.
-        pool: how a map and its gradient are each taken together over space.
-        correct_only: count only images that are classified rightly; needs labels.
-        ones: what becomes of states of exactly 1, a saturated sigmoid: ``drop``, or ``keep`` in the last bin.
+        pool: reduction of a map and of its gradient over positions.
+        correct_only: count only correctly classified images; needs labels.
+        ones: treatment of states of exactly 1 (a saturated sigmoid): ``drop``, or ``keep`` in the last bin.
         divide_by: ``edges``, M, or ``bins``, M - 1.
     """
 
@@ -75,8 +75,8 @@ class NACME(Statistic):
         """Counts the states of a batch.
 
         Args:
-            features: logits and, for ``pooled``, pooled and head; for a tap, its map and gradient; labels where only
-                images that are classified rightly count.
+            features: logits and, for ``pooled``, pooled and head; for a tap, its map and gradient; labels if
+                ``correct_only`` is set.
 
         Raises:
             InputError: if labels or the head are needed and missing.
@@ -85,12 +85,12 @@ class NACME(Statistic):
         self.count(neuron_states(features, self.layer, self.alpha, self.pool), counted)
 
     def count(self, states: Tensor, counted: Tensor | None = None) -> None:
-        """Counts ``states`` ``[B, N]`` in [0, 1], of the images where ``counted`` ``[B]`` is true."""
+        """Counts ``states`` ``[B, N]`` in [0, 1] of the images for which ``counted`` ``[B]`` is true, or of all."""
         index = bin_index(states, self.edges)
         self.counts = count_bins(own(self.counts), index, counted)
 
     def compute(self) -> Tensor:
-        """The coverage over all processes: a number in [0, 1], float64; 0 of no image."""
+        """Computes the coverage over all processes, a float64 scalar in [0, 1]; 0 without images."""
         value = coverage(self.counts, self.samples).mean()
         edges = len(self.edges)
         return value if self.divide_by == "edges" else value * edges / (edges - 1)

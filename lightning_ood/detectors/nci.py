@@ -9,17 +9,17 @@ from lightning_ood.features import Features
 
 
 class NCI(Centred):
-    """Closeness of the centred feature to the predicted class's weights, plus the feature's length.
+    """Proximity of the centred feature to the predicted class's weights, plus the norm of the feature.
 
-    ``<w_y, z - mean> / ||z - mean||_2 + alpha * ||z||_1``; any sign. In a collapsed network centred training
-    features point along their class's weights, and OOD features lie nearer to the origin.
+    ``<w_y, z - mean> / ||z - mean||_2 + alpha * ||z||_1``, y the predicted class; any sign. In a collapsed network,
+    centred training features point along their class's weights, and OOD features lie nearer to the origin.
 
-    Fits on all training images: their mean feature. State: D + 1 float64. Deviations: none from the authors' code
-    (OpenOOD's ``nci``): the L1 norm, and alpha = 0.0001 where it is not chosen on validation data from 0.0001, 0.001,
-    0.01 and 0.1.
+    Fits the mean feature of all training images. State: D + 1 float64. Deviations: none from the authors' code
+    (OpenOOD's ``nci``), which uses the L1 norm, and alpha = 0.0001 unless it is chosen on validation data from 0.0001,
+    0.001, 0.01 and 0.1.
 
     Args:
-        alpha: weight of the feature's length; 0 leaves it out.
+        alpha: weight of the norm; 0 leaves it out.
     """
 
     linear_head = True
@@ -29,12 +29,12 @@ class NCI(Centred):
         self.alpha = alpha
 
     def compute(self) -> dict[str, Tensor]:
-        """``mean`` [D]."""
+        """Computes ``mean`` [D]."""
         return {"mean": self.mean_feature().float()}
 
     def score(self, features: Features, fitted: Fitted) -> Tensor:
-        """``[B]``, any sign."""
+        """Scores a batch: ``[B]``, any sign."""
         assert features.head is not None
-        direction = F.normalize(features.pooled - fitted["mean"], dim=1)
-        proximity = (direction * features.head.weight[features.prediction]).sum(1)
+        direction = F.normalize(features.pooled - fitted["mean"], dim=1)  # [B, D]
+        proximity = (direction * features.head.weight[features.prediction]).sum(1)  # [B]
         return proximity + self.alpha * features.pooled.abs().sum(1)

@@ -8,33 +8,33 @@ from lightning_ood.features import Features
 
 
 class NNGuide(Neighbours):
-    """Energy, guided by the training features nearby: ``logsumexp(f) * mean of the k largest <z/|z|, g_i>`` (eq. 5).
+    """Energy guided by nearby training features: ``logsumexp(f) * mean of the k largest <z/|z|, g_i>`` (eq. 5).
 
-    A bank row is ``g_i = z_i/|z_i| * logsumexp(f_i)``. Positive for a confident network; where a logsumexp is
-    negative its sign enters as the formula says, and the method loses its meaning.
+    A row of the bank is ``g_i = z_i/|z_i| * logsumexp(f_i)``. Positive for a confident network. A negative logsumexp
+    enters the formula with its sign, and the score then has no useful meaning.
 
-    Fits on a uniform sample of ``bank_size`` training images, all of them where there are fewer. State and cost:
-    those of KNN. The authors take k = 10 and all training images; OpenOOD k = 100 and the first 1 % of the loader.
+    Fits on a uniform sample of ``bank_size`` training images, or on all if there are fewer. State and cost: those of
+    KNN. The authors use k = 10 and all training images; OpenOOD uses k = 100 and the first 1 % of the loader.
 
-    Deviations: no ReAct in front, which the authors add on ResNet-50. A training image with a zero feature, whose row
+    Deviations: no preceding ReAct, which the authors add on ResNet-50. A training image with a zero feature, whose row
     would be zero, is left out.
 
     Args:
-        k: neighbours in the mean.
-        bank_size: training features kept at most.
-        seed: draws another sample.
+        k: number of neighbours in the mean.
+        bank_size: largest number of training features.
+        seed: seed of the sample.
 
     Raises:
-        InputError: if the bank holds fewer than ``k`` features.
+        InputError: if the bank has fewer than ``k`` features.
     """
 
     def __init__(self, k: int = 10, bank_size: int = 50_000, seed: int = 0) -> None:
         super().__init__(k, bank_size, seed)
 
     def score(self, features: Features, fitted: Fitted) -> Tensor:
-        """``[B]``, any sign."""
+        """Scores a batch: ``[B]``, any sign."""
         bank, energy = fitted["bank"], fitted["energy"]
         check_k(self.k, len(bank))
-        guided = features.similarity(bank) * energy
+        guided = features.similarity(bank) * energy  # [B, N]
         guidance = guided.topk(self.k, dim=1, sorted=False).values.mean(1)
         return guidance * features.logits.logsumexp(1)

@@ -6,31 +6,32 @@ from collections.abc import Callable
 import torch.nn.functional as F
 from torch import Tensor
 
-from lightning_ood.detectors.base import Detector, LogitScore, name_of
+from lightning_ood.detectors.base import Detector
+from lightning_ood.detectors.logit_score import LogitScore, name_of
 from lightning_ood.errors import InputError
 from lightning_ood.features import Features, NetworkInfo
 from lightning_ood.views import Perturbation
 
 
 class ODIN(LogitScore):
-    """Softmax at a high temperature of an image that took a step towards its class: ``max_k softmax(f(x') / T)_k``.
+    """Largest softmax probability at a high temperature, of a perturbed image: ``max_k softmax(f(x') / T)_k``.
 
-    ``x' = x - eps * sign(d CE(f(x) / T, y) / d x)`` (eq. 2), y the class that is predicted for x and sign(0) = 1; x'
-    is not clamped. After a shaping (ReAct, ASH, ...) both forward passes have the shaped logits. With eps = 0 the
-    score is one of the logits alone and costs nothing. Fits nothing.
+    ``x' = x - eps * sign(d CE(f(x) / T, y) / d x)`` (eq. 2), y the class predicted for x and sign(0) = 1; x' is not
+    clamped. With a shaping (ReAct, ASH, ...), both forward passes use the shaped logits. With eps = 0 the score
+    depends on the logits alone and needs no further forward. Fits nothing.
 
-    Scored as ``log(p / (1 - p)) + log(K - 1)``, p the maximum: the log-odds of the class against those of a guess. It
-    orders images as p does, is 0 for a uniform softmax and keeps its digits in float32 at T = 1000, where p differs
-    in the sixth. Computed in float64.
+    The score is ``log(p / (1 - p)) + log(K - 1)``, p the largest probability: the log-odds of the class minus those of
+    a uniform guess. It has the same order as p, is 0 for a uniform softmax, and keeps its digits in float32 at
+    T = 1000, where p differs only in the sixth digit. Computed in float64.
 
-    Deviations: temperature and eps are fixed here, not chosen on OOD images as in the paper. ``in_pixels`` decides on
-    what the implementations differ in: OpenOOD divides the step by the preprocessing's standard deviation, the code
+    Deviations: temperature and eps are fixed arguments, not chosen on OOD images as in the paper. ``in_pixels`` covers
+    a difference between implementations: OpenOOD divides the step by the preprocessing's standard deviation, the code
     of ReAct does not.
 
     Args:
         temperature: T.
         epsilon: length of the step; OpenOOD 0.0014, with ``in_pixels``.
-        in_pixels: epsilon is in units of an image in [0, 1]; else in those of the network's normalised input.
+        in_pixels: whether epsilon is in units of an image in [0, 1]; otherwise of the network's normalised input.
 
     Raises:
         InputError: if the temperature is not positive or epsilon is negative.
@@ -39,30 +40,33 @@ class ODIN(LogitScore):
     def __init__(self, temperature: float = 1000.0, epsilon: float = 0.0, in_pixels: bool = True) -> None:
         super().__init__()
         if temperature <= 0 or epsilon < 0:
-            raise InputError(f"ODIN's temperature has to be positive and epsilon at least 0: {temperature}, {epsilon}")
+            raise InputError(
+                f"ODIN: temperature={temperature} has to be positive and epsilon={epsilon} at least 0; OpenOOD uses "
+                "1000 and 0.0014"
+            )
         self.temperature, self.epsilon, self.in_pixels = temperature, epsilon, in_pixels
         self.step = (epsilon, epsilon, epsilon)
 
     def setup(self, info: NetworkInfo) -> None:
-        """Takes the length of the step from the preprocessing."""
+        """Computes the length of the step per channel from the preprocessing."""
         super().setup(info)
         red, green, blue = info.std if self.in_pixels else (1.0, 1.0, 1.0)
         self.step = (self.epsilon / red, self.epsilon / green, self.epsilon / blue)
 
     def of_logits(self, logits: Tensor) -> Tensor:
-        """``[B, K] -> [B]``, at least 0."""
+        """Scores logits: ``[B, K] -> [B]``, at least 0."""
         if logits.shape[1] == 1:
             return logits.new_zeros(len(logits))
         return (self._log_odds(logits) + math.log(logits.shape[1] - 1)).float()
 
     def log_of_logits(self, logits: Tensor) -> Tensor:
-        """``log(K * p)``: a product does not mind a constant factor, and float32 keeps the digits."""
+        """Returns ``log(K * p)`` ``[B]``: the factor K changes no order in a product and keeps digits in float32."""
         if logits.shape[1] == 1:
             return logits.new_zeros(len(logits))
         return (math.log(logits.shape[1]) - F.softplus(-self._log_odds(logits))).float()
 
     def perturbation(self, owner: Detector, logits: Callable[[Features], Tensor]) -> Perturbation | None:
-        """The step against the gradient of the cross-entropy of the predicted class, at the temperature."""
+        """Returns the step against the gradient of the predicted class's cross-entropy at temperature T; None at 0."""
 
         def loss(features: Features) -> Tensor:
             scaled = logits(features) / self.temperature
@@ -71,6 +75,6 @@ class ODIN(LogitScore):
         return Perturbation(name_of(owner), self.step, loss) if self.epsilon else None
 
     def _log_odds(self, logits: Tensor) -> Tensor:
-        scaled = logits.double() / self.temperature
-        top, best = scaled.max(dim=1, keepdim=True)
+        scaled = logits.double() / self.temperature  # [B, K]
+        top, best = scaled.max(dim=1, keepdim=True)  # [B, 1] each
         return top.squeeze(1) - scaled.scatter(1, best, -math.inf).logsumexp(dim=1)

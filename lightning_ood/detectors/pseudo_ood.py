@@ -1,4 +1,4 @@
-"""ID training images against OOD stand-ins, scored once the detectors are fitted: what a search maximises."""
+"""The objective of a search: how well fitted detectors separate ID training images from pseudo-OOD."""
 
 from __future__ import annotations
 
@@ -19,20 +19,19 @@ Criterion = Literal["auroc", "fpr95"]
 
 
 class PseudoOOD(nn.Module):
-    """Scores of detectors on ID training images and on what stands for OOD, from the one pass over the fit set.
+    """Scores detectors on ID training images and on pseudo-OOD, from the one pass over the fit set.
 
-    OOD is stood for by views of the training images, or, where there are no views, by the images of a validation OOD
-    set (``update_ood``).
+    Pseudo-OOD are views of the training images or, without views, the images of a validation OOD set (``update_ood``).
 
     Args:
         detectors: after their ``setup``.
         views: transforms of ID images.
         info: of the network.
-        size: images kept of each set at most.
-        held_out: share of the training images that detectors are not fitted on and scored on instead. Not used where
-            no detector is fitted.
-        seed: draws other images.
-        scoring: gives the number that is compared.
+        size: largest number of images of each set.
+        held_out: fraction of the training images on which detectors are scored and not fitted. Not used if no detector
+            requires a fit.
+        seed: seed of the samples.
+        scoring: computes the numbers that are compared.
     """
 
     def __init__(
@@ -50,56 +49,55 @@ class PseudoOOD(nn.Module):
         check_steps("A search", detectors)
         self.views, self.seed = tuple(views), seed
         self.share = held_out if any(detector.requires_fit for detector in detectors) else 0.0
-        self.known = Calibration(detectors, size, info, seed, scoring)
+        self.id = Calibration(detectors, size, info, seed, scoring)
         self.names = tuple(str(view) for view in views) or ("validation OOD set",)
-        others = [Calibration(detectors, size, info, seed, scoring) for _ in self.names]
-        self.unknown = nn.ModuleList(others)
+        self.ood = nn.ModuleList(Calibration(detectors, size, info, seed, scoring) for _ in self.names)
 
     def update(self, features: Features) -> Features:
-        """Offers a batch of training images; returns those that the detectors may be fitted on."""
+        """Adds a batch of training images and returns those that the detectors may be fitted on."""
         fitted_on, scored_on = split(features, self.share, self.seed)
-        self.known.update(scored_on)
-        for view, calibration in zip(self.views, self.unknown, strict=False):
+        self.id.update(scored_on)
+        for view, calibration in zip(self.views, self.ood, strict=False):
             calibration.update(features.views[view])  # type: ignore[operator]
         return fitted_on
 
     def update_ood(self, features: Features) -> None:
-        """Offers a batch of validation OOD images; not used where views stand for OOD."""
+        """Adds a batch of validation OOD images; ignored if there are views."""
         if not self.views:
-            self.unknown[0].update(features)  # type: ignore[operator]
+            self.ood[0].update(features)  # type: ignore[operator]
 
     def compute(self, fitted: Sequence[Fitted]) -> tuple[Tensor, list[Tensor]]:
-        """Scores over all processes.
+        """Scores the sampled images of all processes.
 
         Returns:
-            ``[n, detectors]`` of training images, and ``[m, detectors]`` of each stand-in; float64.
+            ``[n, detectors]`` of ID training images, and a list of ``[m, detectors]`` per pseudo-OOD set; float64.
 
         Raises:
-            InputError: if one of them has no image.
+            InputError: if a set has no image.
         """
-        known = self.known.compute(fitted)
-        unknown = [calibration.compute(fitted) for calibration in self.unknown]  # type: ignore[operator]
-        if len(known) == 0:
+        id_scores = self.id.compute(fitted)
+        ood_scores = [calibration.compute(fitted) for calibration in self.ood]  # type: ignore[operator]
+        if len(id_scores) == 0:
             raise InputError("no training image was held out to be scored: raise `held_out`, or fit on more images")
-        for name, scores in zip(self.names, unknown, strict=True):
+        for name, scores in zip(self.names, ood_scores, strict=True):
             if len(scores) == 0:
-                raise InputError(f"the {name} gave no image: name transforms in `against`, or give `data.val_ood`")
-        return known, unknown
+                raise InputError(f"the {name} has no image: name transforms in `pseudo_ood`, or give `data.val_ood`")
+        return id_scores, ood_scores
 
 
-def criterion(known: Tensor, unknown: Tensor, which: Criterion) -> Tensor:
-    """AUROC, or FPR95 with ID positive; a fraction.
+def criterion(id_scores: Tensor, ood_scores: Tensor, which: Criterion) -> Tensor:
+    """Computes AUROC, or FPR95 with ID positive, as a fraction.
 
     Args:
-        known: ``[n]`` scores of ID images.
-        unknown: ``[m]`` scores of OOD images.
-        which: of the two.
+        id_scores: ``[n]``.
+        ood_scores: ``[m]``.
+        which: ``auroc`` or ``fpr95``.
     """
-    value = getattr(compare(known, unknown), which)
-    return torch.tensor(value, dtype=torch.float64, device=known.device)
+    value = getattr(compare(id_scores, ood_scores), which)
+    return torch.tensor(value, dtype=torch.float64, device=id_scores.device)
 
 
 def middle_of_best(values: Tensor) -> int:
-    """Position of the largest of ``values`` ``[n]``; of several that are equal, the middle one."""
+    """Returns the index of the largest of ``values`` ``[n]``; of several equal ones, the middle one."""
     tied = (values >= values.max() - 1e-9).nonzero().flatten()
     return int(tied[len(tied) // 2])

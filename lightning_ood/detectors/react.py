@@ -2,7 +2,8 @@
 
 from torch import Tensor
 
-from lightning_ood.detectors.base import Fitted, LogitScore
+from lightning_ood.detectors.base import Fitted
+from lightning_ood.detectors.logit_score import LogitScore
 from lightning_ood.detectors.shaping import Shaping
 from lightning_ood.features import Features, NetworkInfo
 from lightning_ood.statistics import share
@@ -12,18 +13,18 @@ from lightning_ood.statistics.quantile import QuantileSketch, quantile
 class ReAct(Shaping):
     """Clips the penultimate feature from above before the classifier: ``logits = W min(z, c) + b`` (eq. 1).
 
-    One threshold c for all units: absolute, or the p-th percentile of all entries of the training features (units of
-    the feature). Signed features are clipped on the upper side alone.
+    One threshold c for all units, in units of the feature: given, or the p-th percentile of all entries of the training
+    features. Signed features are clipped from above only.
 
     With a threshold it fits nothing; with a percentile it fits on all training images, without labels. State: a
     histogram of 8 MiB, whose error is below 0.05 % of c; fitted: ``threshold``.
 
-    Deviation: the authors take the percentile over some 2000 images of the evaluation set and evaluate with fixed
-    constants (1.0 for ResNet-50 and CIFAR, 1.3 for MobileNetV2); here it is over the training set.
+    Deviation: the authors compute the percentile over about 2000 images of the evaluation set and evaluate with fixed
+    constants (1.0 for ResNet-50 and CIFAR, 1.3 for MobileNetV2). Here it is computed over the training set.
 
     Args:
         base: the score of the clipped logits; Energy where None.
-        threshold: c. Where given, the percentile is not used.
+        threshold: c; if given, the percentile is not used.
         percentile: p.
     """
 
@@ -35,11 +36,11 @@ class ReAct(Shaping):
 
     @property
     def requires_fit(self) -> bool:
-        """Only a percentile has to be found."""
+        """Whether the threshold is a percentile, which has to be computed."""
         return self.threshold is None
 
     def setup(self, info: NetworkInfo) -> None:
-        """Starts the histogram where a percentile is asked for."""
+        """Declares the histogram if the threshold is a percentile."""
         super().setup(info)
         if self.requires_fit:
             self.entries = share(info, QuantileSketch)
@@ -50,7 +51,7 @@ class ReAct(Shaping):
             self.entries.update(features.pooled)
 
     def compute(self) -> dict[str, Tensor]:
-        """``threshold``, a scalar, where a percentile was asked for."""
+        """Computes ``threshold``, a scalar, if it is a percentile."""
         if not self.requires_fit:
             return {}
         counts = self.entries.compute()
@@ -58,13 +59,13 @@ class ReAct(Shaping):
         return {"threshold": quantile(counts, self.percentile / 100)}
 
     def logits(self, features: Features, fitted: Fitted) -> Tensor:
-        """Logits of the clipped feature, ``[B, K]``."""
+        """Computes the logits ``[B, K]`` of the clipped feature."""
         assert features.head is not None
         threshold = fitted["threshold"] if self.requires_fit else self.threshold
         return features.head(features.pooled.clamp(max=threshold))
 
     def summary(self, fitted: Fitted) -> dict[str, float | str]:
-        """The threshold, and the percentile that gave it."""
+        """Returns the threshold and, if it was computed, its percentile."""
         if self.threshold is not None:
             return {"threshold": self.threshold}
         return {"threshold": float(fitted["threshold"]), "percentile": self.percentile}

@@ -11,26 +11,27 @@ from lightning_ood.statistics.moments import Moments
 
 
 def default_dim(width: int) -> int:
-    """Dimension of the principal space, the rule of ViM's authors: 1000, 512 or half of D."""
+    """Returns the dimension of the principal space by the rule of ViM's authors: 1000, 512 or half of D."""
     if width >= 2048:
         return 1000
     return 512 if width >= 768 else width // 2
 
 
 class Residual(Detector):
-    """Norm of the feature's part outside the principal space of the training features, negative.
+    """Negative norm of the feature's component outside the principal space of the training features.
 
-    ``-||R^T (z - u)||_2``, where ``u = -pinv(W) b`` makes the classifier's bias vanish and the columns of R are the
-    eigenvectors of ``mean((z - u)(z - u)^T)`` beyond the ``dim`` largest (not centred on the mean). Never positive.
+    ``-||R^T (z - u)||_2``. The origin ``u = -pinv(W) b`` makes the classifier's bias vanish. The columns of R are the
+    eigenvectors of ``mean((z - u)(z - u)^T)`` (not centred on the mean) without those of the ``dim`` largest
+    eigenvalues. Never positive.
 
-    Fits on all training images. State: D**2 + D + 1 float64. Follows the ViM authors' benchmark, where it is listed
-    as Residual; a symmetric eigen-solver, so nothing turns complex. Deviation: singular values of W below the
-    rounding of its float32 entries count as zero. Weight decay makes the rows of W sum to about zero, and the inverse
-    of that rounding would send u far away.
+    Fits on all training images. State: D**2 + D + 1 float64. Follows the ViM authors' benchmark, which lists it as
+    Residual; it uses a symmetric eigen-solver, whose results are always real. Deviation: singular values of W below the
+    rounding of its float32 entries count as zero. Weight decay makes the rows of W sum to about zero, and inverting
+    that rounding error would move u far away.
 
     Args:
-        dim: dimension of the principal space, 0 <= dim < D; None takes the authors' rule (1000 where D >= 2048,
-            512 where D >= 768, else D // 2).
+        dim: dimension of the principal space, 0 <= dim < D; None is the authors' rule (1000 where D >= 2048, 512 where
+            D >= 768, else D // 2).
 
     Raises:
         InputError: if ``dim`` leaves no residual space.
@@ -61,7 +62,7 @@ class Residual(Detector):
         self.moments.update(features.pooled, None, features.products)
 
     def compute(self) -> dict[str, Tensor]:
-        """``origin`` u [D] and ``residual`` R [D, D - dim], float32."""
+        """Computes ``origin`` u [D] and ``residual`` R [D, D - dim], float32."""
         return self.moments.once(("residual", self.dim), self._fit)
 
     def _fit(self) -> dict[str, Tensor]:
@@ -69,14 +70,14 @@ class Residual(Detector):
         self._require_images(share)
         mean, origin = means[0], self._origin().to(second.device)
         cross = torch.outer(mean, origin)
-        moment = second - cross - cross.T + torch.outer(origin, origin)
-        vectors = torch.linalg.eigh(moment).eigenvectors  # ascending
+        moment = second - cross - cross.T + torch.outer(origin, origin)  # [D, D], mean of (z - u)(z - u)^T
+        vectors = torch.linalg.eigh(moment).eigenvectors  # [D, D], columns by ascending eigenvalue
         width = len(origin)
         dim = default_dim(width) if self.dim is None else self.dim
         return {"origin": origin.float(), "residual": vectors[:, : width - dim].float()}
 
     def score(self, features: Features, fitted: Fitted) -> Tensor:
-        """``[B]``, at most 0."""
+        """Scores a batch: ``[B]``, at most 0."""
         return -residual_norm(features.pooled, fitted)
 
     def _origin(self) -> Tensor:
@@ -87,5 +88,5 @@ class Residual(Detector):
 
 
 def residual_norm(pooled: Tensor, fitted: Fitted) -> Tensor:
-    """``[B]`` length of ``pooled`` ``[B, D]`` outside the principal space."""
+    """Computes the norm ``[B]`` of the component of ``pooled`` ``[B, D]`` outside the principal space."""
     return ((pooled - fitted["origin"]) @ fitted["residual"]).norm(dim=1)

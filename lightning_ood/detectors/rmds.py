@@ -10,23 +10,23 @@ from lightning_ood.statistics.moments import whitening
 
 
 class RMDS(MDS):
-    """Relative Mahalanobis distance: what the nearest class explains beyond one Gaussian of all images (eq. 3).
+    """Negative relative Mahalanobis distance: to the nearest class, minus that to one Gaussian of all images (eq. 3).
 
-    ``-min_c [d_c(z) - d_0(z)]``: d_c as in :class:`MDS`, d_0 the squared distance to the global mean under the
-    global covariance. Any sign.
+    ``-min_c [d_c(z) - d_0(z)]``: d_c as in :class:`MDS`, d_0 the squared distance to the global mean under the global
+    covariance. Any sign.
 
     Fits on all training images and their labels. State: that of MDS. Deviations: those of MDS.
     """
 
-    positive = True  # where an image is clearly ID
+    positive = True  # the score is positive for clearly ID images
 
     def fit(self, share: Tensor, means: Tensor, second: Tensor) -> dict[str, Tensor]:
-        """What MDS fits, and ``background`` [D, D], the whitening of the global covariance."""
+        """Computes the fit of MDS and ``background`` [D, D], the whitening of the global covariance."""
         fitted = super().fit(share, means, second)
         center = fitted["center"]
         return {**fitted, "background": whitening(second - torch.outer(center, center), second)}
 
     def score(self, features: Features, fitted: Fitted) -> Tensor:
-        """``[B]``, any sign."""
+        """Scores a batch: ``[B]``, any sign."""
         white = (features.pooled.double() - fitted["center"]) @ fitted["background"]
         return (white.square().sum(1) - self.distance(features, fitted)).float()

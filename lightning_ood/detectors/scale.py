@@ -3,7 +3,8 @@
 from torch import Tensor
 
 from lightning_ood.detectors.ash import check_percentile, largest, scale
-from lightning_ood.detectors.base import Fitted, LogitScore
+from lightning_ood.detectors.base import Fitted
+from lightning_ood.detectors.logit_score import LogitScore
 from lightning_ood.detectors.shaping import Shaping
 from lightning_ood.features import Features
 
@@ -11,15 +12,15 @@ from lightning_ood.features import Features
 class SCALE(Shaping):
     """Scales an image's feature by ``exp(s1 / s2)`` without pruning it, then scores the new logits (eq. 7).
 
-    s1 is the sum of all units, s2 that of the units above the image's own percentile. The predicted class can
-    change only through the bias.
+    s1 is the sum of all units, s2 the sum of the units above the image's own percentile. The predicted class can change
+    only through the bias.
 
-    Fits nothing. Default percentile: the authors' for ImageNet.
+    Fits nothing. The default percentile is the authors' for ImageNet.
 
     Deviations: those of :class:`~lightning_ood.detectors.ash.ASH` for signed and zero features.
 
     Args:
-        percentile: share of the units that s2 leaves out, in percent.
+        percentile: percentage of the units that s2 leaves out.
         base: the score of the scaled logits; Energy where None.
 
     Raises:
@@ -32,7 +33,7 @@ class SCALE(Shaping):
         self.percentile = percentile
 
     def logits(self, features: Features, fitted: Fitted) -> Tensor:
-        """The shaped logits ``[B, K]``."""
+        """Computes the shaped logits ``[B, K]``."""
         assert features.head is not None
         return features.head(self.shape(features.pooled))
 

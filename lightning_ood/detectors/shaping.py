@@ -1,11 +1,12 @@
-"""Shaping x logit score: the half that changes the feature or the classifier before a score of the logits."""
+"""A base for shapings, which change the feature or the classifier before a score of the logits."""
 
 from abc import abstractmethod
 
 from torch import Tensor
 
-from lightning_ood.detectors.base import Detector, Fitted, LogitScore, perturbed
+from lightning_ood.detectors.base import Detector, Fitted
 from lightning_ood.detectors.energy import Energy
+from lightning_ood.detectors.logit_score import LogitScore, perturbed
 from lightning_ood.features import Features
 from lightning_ood.views import Perturbation
 
@@ -26,18 +27,18 @@ class Shaping(Detector):
 
     @abstractmethod
     def logits(self, features: Features, fitted: Fitted) -> Tensor:
-        """The shaped logits ``[B, K]``."""
+        """Computes the shaped logits ``[B, K]``."""
 
     def score(self, features: Features, fitted: Fitted) -> Tensor:
         """Scores the shaped logits with the base."""
         return self.base.of_logits(self._logits(features, fitted))
 
     def log_score(self, features: Features, fitted: Fitted) -> Tensor:
-        """The logarithm that the base gives for the shaped logits."""
+        """Returns the logarithm of the base's positive form for the shaped logits."""
         return self.base.log_of_logits(self._logits(features, fitted))
 
     def perturbations(self, fitted: Fitted) -> list[Perturbation]:
-        """The step of the base, along the gradient through the shaping."""
+        """Returns the base's perturbation, along the gradient through the shaping, if there is one."""
         step = self._step(fitted)
         return [] if step is None else [step]
 

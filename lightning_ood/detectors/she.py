@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from lightning_ood.detectors.base import Detector, Fitted
-from lightning_ood.detectors.needs import labels_of
+from lightning_ood.detectors.batch_fields import labels_of
 from lightning_ood.errors import InputError
 from lightning_ood.features import Features, NetworkInfo
 
@@ -15,11 +15,12 @@ from lightning_ood.features import Features, NetworkInfo
 class SHE(Detector):
     """Inner product of the feature with the template of the predicted class: ``<z, S_y>`` (eq. 8).
 
-    ``S_k`` is the mean feature of the training images of class k that the network classifies correctly. Never
-    negative for rectified features.
+    ``S_k`` is the mean feature of the training images of class k that the network classifies correctly. Never negative
+    for rectified features.
 
-    Fits on the correctly classified training images. State: K * D + K float64. Deviation: a class without one has no
-    template and is left out (the authors' code gives NaN); the prediction is then the largest logit among the others.
+    Fits on the correctly classified training images. State: K * D + K float64. Deviation: a class without a correctly
+    classified image has no template and is left out (the authors' code gives NaN). The predicted class is then the one
+    with the largest logit among the others.
 
     Raises:
         InputError: if no training image is classified correctly.
@@ -42,13 +43,16 @@ class SHE(Detector):
         self.count = self.count.index_add(0, labels, correct)
 
     def compute(self) -> dict[str, Tensor]:
-        """``templates`` [K, D] and ``present`` [K], whether a class has one."""
+        """Computes ``templates`` [K, D] and ``present`` [K], whether a class has a template."""
         if not self.count.any():
-            raise InputError("SHE averages over correctly classified training images, and there is none")
+            raise InputError(
+                "SHE averages over correctly classified training images, and there is none; check the labels and the "
+                "weights of the network"
+            )
         return {"templates": (self.sums / self.count.clamp(min=1)[:, None]).float(), "present": self.count > 0}
 
     def score(self, features: Features, fitted: Fitted) -> Tensor:
-        """``[B]``, any sign."""
+        """Scores a batch: ``[B]``, any sign."""
         prediction = features.logits.where(fitted["present"], -torch.inf).argmax(1)
         templates = fitted["templates"]
         return (features.pooled * templates[prediction]).sum(1)

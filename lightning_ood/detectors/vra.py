@@ -3,8 +3,9 @@
 import torch
 from torch import Tensor
 
-from lightning_ood.detectors.base import Fitted, LogitScore
-from lightning_ood.detectors.needs import index_of
+from lightning_ood.detectors.base import Fitted
+from lightning_ood.detectors.batch_fields import index_of
+from lightning_ood.detectors.logit_score import LogitScore
 from lightning_ood.detectors.shaping import Shaping
 from lightning_ood.errors import InputError
 from lightning_ood.features import Features, NetworkInfo
@@ -16,29 +17,29 @@ from lightning_ood.statistics.sample import Sample
 class VRA(Shaping):
     """Suppresses abnormally low and high activations, then scores the new logits.
 
-    Unit by unit: 0 where ``z < low``, ``high`` where ``z > high``, ``z + shift`` between. ``shift = 0`` is VRA,
-    ``shift > 0`` amplifies what is between and is the paper's VRA+.
+    For each unit: 0 where ``z < low``, ``high`` where ``z > high``, ``z + shift`` in between. ``shift = 0`` is VRA;
+    ``shift > 0`` amplifies the values in between and is the paper's VRA+.
 
-    Fits on all training images: each unit's own percentiles, from a uniform sample of ``rows`` images; or on
-    nothing, where both thresholds are given. State: ``rows * (D + 1)`` numbers (33 MB at D = 2048).
+    Fits percentiles per unit on all training images, from a uniform sample of ``rows`` images. Fits nothing if both
+    thresholds are given. State: ``rows * (D + 1)`` numbers (33 MB at D = 2048).
 
     Follows the authors' code (zeroQiaoba/VRA): per-unit quantiles 0.6 and 0.9 for CIFAR-10 (0.95 for CIFAR-100 and
     VRA+), low = 0.5 and high = 1 for ImageNet ResNet-50, shift = 0.6 (CIFAR) or 0.3 (ImageNet, thresholds 0.6 and
-    0.7) for VRA+. Deviations: quantiles of a sample, not of all training images. VRA++ (a quadratic term of the
-    feature added to the score) is left out. OpenOOD's VRA raises low units to ``low`` instead of zeroing them.
+    0.7) for VRA+. Deviations: quantiles are of a sample, not of all training images. VRA++ (which adds a quadratic term
+    of the feature to the score) is left out. OpenOOD's VRA raises low units to ``low`` instead of setting them to zero.
 
     Args:
         low_percentile: percentile of a unit's training values below which it is zeroed.
         high_percentile: percentile above which it is clipped.
-        low: absolute lower threshold for all units, instead of the percentile.
-        high: absolute upper threshold, instead of the percentile.
+        low: one lower threshold for all units, in place of the percentile.
+        high: one upper threshold for all units, in place of the percentile.
         shift: gamma of VRA+, in units of the feature.
-        rows: images in the sample that gives the percentiles.
-        seed: draws another sample.
+        rows: number of images in the sample for the percentiles.
+        seed: seed of the sample.
         base: the score of the shaped logits; Energy where None.
 
     Raises:
-        InputError: if a threshold lies above the other.
+        InputError: if the lower threshold or percentile is above the upper one.
     """
 
     sample: Shared[Sample]
@@ -61,14 +62,14 @@ class VRA(Shaping):
                 "write 0 <= low_percentile <= high_percentile <= 100"
             )
         if low is not None and high is not None and low > high:
-            raise InputError(f"low={low} is above high={high}; write a low that is not")
+            raise InputError(f"low={low} is above high={high}; write a low of at most {high}")
         self.low_percentile, self.high_percentile = low_percentile, high_percentile
         self.low, self.high, self.shift = low, high, shift
         self.rows, self.seed = rows, seed
 
     @property
     def requires_fit(self) -> bool:
-        """Only where a threshold is a percentile."""
+        """Whether a threshold is a percentile, which has to be computed."""
         return self.low is None or self.high is None
 
     def setup(self, info: NetworkInfo) -> None:
@@ -77,15 +78,16 @@ class VRA(Shaping):
         self.sample = share(info, Sample, self.rows, info.num_features, self.seed)
 
     def update(self, features: Features) -> None:
-        """Offers a batch to the sample."""
+        """Considers a batch for the sample."""
         if self.requires_fit:
             self.sample.update(features.pooled, index_of(features))
 
     def compute(self) -> dict[str, Tensor]:
-        """``low`` and ``high`` [D], those of them that are percentiles."""
+        """Computes ``low`` and ``high`` [D], each only if it is a percentile."""
         if not self.requires_fit:
             return {}
-        rows = self.sample.statistic.draw().T.contiguous().sort(dim=1).values.T  # sorting along memory is quicker
+        # [n, D], each column sorted; sorting contiguous memory is faster.
+        rows = self.sample.statistic.draw().T.contiguous().sort(dim=1).values.T
         self._require_images(torch.tensor(len(rows)))
         fitted = {}
         if self.low is None:
@@ -95,7 +97,7 @@ class VRA(Shaping):
         return fitted
 
     def logits(self, features: Features, fitted: Fitted) -> Tensor:
-        """The shaped logits ``[B, K]``."""
+        """Computes the shaped logits ``[B, K]``."""
         assert features.head is not None
         return features.head(self.shape(features.pooled, fitted))
 

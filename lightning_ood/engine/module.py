@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import lightning as L
@@ -22,47 +23,61 @@ from lightning_ood.networks.build import build
 from lightning_ood.networks.weights import weights_hash
 
 
-class OODModule(L.LightningModule):
-    """A pretrained image classifier whose features are read, or a small one that ``fit`` trains first.
+@dataclass(frozen=True)
+class Training:
+    """How ``fit`` trains what ``finetune`` names.
 
-    Args:
-        name: ``timm:NAME`` or ``torchvision:NAME``.
-        network: instead of a name, any ``nn.Module`` that maps ``[B, 3, H, W]`` to logits ``[B, K]``, by class path.
-        weights: ``pretrained``, ``none`` (random), or a .pth/.safetensors file, relative to ``root``.
-        options: keyword arguments for the model's constructor, such as ``num_classes``.
-        preprocess: overrides of the model's own: ``size``, ``resize``, ``interpolation``, ``mean``, ``std``.
-        head: name of the classifier's module, where it cannot be found.
-        finetune: what ``fit`` trains before it fits the detectors: ``none``, the ``head`` (linear probing) or ``all``.
+    Attributes:
         optimizer: makes the optimizer of the trained parameters.
         warmup: share of the training steps over which the learning rate rises; it falls along a cosine afterwards.
         label_smoothing: of the cross-entropy.
-        root: folder that relative weight paths start from; the data's root where None.
+    """
+
+    optimizer: OptimizerCallable = torch.optim.AdamW
+    warmup: float = 0.1
+    label_smoothing: float = 0.0
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How the network is read: it changes speed and disk space, not what the network is.
+
+    Attributes:
         cache: folder of a feature cache; None caches nothing.
         cache_gb: largest size of the cache, in GB.
         channels_last: keep images and weights with the channel innermost: faster convolutions on a GPU's tensor cores.
         compile: backend of ``torch.compile``, such as ``inductor``, for passes that take no gradient; eager where None.
     """
 
+    cache: str | None = None
+    cache_gb: float = 20.0
+    channels_last: bool = False
+    compile: str | None = None
+
+
+class OODModule(L.LightningModule):
+    """A pretrained image classifier whose features are read, or a small one that ``fit`` trains first.
+
+    Args:
+        head: name of the classifier's module, where it cannot be found.
+        finetune: what ``fit`` trains before it fits the detectors: ``none``, the ``head`` (linear probing) or ``all``.
+        training: how it trains.
+        reading: how the network is read.
+        root: folder that relative weight paths start from; the data's root where None.
+        network: which network: the arguments of ``networks.build.build`` (name, network, weights, options, preprocess).
+    """
+
     def __init__(
         self,
-        name: str | None = None,
-        network: nn.Module | None = None,
-        weights: str = "pretrained",
-        options: dict[str, Any] | None = None,
-        preprocess: dict[str, Any] | None = None,
         head: str | None = None,
         finetune: Literal["none", "head", "all"] = "none",
-        optimizer: OptimizerCallable = torch.optim.AdamW,
-        warmup: float = 0.1,
-        label_smoothing: float = 0.0,
+        training: Training = Training(),
+        reading: Reading = Reading(),
         root: str | None = None,
-        cache: str | None = None,
-        cache_gb: float = 20.0,
-        channels_last: bool = False,
-        compile: str | None = None,
+        **network: Any,
     ) -> None:
         super().__init__()
-        built = build(name, network, weights, options, preprocess, data_root(root))
+        built = build(root=data_root(root), **network)
         self.preprocess = built.preprocess
         self.source = built.source
         self.backbone = Backbone(
@@ -71,15 +86,12 @@ class OODModule(L.LightningModule):
             head,
             built.preprocess.mean,
             built.preprocess.std,
-            channels_last,
-            compile,
+            reading.channels_last,
+            reading.compile,
         )
-        if cache is not None:
-            self.backbone.cache = FeatureCache(cache, int(cache_gb * 1e9))
-        self.optimizer = optimizer
-        self.warmup = warmup
-        self.label_smoothing = label_smoothing
-        self.finetune = finetune
+        if reading.cache is not None:
+            self.backbone.cache = FeatureCache(reading.cache, int(reading.cache_gb * 1e9))
+        self.finetune, self.training_options = finetune, training
         self.accuracy = MulticlassAccuracy(self.backbone.probe.num_classes, average="micro")
         self.strict_loading = False  # frozen weights stay out of the checkpoint
         self.allow_zero_length_dataloader_with_multiple_devices = True  # a process may have no image
@@ -128,7 +140,7 @@ class OODModule(L.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Returns the cross-entropy of a batch of training images, a 0-d tensor."""
-        loss = F.cross_entropy(self(batch.image), batch.label, label_smoothing=self.label_smoothing)
+        loss = F.cross_entropy(self(batch.image), batch.label, label_smoothing=self.training_options.label_smoothing)
         self.log("train/loss", loss, prog_bar=True)
         return loss
 
@@ -153,9 +165,9 @@ class OODModule(L.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """Returns the optimizer with linear warm-up and cosine decay, stepped per batch."""
-        optimizer = self.optimizer(p for p in self.parameters() if p.requires_grad)
+        optimizer = self.training_options.optimizer(p for p in self.parameters() if p.requires_grad)
         steps = int(self.trainer.estimated_stepping_batches)
-        rise = max(1, round(self.warmup * steps))
+        rise = max(1, round(self.training_options.warmup * steps))
         schedule = torch.optim.lr_scheduler.SequentialLR(
             optimizer,
             [

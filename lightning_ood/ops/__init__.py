@@ -1,1 +1,1 @@
-"""Stateless building blocks on torch alone: hashing, transfers, exchange between processes, quantiles, whole files."""
+"""Stateless helpers: hashing, device transfers, distributed gathering, quantiles, atomic file writes."""

@@ -1,4 +1,4 @@
-"""Lines for the user, printed by the first process alone."""
+"""Console output of rank 0."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files that appear under their name when they are whole, never before."""
+"""Atomic file writes: a file gets its name only when it is complete."""
 
 from __future__ import annotations
 
@@ -7,13 +7,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-PARTIAL = "*.partial"  # what a job that died may leave behind
+PARTIAL = "*.partial"  # pattern of the temporary files that a crash may leave behind
 
 
 def write_whole(path: Path, write: Callable[[Path], Any]) -> Path:
-    """Calls ``write`` with another name in the same folder, which is made, and renames."""
+    """Writes ``path`` atomically: calls ``write`` with a temporary path in the same folder, then renames the file.
+
+    Folders that do not exist are created. Returns ``path``.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")  # several processes may write the same file
+    # The process id is part of the name, since several processes may write the same file.
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         write(partial)
         partial.replace(path)
@@ -23,5 +27,5 @@ def write_whole(path: Path, write: Callable[[Path], Any]) -> Path:
 
 
 def write_text(path: Path, text: str) -> Path:
-    """The same for text."""
+    """Writes UTF-8 text to ``path`` atomically."""
     return write_whole(path, lambda partial: partial.write_text(text, encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""Pseudo-random numbers that belong to an image, not to a process, a batch or an order."""
+"""Pseudo-random numbers per image, independent of processes, batches and order."""
 
 import torch
 from torch import Tensor
@@ -9,12 +9,12 @@ _MIX2 = -7723592293110705685  # 0x94D049BB133111EB
 
 
 def _shift(x: Tensor, bits: int) -> Tensor:
-    """Logical right shift of int64 (``>>`` keeps the sign)."""
+    """Shifts int64 right logically (``>>`` keeps the sign)."""
     return (x >> bits) & ((1 << (64 - bits)) - 1)
 
 
 def _mix(x: Tensor) -> Tensor:
-    """One step of SplitMix64: a bijection of int64."""
+    """Applies one step of SplitMix64, a bijection of int64."""
     x = (x + 1) * _GOLDEN
     x = (x ^ _shift(x, 30)) * _MIX1
     x = (x ^ _shift(x, 27)) * _MIX2
@@ -22,19 +22,20 @@ def _mix(x: Tensor) -> Tensor:
 
 
 def hash_index(index: Tensor, seed: int, stream: int = 0) -> Tensor:
-    """Mixes image indices into uniform non-negative int64 (the finaliser of SplitMix64).
+    """Hashes image indices to uniform non-negative int64 (with the finaliser of SplitMix64).
 
-    The same on every device and number of processes, so that a sample drawn by the smallest hashes, or a
-    permutation drawn by sorting them, depends on the seed and the image alone.
+    The hash is the same on every device and number of processes. A sample drawn by the smallest hashes, or a
+    permutation drawn by sorting them, therefore depends on the seed and the image alone.
 
     Args:
         index: image indices, int64, any shape.
         seed: the seed of the experiment.
-        stream: separates independent draws made with one seed.
+        stream: number of the draw, for several independent draws with one seed.
 
     Returns:
         int64 in ``[0, 2**63)``, of the shape of ``index``.
     """
-    # A word a time: were seed and index added up, the next seed would give the sample of the next image.
+    # Seed, stream and index are mixed one after the other: with seed + index, seed 1 would hash image i as seed 0
+    # hashes image i + 1.
     offset = int(_mix(_mix(torch.tensor(seed, dtype=torch.int64)) + stream))
     return _shift(_mix(index.to(torch.int64) + offset), 1)

@@ -1,4 +1,4 @@
-"""What the processes of a run do together: exchange tensors of any length, and die together."""
+"""Distributed helpers: gather tensors of different lengths; stop all processes when one dies."""
 
 from __future__ import annotations
 
@@ -17,25 +17,28 @@ from torchmetrics.utilities.distributed import gather_all_tensors
 from lightning_ood.errors import InputError
 
 _RANK = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK")  # torchrun, Lightning, SLURM, LSF
-PATIENCE = 10.0  # seconds in which a process that an exchange missed is seen to have died
+PATIENCE = 10.0  # seconds after a failed collective within which a dead process is detected
 
 
 def rank() -> int:
-    """The number of this process among all: what the process group says, else what the launcher wrote."""
+    """Returns the rank of this process, from the process group or else from the launcher's environment variables."""
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         return int(torch.distributed.get_rank())
     return next((int(os.environ[name]) for name in _RANK if name in os.environ), 0)
 
 
 def gather(part: Tensor) -> Tensor:
-    """What all processes hold, ``[n, ...]`` each, n of its own: one after the other, on the device of ``part``."""
+    """Concatenates the tensors ``[n, ...]`` of all processes in order of rank, on the device of ``part``.
+
+    ``n`` may differ between processes.
+    """
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         return torch.cat(gather_all_tensors(part))
     return part
 
 
 def stop_with_parent() -> None:
-    """Ends this process when the one that started it dies, instead of waiting for it at the next exchange."""
+    """Ends this process when its parent dies, instead of waiting for it at the next collective."""
     parent, rank = os.getppid(), os.environ.get("LOCAL_RANK", "?")
     name = "the torchrun agent" if "TORCHELASTIC_RUN_ID" in os.environ else "process 0"
 
@@ -50,25 +53,25 @@ def stop_with_parent() -> None:
 
 @contextmanager
 def naming_the_dead(children: Sequence[Popen], processes: int) -> Iterator[None]:
-    """Says which process died where an exchange with it failed: gloo and NCCL name a port or nothing.
+    """Reports which process died when a collective fails; gloo and NCCL name at best a port.
 
     Args:
-        children: processes 1, 2, … where this one started them, also while the list still grows; torchrun and SLURM
-            name and end theirs.
-        processes: how many take part.
+        children: ranks 1, 2, … if this process started them; the list may still grow. Empty under torchrun and SLURM,
+            which report and end their own processes.
+        processes: number of processes.
 
     Raises:
-        InputError: in the process that started the others, naming the one that ended first. The others end with it.
+        InputError: in the process that started the others; names the process that ended first. The others end too.
     """
     try:
         yield
     except RuntimeError as error:
         limit = time.monotonic() + (PATIENCE if processes > 1 else 0)
-        while time.monotonic() < limit:  # a process that was started by another one is ended here by `stop_with_parent`
+        while time.monotonic() < limit:  # in a child process `stop_with_parent` ends this loop
             for rank, child in enumerate(children, start=1):
                 if child.poll():
                     raise InputError(
-                        f"process {rank} died (exit code {child.returncode}) and ends the run; what it said is above"
+                        f"process {rank} died (exit code {child.returncode}) and ends the run; its output is above"
                     ) from error
             time.sleep(0.1)
         raise

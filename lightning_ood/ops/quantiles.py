@@ -58,7 +58,7 @@ def percentile_curves(rows: Tensor, at: Tensor | None = None) -> dict[str, list[
     if at is None:
         last = rows.shape[1]
         at = torch.logspace(0, math.log10(last), 200, dtype=torch.float64).round().long().clamp(1, last).unique()
-        rows = rows[:, at.to(rows.device) - 1]
+        rows = rows[:, at.to(rows.device) - 1]  # [R, number of ranks]
     low, middle, high = np.quantile(rows.detach().double().cpu().numpy(), [0.1, 0.5, 0.9], axis=0).tolist()
     return {"at": at.double().tolist(), "low": low, "middle": middle, "high": high}
 

@@ -4,10 +4,10 @@ from torch import Tensor
 
 
 def beside(value: Tensor, other: Tensor) -> Tensor:
-    """``value`` on the device of ``other``.
+    """Copies ``value`` to the device of ``other``.
 
-    From the host it is sent without waiting for the device (a plain ``.to`` waits for all that is queued there). The
-    other way the host has to wait: it would read memory that is still to be written.
+    A copy from the host does not block (a plain ``.to`` waits for all work queued on the device). A copy to the host
+    blocks, since the host would otherwise read memory that is not yet written.
     """
-    queued = value.device.type == "cpu" and other.device.type != "mps"  # Apple's may read after the memory is gone
+    queued = value.device.type == "cpu" and other.device.type != "mps"  # MPS may read host memory after it was freed
     return value.to(other.device, non_blocking=queued)

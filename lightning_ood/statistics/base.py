@@ -1,4 +1,4 @@
-"""What detectors sum up over a stream of batches: exact on any number of processes, of bounded size."""
+"""The base class of statistics: sums over a stream of batches, of bounded size, exact on any number of processes."""
 
 from __future__ import annotations
 
@@ -6,17 +6,15 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torchmetrics import Metric
+
+from lightning_ood.statistics._torchmetrics import Accumulator
 
 
-class Statistic(Metric):
+class Statistic(Accumulator):
     """A mergeable state whose ``compute`` may be called at any time, even with no images or after a merge."""
 
-    full_state_update = False
-    update_called = True  # a process without images is no mistake: torchmetrics need not warn of it
-
     def __init__(self, **kwargs: Any) -> None:
-        super().__init__(compute_with_cache=False, **kwargs)  # merging would not clear the cache
+        super().__init__(compute_with_cache=False, **kwargs)  # torchmetrics does not clear the cache on a merge
 
 
 def own(state: Tensor) -> Tensor:

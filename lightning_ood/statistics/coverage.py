@@ -1,4 +1,4 @@
-"""Neuron activation coverage: how often each neuron was seen in each range of its state. What NAC counts."""
+"""Neuron activation coverage: counts of training images per neuron and bin of its state, as NAC uses them."""
 
 import math
 from typing import Literal
@@ -14,16 +14,16 @@ Scheme = Literal["log", "uniform"]
 
 
 def bin_edges(bins: int, scheme: Scheme) -> Tensor:
-    """Edges of the half-open bins of a state.
+    """Computes the edges of the half-open bins of a state.
 
-    ``log``: M edges as in the authors' code for detection: ``log_1000`` of a line from 1 to sqrt(1000) on [0, 0.5],
-    dense at 0.5, mirrored on [0.5, 1]; the edge at 1 is moved to 1.01, so that a state of 1 has a bin, and 1.2 closes
-    a bin that no state reaches. ``uniform``: M edges on [0, 1], as in their code for model evaluation; a state of
-    exactly 1 is in no bin.
+    ``log``: M edges as in the authors' code for detection. On [0, 0.5] they are ``log_1000`` of equidistant numbers
+    from 1 to sqrt(1000), dense at 0.5; on [0.5, 1] they are mirrored. The edge at 1 is moved to 1.01, so that a state
+    of 1 has a bin. An edge at 1.2 closes a bin that no state reaches. ``uniform``: M equidistant edges on [0, 1], as in
+    the authors' code for model evaluation; a state of exactly 1 is in no bin.
 
     Args:
         bins: M; there are M - 1 bins. Even for ``log``, whose two halves share the edge 0.5.
-        scheme: where the edges lie.
+        scheme: spacing of the edges.
 
     Returns:
         ``[M]`` float64, increasing.
@@ -33,29 +33,29 @@ def bin_edges(bins: int, scheme: Scheme) -> Tensor:
     """
     if scheme == "uniform":
         if bins < 2:
-            raise InputError(f"uniform bins need at least 2 edges, not bins: {bins}")
+            raise InputError(f"bins: {bins} is too small for the uniform scheme; write a number from 2")
         return torch.linspace(0, 1, bins, dtype=torch.float64)
     if bins < 4 or bins % 2:
         raise InputError(
-            f"the log scheme mirrors its edges, so `bins` is an even number from 4, not {bins}: "
-            f"write {max(4, bins + 1)}, or the scheme uniform"
+            f"bins: {bins} is not an even number from 4, which the log scheme needs to mirror its edges; "
+            f"write {max(4, bins + 1)}, or scheme: uniform"
         )
-    half = torch.linspace(1, math.sqrt(1000), bins // 2, dtype=torch.float64).log() / math.log(1000)
+    half = torch.linspace(1, math.sqrt(1000), bins // 2, dtype=torch.float64).log() / math.log(1000)  # [M / 2]
     half[-1] = 0.5
-    upper = 1 - half.flip(0)[1:]
+    upper = 1 - half.flip(0)[1:]  # [M / 2 - 1]
     upper[-1] = 1.01
     return torch.cat([half, upper, half.new_tensor([1.2])])
 
 
 def bin_index(states: Tensor, edges: Tensor) -> Tensor:
-    """The bin of each state, int64 in [0, bins]; ``bins``, one past the last, where it is in none."""
+    """Returns the bin of each state, int64 of the shape of ``states``: 0 to bins - 1, or ``bins`` if it is in none."""
     last = len(edges) - 1
-    index = torch.bucketize(states.double(), beside(edges, states), right=True) - 1
+    index = torch.bucketize(states.double(), beside(edges, states), right=True) - 1  # -1 below the first edge
     return torch.where(index < 0, last, index.clamp(max=last))
 
 
 def count_bins(counts: Tensor, index: Tensor, counted: Tensor | None = None) -> Tensor:
-    """Adds images to the number that each neuron has in each bin, in place; the device is not waited for.
+    """Adds images to the counts of each neuron's bins, in place and without waiting for the device.
 
     Args:
         counts: ``[N, bins]`` int64, contiguous.
@@ -63,16 +63,17 @@ def count_bins(counts: Tensor, index: Tensor, counted: Tensor | None = None) -> 
         counted: ``[B]``, true for the images that count; all where None.
     """
     neurons, bins = counts.shape
-    inside = index < bins if counted is None else (index < bins) & counted[:, None]
+    valid = index < bins if counted is None else (index < bins) & counted[:, None]  # [B, N]
+    # Position in the flat counts, [B, N]. A state in no bin adds 0 to the last bin: masking it out would synchronise.
     cell = index.clamp(max=bins - 1) + torch.arange(neurons, device=index.device) * bins
-    counts.view(-1).scatter_add_(0, cell.flatten(), inside.flatten().long())
+    counts.view(-1).scatter_add_(0, cell.flatten(), valid.flatten().long())
     return counts
 
 
 class StateCounts(Statistic):
-    """Counts, per neuron, of the training images whose state falls in each bin.
+    """Counts the training images per neuron and bin of its state.
 
-    Integers: the result does not depend on order, batches or processes. State: ``N * (M - 1)`` int64.
+    Counts are integers, so the result does not depend on order, batches or processes. State: ``N * (M - 1)`` int64.
 
     Args:
         neurons: N.
@@ -86,28 +87,28 @@ class StateCounts(Statistic):
         self.add_state("counts", torch.zeros(neurons, bins, dtype=torch.int64), "sum")
 
     def update(self, index: Tensor) -> None:
-        """Counts the bins ``index`` ``[B, N]``."""
+        """Counts a batch, given the bin of each neuron's state, ``index`` ``[B, N]``."""
         self.counts = count_bins(own(self.counts), index)
 
     def compute(self) -> Tensor:
-        """``[N, M - 1]``, the counts over all processes."""
+        """Returns the counts ``[N, M - 1]`` over all processes."""
         return self.counts
 
 
 def covered(counts: Tensor, samples: float) -> Tensor:
-    """``Phi = min(count / samples, 1)`` of each bin, float32: what a state in it is worth."""
+    """Computes ``Phi = min(count / samples, 1)`` of each bin, float32 of the shape of ``counts``."""
     return (counts / samples).clamp(max=1).float()
 
 
 def layer_score(index: Tensor, counts: Tensor, samples: float) -> Tensor:
-    """Mean over neurons of Phi of each image's bins: ``[B, N] -> [B]``, in [0, 1]; zero outside all bins."""
-    worth = torch.nn.functional.pad(covered(counts, samples), (0, 1)).T  # [M, N]
-    return worth.gather(0, index).mean(dim=1)
+    """Averages Phi of each image's bins over neurons: ``[B, N] -> [B]``, in [0, 1]; Phi is 0 for a state in no bin."""
+    weight = torch.nn.functional.pad(covered(counts, samples), (0, 1)).T  # [M, N], a row of zeros for "no bin"
+    return weight.gather(0, index).mean(dim=1)
 
 
 def coverage(counts: Tensor, samples: float) -> Tensor:
-    """Coverage of each neuron, ``[N, M - 1] -> [N]``: ``sum over bins of Phi / M``.
+    """Computes the coverage of each neuron, ``[N, M - 1] -> [N]``: the sum over bins of ``Phi / M``.
 
-    M as in the paper, where M - 1 bins exist: the largest value is (M - 1) / M.
+    Divides by M as the paper does, although there are M - 1 bins: the largest value is (M - 1) / M.
     """
     return covered(counts, samples).double().sum(dim=1) / (counts.shape[1] + 1)

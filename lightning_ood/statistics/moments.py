@@ -1,4 +1,4 @@
-"""Class means and second moments of a stream of features: all that Gaussian and subspace detectors keep."""
+"""Class means and second moments of a stream of features, for Gaussian and subspace detectors."""
 
 import torch
 from torch import Tensor
@@ -7,7 +7,7 @@ from lightning_ood.statistics.base import Statistic
 
 
 class Mean(Statistic):
-    """The sum of the penultimate features and their number. State: D + 1 float64.
+    """Sum and number of penultimate features. State: D + 1 float64.
 
     Args:
         width: D.
@@ -27,18 +27,18 @@ class Mean(Statistic):
         self.images = self.images + len(rows)
 
     def compute(self) -> tuple[Tensor, Tensor]:
-        """The sum ``[D]`` and the number of images, over all processes; float64."""
+        """Returns the sum ``[D]`` and the number of images over all processes, float64."""
         return self.sums.reshape(-1), self.images
 
 
 class Moments(Statistic):
-    """Sums over rows, in float64, from one pass: ``n_k``, ``sum_k z`` and ``sum z z^T``.
+    """Sums over rows in float64, from one pass: ``n_k``, ``sum_k z`` and ``sum z z^T``.
 
-    Covariances follow by subtraction. In float64 that costs no digit that the float32 features have.
+    Covariances are differences of these sums. In float64 the subtraction keeps all digits of the float32 features.
     State: ``K + K * D + D**2`` float64; 50 MB at K = 1000, D = 2048.
 
     Args:
-        groups: K; 1 where classes do not matter.
+        groups: K; 1 if classes are not distinguished.
         width: D.
     """
 
@@ -57,8 +57,8 @@ class Moments(Statistic):
 
         Args:
             rows: ``[B, D]``.
-            groups: ``[B]``; all rows belong to the first where None.
-            products: ``rows.T @ rows`` in float64, where it is known: ``Features.products``.
+            groups: ``[B]`` int64, the group of each row; the first for all rows where None.
+            products: ``rows.T @ rows`` ``[D, D]`` in float64, if already computed (``Features.products``).
         """
         rows = rows.double()
         if groups is None:
@@ -68,18 +68,18 @@ class Moments(Statistic):
         self.products = self.products + (rows.T @ rows if products is None else products)
 
     def compute(self) -> dict[str, Tensor]:
-        """The sums over all processes."""
+        """Returns the sums over all processes."""
         return {"count": self.count, "sums": self.sums, "products": self.products}
 
     def statistics(self) -> tuple[Tensor, Tensor, Tensor]:
-        """What the sums of all processes amount to, float64.
+        """Computes shares, means and the second moment over all processes, float64.
 
         Returns:
-            the share of each group ``[K]``, its mean ``[K, D]`` (zero where it is empty), and the mean of
-            ``z z^T`` over all rows ``[D, D]``.
+            share of the rows in each group ``[K]``, mean of each group ``[K, D]`` (zero for an empty group), and mean
+            of ``z z^T`` over all rows ``[D, D]``.
         """
         sums = self.compute()
-        # torchmetrics squeezes one-element tensors, hence the shapes.
+        # torchmetrics squeezes one-element tensors, hence the reshapes.
         count = sums["count"].reshape(self.count.shape)
         rows = count.sum().clamp(min=1)
         means = sums["sums"].reshape(self.sums.shape) / count.clamp(min=1)[:, None]
@@ -87,20 +87,21 @@ class Moments(Statistic):
 
 
 def whitening(covariance: Tensor, second: Tensor) -> Tensor:
-    """A factor of the pseudo-inverse: ``pinv(covariance) = W W^T``.
+    """Factorises the pseudo-inverse of a covariance: ``pinv(covariance) = W W^T``.
 
-    Directions without variance (dead or dependent units, fewer images than units) get weight zero: those whose
-    eigenvalue is below the rounding of float32 features, ``1e-14 * D`` of the largest second moment of a unit.
+    Directions without variance (dead or dependent units, fewer images than units) get weight zero. These are the
+    directions whose eigenvalue is below the rounding of float32 features: ``1e-14 * D`` times the largest second
+    moment of a unit.
 
     Args:
         covariance: ``[D, D]`` float64.
-        second: ``[D, D]`` mean of ``z z^T``; its diagonal tells how large the features are.
+        second: ``[D, D]`` mean of ``z z^T``; its diagonal gives the scale of the features.
 
     Returns:
         W ``[D, D]``.
     """
-    values, vectors = torch.linalg.eigh(covariance)
+    values, vectors = torch.linalg.eigh(covariance)  # [D], [D, D] with eigenvectors as columns
     floor = 1e-14 * len(covariance) * second.diagonal().amax()
     alive = values > floor
-    scale = torch.where(alive, values, 1).rsqrt() * alive
+    scale = torch.where(alive, values, 1).rsqrt() * alive  # [D]
     return vectors * scale

@@ -1,4 +1,4 @@
-"""One statistic for several detectors: each batch is added once, and what follows from it is computed once."""
+"""Statistics that several detectors share: each batch is added once and derived results are computed once."""
 
 from __future__ import annotations
 
@@ -22,30 +22,30 @@ T = TypeVar("T")
 def share(info: NetworkInfo, make: Callable[..., S], *arguments: Hashable) -> Shared[S]:
     """Returns a statistic ``make(*arguments)``, for a detector's ``setup``.
 
-    Of the detectors in one scope (``NetworkInfo.sharing``) that ask for the same one, the first owns it.
+    If several detectors in one scope (``NetworkInfo.sharing``) ask for the same statistic, the first owns it.
     """
     build = partial(make, *arguments)
     if info.scope is None:
         return Shared(build)
     key = (make, arguments)
-    mine: Shared[S] = Shared(build, info.scope.get(key))
-    info.scope.setdefault(key, mine)
-    return mine
+    handle: Shared[S] = Shared(build, info.scope.get(key))
+    info.scope.setdefault(key, handle)
+    return handle
 
 
 class Shared(nn.Module, Generic[S]):
-    """A detector's hold on a statistic. The owner updates, resets, moves and merges it; the others refer to it.
+    """A detector's reference to a statistic. Its owner updates, resets, moves and merges it; the others only read it.
 
-    A detector refers to the owner's statistic only while it is updated with the same objects, right after the owner.
-    Given anything else (a normalised copy, a part of the batch) it gets a statistic of its own from its first batch
-    on, so that no detector can make its neighbour's numbers wrong.
+    A detector uses the owner's statistic only while it is updated with the same objects, right after the owner. If its
+    first batch is anything else (a normalised copy, a subset of the images), it gets a statistic of its own. No
+    detector can therefore change the numbers of another one.
 
     Args:
-        build: makes the statistic.
-        owner: the hold of the detector that owns it; None where this one does.
+        build: builds an empty statistic.
+        owner: the reference of the detector that owns the statistic; None if this is the owner.
 
     Attributes:
-        batches: how many batches this detector has added.
+        batches: number of batches that this detector has added.
     """
 
     def __init__(self, build: Callable[[], S], owner: Shared[S] | None = None) -> None:
@@ -61,10 +61,10 @@ class Shared(nn.Module, Generic[S]):
 
     @property
     def statistic(self) -> S:
-        """The own statistic, or the owner's."""
-        found = self._holder._own
-        assert found is not None  # an owner has one
-        return found
+        """The statistic of this detector, or else the owner's."""
+        statistic = self._holder._own
+        assert statistic is not None  # an owner always has one
+        return statistic
 
     @property
     def _holder(self) -> Shared[S]:
@@ -74,11 +74,11 @@ class Shared(nn.Module, Generic[S]):
         """Updates the statistic with ``values``, unless the owner has just done so.
 
         Raises:
-            RuntimeError: if this detector shared earlier batches with the owner and now brings another one.
+            RuntimeError: if this detector shared earlier batches with the owner and is now given another batch.
         """
         owner = self._holder
         if owner is not self and not (owner.batches == self.batches + 1 and owner._is_latest(values)):
-            self._part()
+            self._separate()
         if self._own is not None:
             self._own.update(*values)
             self._latest = tuple(ref(value) for value in values if value is not None)
@@ -86,33 +86,33 @@ class Shared(nn.Module, Generic[S]):
         self.batches += 1
 
     def _is_latest(self, values: tuple[Any, ...]) -> bool:
-        given = [value for value in values if value is not None]
+        current = [value for value in values if value is not None]
         latest = [reference() for reference in self._latest]
-        return len(given) == len(latest) and all(a is b for a, b in zip(given, latest, strict=True))
+        return len(current) == len(latest) and all(a is b for a, b in zip(current, latest, strict=True))
 
-    def _part(self) -> None:
-        """Gives this detector a statistic of its own, empty."""
+    def _separate(self) -> None:
+        """Gives this detector an empty statistic of its own."""
         if self.batches:
             raise RuntimeError(
-                f"a detector shared {self.batches} batches of {type(self.statistic).__name__} with another one, which "
-                f"now was given other features than it: call update with the same features for every batch, or give "
-                "the detector a scope of its own with info.sharing() in setup"
+                f"a detector shared {self.batches} batches of {type(self.statistic).__name__} with another one, and "
+                "the two were now given different features: call update with the same features for every batch, or "
+                "give the detector a scope of its own with info.sharing() in setup"
             )
         device = self.statistic.device
         self._own = self._build().to(device)
 
     def settle(self) -> None:
-        """Makes all processes agree whether this detector has a statistic of its own; each calls it before a fit.
+        """Makes all processes agree on whether this detector has a statistic of its own. Called before every fit.
 
-        A process without images cannot tell by itself.
+        A process without images cannot know it by itself.
         """
         if not self._owner:
             return
         if self._own is None and self._holder.batches != self.batches:
-            self._part()
-        parted = torch.tensor([int(self._own is not None)], device=self.statistic.device)
-        if bool(gather(parted).any()) and self._own is None:
-            self._own = copy.deepcopy(self.statistic)  # what was added here, to both alike
+            self._separate()
+        separate = torch.tensor([int(self._own is not None)], device=self.statistic.device)
+        if bool(gather(separate).any()) and self._own is None:
+            self._own = copy.deepcopy(self.statistic)  # on this process the owner and this detector saw the same
 
     def once(self, what: Hashable, compute: Callable[[], T]) -> T:
         """Memoises a result that several detectors derive from this statistic, until new data is added."""
@@ -122,11 +122,11 @@ class Shared(nn.Module, Generic[S]):
         return cache[what]
 
     def compute(self) -> Any:
-        """What the statistic computes, over all processes, memoised."""
+        """Computes the statistic over all processes, memoised."""
         return self.once("compute", self.statistic.compute)
 
     def reset(self) -> None:
-        """Forgets all batches, and refers to the owner again."""
+        """Drops all batches and shares the owner's statistic again."""
         if self._owner:
             self._own = None
         else:
@@ -134,14 +134,14 @@ class Shared(nn.Module, Generic[S]):
         self.batches, self._latest, self._cache = 0, (), {}
 
     def merge_state(self, incoming: Shared[S]) -> None:
-        """Adds what the same detector holds on another part of the stream.
+        """Merges the statistic of the same detector on another part of the stream.
 
         Raises:
-            RuntimeError: if it shared the owner's statistic on one part and brought other features on the other.
+            RuntimeError: if the detector shared the owner's statistic on one part and had its own on the other.
         """
         if self._own is None and incoming._own is not None:
-            self._part()
-        if self._own is not None and incoming.batches:  # else the owner merges
+            self._separate()
+        if self._own is not None and incoming.batches:  # a shared statistic is merged by its owner
             self._own.merge_state(incoming.statistic)
         self.batches += incoming.batches
         self._latest, self._cache = (), {}

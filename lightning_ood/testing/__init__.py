@@ -1,4 +1,4 @@
-"""The contract of a detector as a test: ``check_detector`` and the small network that it runs on."""
+"""Test helpers for detectors: ``check_detector`` and the toy network that it runs on."""
 
 from lightning_ood.testing.contract import check_detector
 

@@ -1,22 +1,21 @@
-"""The public contract: what every detector keeps to, whoever wrote it."""
+"""The public contract of a detector: the rules that every detector has to keep."""
 
 from __future__ import annotations
 
 import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from lightning_ood.detectors import list_detectors
 from lightning_ood.detectors.base import Detector
-from lightning_ood.errors import InputError
 from lightning_ood.features import Features, NetworkInfo, Reads
 from lightning_ood.metrics.rates import auroc
 from lightning_ood.suite import DetectorSuite
+from lightning_ood.testing.assertions import require, require_refusal, require_same
+from lightning_ood.testing.neighbours import check_neighbours
 from lightning_ood.testing.no_wait import never_waiting
 from lightning_ood.testing.toy import Toy, permuted
 
@@ -27,55 +26,65 @@ Fit = tuple[Detector, dict[str, Tensor]]
 def check_detector(
     make: Make, *, separates: bool = True, permutable: bool = True, attention: bool = False, queued: bool = True
 ) -> None:
-    """Runs a detector through what the code relies on. Nothing is downloaded; takes well under a second.
+    """Checks a detector against all rules that the package relies on. Needs no download and less than a second.
 
-    Fit: the same from any batches, from merged processes (one without images among them) and after a reset; refused
-    without images. Scores: one finite number an image, the same in any batch and order, after ``torch.save``; inputs
-    stay as they are; scoring before the fit is refused. ``update`` and ``score`` queue their work on a device and do
-    not wait for it: no number is read back, no shape depends on one, nothing is sent that has to arrive first. A dead
-    unit, a class without images, zero and negative features give finite scores. Only what the detector declares is
-    there to be read.
+    Fit: it is the same for any batches, for merged processes (also with one that has no images) and after a reset; a
+    fit without images raises. Scores: one finite number per image, the same in any batch and order and after
+    ``torch.save``; inputs are not changed; scoring before the fit raises. Device: ``update`` and ``score`` queue their
+    work and do not wait for it; they read no number back, no shape depends on a value, and no copy blocks. Scores are
+    finite for a dead unit, a class without images, zero and negative features. Undeclared fields are not available.
 
     Args:
-        make: gives a new detector, the same each time.
-        separates: expect an AUROC of at least 0.9 between images that a toy network knows and weak noise. Switch it
-            off, and say why, for a detector that answers another question.
-        permutable: expect the same scores where the penultimate units are in another order.
-        attention: try it on a network with a class token.
-        queued: expect that it never waits for a device. Switch it off for one that runs on a CPU alone.
+        make: builds a new detector, the same each time.
+        separates: require an AUROC of at least 0.9 between ID images of a toy network and weak noise. Switch it off,
+            and say why, for a detector that is not meant to separate these.
+        permutable: require the same scores if the penultimate units are in another order.
+        attention: use a network with a class token.
+        queued: require that the detector never waits for a device. Switch it off for one that runs on a CPU only.
 
     Raises:
-        AssertionError: naming the detector and what it does not keep to.
+        AssertionError: naming the detector and the rule that it breaks.
     """
     toy = Toy(attention=attention)
     reads, batch = _train_features(make, toy)
     fit = _fit(make, toy, [batch])
     reads = replace(reads, perturbations=tuple(fit[0].perturbations(fit[1])))
-    known, unknown = toy(toy.id_test(), reads), toy(toy.ood_test(), reads)
-    _check_scores(*fit, known)
-    _check_scores(*fit, unknown)
-    _check_fit(make, toy, batch, fit, known)
-    _check_refusals(make, toy, batch, known)
-    _check_saved(*fit, known)
-    _check_neighbours(make, toy)
+    id_test, ood_test = toy(toy.id_test(), reads), toy(toy.ood_test(), reads)
+    _check_scores(*fit, id_test)
+    _check_scores(*fit, ood_test)
+    _check_fit(make, toy, batch, fit, id_test)
+    _check_refusals(make, toy, batch, id_test)
+    _check_saved(*fit, id_test)
+    check_neighbours(make, toy)
     if queued:
-        _check_queued(make, toy, batch, fit, known)
+        _check_queued(make, toy, batch, fit, id_test)
     _check_extremes(make, toy)
     if separates:
-        separation = auroc(_score(*fit, known), _score(*fit, unknown))
-        _require(separation >= 0.9, fit[0], f"known images score above weak noise (AUROC {separation:.3f})")
+        _check_separates(fit, id_test, ood_test)
     if permutable:
-        order = torch.randperm(batch.pooled.shape[1], generator=torch.Generator().manual_seed(0))
-        other = _fit(make, toy, [permuted(batch, order)], order)
-        _same(_score(*other, permuted(known, order)), _score(*fit, known), fit[0], "the order of units is arbitrary")
+        _check_order_of_units(make, toy, batch, fit, id_test)
 
 
-def _check_fit(make: Make, toy: Toy, batch: Features, fit: Fit, known: Features) -> None:
-    """Batches, processes and a reset leave no trace."""
-    detector, expected = fit[0], _score(*fit, known)
+def _check_separates(fit: Fit, id_test: Features, ood_test: Features) -> None:
+    """Checks that ID images score above weak noise with an AUROC of at least 0.9."""
+    separation = auroc(_score(*fit, id_test), _score(*fit, ood_test))
+    require(separation >= 0.9, fit[0], f"ID images score above weak noise (AUROC {separation:.3f})")
+
+
+def _check_order_of_units(make: Make, toy: Toy, batch: Features, fit: Fit, id_test: Features) -> None:
+    """Checks that scores are the same if the penultimate units are in another order."""
+    order = torch.randperm(batch.pooled.shape[1], generator=torch.Generator().manual_seed(0))
+    other = _fit(make, toy, [permuted(batch, order)], order)
+    scores, expected = _score(*other, permuted(id_test, order)), _score(*fit, id_test)
+    require_same(scores, expected, fit[0], "the order of units is arbitrary")
+
+
+def _check_fit(make: Make, toy: Toy, batch: Features, fit: Fit, id_test: Features) -> None:
+    """Checks that the fit does not depend on batches, processes or an earlier fit before a reset."""
+    detector, expected = fit[0], _score(*fit, id_test)
 
     def check(other: Fit, what: str) -> None:
-        _same(_score(*other, known), expected, detector, what)
+        require_same(_score(*other, id_test), expected, detector, what)
 
     pieces = [batch.select(slice(a, b)) for a, b in ((0, 1), (1, 150), (150, 151), (151, None))]
     check(_fit(make, toy, pieces), "the fit does not depend on how images are batched")
@@ -87,64 +96,35 @@ def _check_fit(make: Make, toy: Toy, batch: Features, fit: Fit, known: Features)
     again.update(batch.select(slice(0, 100)))
     again.reset()
     if again.requires_fit:
-        _refuses(lambda: again.compute(), again, "compute refuses an empty fit, after a reset too")
+        require_refusal(lambda: again.compute(), again, "compute refuses an empty fit, after a reset too")
     again.update(batch)
     check((again, again.compute()), "reset forgets")
 
 
-def _check_neighbours(make: Make, toy: Toy) -> None:
-    """In one suite with a twin and with every other detector, each fits and scores as it does alone."""
-    alone = _in_suite({"it": make()}, toy)["it"]
-    expected = {"it": alone, "twin": alone, **_alone(toy.attention)}
-    for suite in ({"it": make(), "twin": make(), **_others()}, {**_others(), "twin": make(), "it": make()}):
-        for name, scores in _in_suite(suite, toy).items():
-            _same(scores, expected[name], suite["it"], f"{name} scores beside others as it does alone")
-
-
-def _in_suite(detectors: dict[str, Detector], toy: Toy) -> dict[str, Tensor]:
-    suite = DetectorSuite(detectors)
-    suite.setup(toy.info(toy.train().labels))
-    train = toy(toy.train(), suite.reads("fit"))
-    for piece in (slice(0, 150), slice(150, None)):
-        suite.update(train.select(piece))
-    for error in suite.compute().values():
-        raise error
-    scores = suite.score(toy(toy.id_test(), suite.reads("test")))
-    return dict(zip(detectors, scores.unbind(dim=1), strict=True))
-
-
-def _others() -> dict[str, Detector]:
-    return {name: kind() for name, kind in list_detectors().items()}
-
-
-@cache
-def _alone(attention: bool) -> dict[str, Tensor]:
-    toy = Toy(attention=attention)
-    return {name: _in_suite({name: detector}, toy)[name] for name, detector in _others().items()}
-
-
 def _check_scores(detector: Detector, fitted: dict[str, Tensor], features: Features) -> None:
-    """One finite number an image, of that image alone, and nothing is changed on the way."""
+    """Checks that scores are one finite number per image, depend on that image alone, and inputs are not changed."""
     before = {**fitted, **_tensors(features)}
     copies = {key: value.clone() for key, value in before.items()}
     scores = _score(detector, fitted, features)
     for key, value in copies.items():
-        _require(torch.equal(before[key], value), detector, f"score leaves {key} as it is")
+        require(torch.equal(before[key], value), detector, f"score leaves {key} as it is")
     order = torch.arange(len(features)).flip(0)
-    _same(_score(detector, fitted, features.select(order)), scores[order], detector, "the order of images is arbitrary")
+    require_same(
+        _score(detector, fitted, features.select(order)), scores[order], detector, "the order of images is arbitrary"
+    )
     pieces = [features.select(slice(a, b)) for a, b in ((0, 1), (1, 20), (20, None))]
     split = torch.cat([_score(detector, fitted, piece) for piece in pieces])
-    _same(split, scores, detector, "an image's score does not depend on its batch")
+    require_same(split, scores, detector, "an image's score does not depend on its batch")
 
 
-def _check_refusals(make: Make, toy: Toy, batch: Features, known: Features) -> None:
-    """What cannot work is an InputError."""
+def _check_refusals(make: Make, toy: Toy, batch: Features, id_test: Features) -> None:
+    """Checks that misuse and unsuitable networks raise an InputError."""
     detector = _new(make, toy)
     if detector.requires_fit:
-        _refuses(lambda: detector.score(known, {}), detector, "score refuses to go before the fit")
-        _refuses(lambda: detector.compute(), detector, "compute refuses an empty fit")
+        require_refusal(lambda: detector.score(id_test, {}), detector, "score refuses to run before the fit")
+        require_refusal(lambda: detector.compute(), detector, "compute refuses an empty fit")
     else:
-        _require(detector.compute() == {}, detector, "what fits nothing computes {}")
+        require(detector.compute() == {}, detector, "what fits nothing computes {}")
     reads, whole = detector.reads, toy.info()
     bare: dict[str, NetworkInfo] = {}
     if reads.taps:
@@ -152,47 +132,47 @@ def _check_refusals(make: Make, toy: Toy, batch: Features, known: Features) -> N
     if reads.head:
         bare["a linear classifier"] = replace(whole, head=None)
     for what, info in bare.items():
-        _refuses(lambda info=info: make().setup(info), detector, f"setup refuses a network without {what}")  # type: ignore[misc]
+        require_refusal(lambda info=info: make().setup(info), detector, f"setup refuses a network without {what}")  # type: ignore[misc]
 
 
-def _check_saved(detector: Detector, fitted: dict[str, Tensor], known: Features) -> None:
-    """The fitted tensors survive a file."""
+def _check_saved(detector: Detector, fitted: dict[str, Tensor], id_test: Features) -> None:
+    """Checks that fitted tensors score the same after they are saved and loaded."""
     for key, value in fitted.items():
-        _require(isinstance(value, Tensor) and not value.isnan().any(), detector, f"{key} is a tensor without NaN")
+        require(isinstance(value, Tensor) and not value.isnan().any(), detector, f"{key} is a tensor without NaN")
     file = io.BytesIO()
     torch.save(fitted, file)
     file.seek(0)
     loaded = torch.load(file, weights_only=True)
-    alike = torch.equal(_score(detector, loaded, known), _score(detector, fitted, known))
-    _require(alike, detector, "saved fits score alike")
-    for key, said in detector.summary(fitted).items():
-        _require(isinstance(said, float | int | str | dict), detector, f"summary's {key} is a plain value")
+    alike = torch.equal(_score(detector, loaded, id_test), _score(detector, fitted, id_test))
+    require(alike, detector, "saved fits score alike")
+    for key, value in detector.summary(fitted).items():
+        require(isinstance(value, float | int | str | dict), detector, f"summary's {key} is a plain value")
 
 
 def _check_extremes(make: Make, toy: Toy) -> None:
-    """A zero feature, and a network whose features are negative too."""
+    """Checks scores of a zero feature, and of a network with negative features."""
     signed = Toy(attention=toy.attention, signed=True)
     for net in (toy, signed):
         reads, batch = _train_features(make, net)
         fit = _fit(make, net, [batch])
-        known = net(net.id_test(), replace(reads, perturbations=tuple(fit[0].perturbations(fit[1]))))
-        _check_scores(*fit, known)
+        id_test = net(net.id_test(), replace(reads, perturbations=tuple(fit[0].perturbations(fit[1]))))
+        _check_scores(*fit, id_test)
         zero = replace(
-            known,
-            pooled=known.pooled * 0,
-            logits=net.head(known.pooled * 0),
-            maps={tap: value * 0 for tap, value in known.maps.items()},
-            gradients={tap: value * 0 for tap, value in known.gradients.items()},
+            id_test,
+            pooled=id_test.pooled * 0,
+            logits=net.head(id_test.pooled * 0),
+            maps={tap: value * 0 for tap, value in id_test.maps.items()},
+            gradients={tap: value * 0 for tap, value in id_test.gradients.items()},
         )
         _check_scores(*fit, zero)
 
 
-def _check_queued(make: Make, toy: Toy, batch: Features, fit: Fit, known: Features) -> None:
-    """Tensors without data stand for those of a device: what would read them back, and so wait, is an error."""
+def _check_queued(make: Make, toy: Toy, batch: Features, fit: Fit, id_test: Features) -> None:
+    """Checks that no operation waits for the device; ``meta`` tensors stand in for device tensors."""
     suite = DetectorSuite({"": _new(make, toy)})
     suite.fitted = {"": fit[1]} if fit[1] else {}
     suite.to("meta")
-    detector, train, test = suite.detectors[""], batch.to("meta"), known.to("meta")
+    detector, train, test = suite.detectors[""], batch.to("meta"), id_test.to("meta")
     steps: tuple[tuple[str, Callable[[], Any]], ...] = (
         ("update", lambda: detector.update(train)),
         ("score", lambda: suite.score(test)),
@@ -202,7 +182,7 @@ def _check_queued(make: Make, toy: Toy, batch: Features, fit: Fit, known: Featur
             with never_waiting():
                 step()
         except (RuntimeError, NotImplementedError) as error:
-            _require(False, detector, f"{name} queues its work and does not wait for the device ({error})")
+            require(False, detector, f"{name} queues its work and does not wait for the device ({error})")
 
 
 def _new(make: Make, toy: Toy, order: Tensor | None = None) -> Detector:
@@ -233,7 +213,7 @@ def _merged(make: Make, toy: Toy, shares: Sequence[Sequence[Features]]) -> Fit:
         for batch in share:
             detector.update(batch)
     if shares[0]:
-        first.compute()  # what is merged later counts all the same
+        first.compute()  # a merge after a compute has to count too
     for other in others:
         first.merge_state(other)
     return first, first.compute()
@@ -241,35 +221,15 @@ def _merged(make: Make, toy: Toy, shares: Sequence[Sequence[Features]]) -> Fit:
 
 def _score(detector: Detector, fitted: Mapping[str, Tensor], features: Features) -> Tensor:
     scores = detector.score(features, fitted)
-    _require(tuple(scores.shape) == (len(features),), detector, f"score gives [B], not {tuple(scores.shape)}")
-    _require(scores.dtype in (torch.float32, torch.float64), detector, f"scores are float32 or better: {scores.dtype}")
-    _require(bool(scores.isfinite().all()), detector, "scores are finite")
+    require(tuple(scores.shape) == (len(features),), detector, f"score gives [B], not {tuple(scores.shape)}")
+    require(scores.dtype in (torch.float32, torch.float64), detector, f"scores are float32 or better: {scores.dtype}")
+    require(bool(scores.isfinite().all()), detector, "scores are finite")
     return scores
 
 
 def _tensors(features: Features) -> dict[str, Tensor]:
-    found = {"logits": features.logits, "pooled": features.pooled}
-    found |= {f"map {tap}": value for tap, value in features.maps.items()}
+    tensors = {"logits": features.logits, "pooled": features.pooled}
+    tensors |= {f"map {tap}": value for tap, value in features.maps.items()}
     if features.head is not None:
-        found |= {"the classifier's weight": features.head.weight, "the classifier's bias": features.head.bias}
-    return found
-
-
-def _require(holds: bool, detector: Detector, what: str) -> None:
-    if not holds:
-        raise AssertionError(f"{type(detector).__name__} does not keep to: {what}")
-
-
-def _same(scores: Tensor, expected: Tensor, detector: Detector, what: str) -> None:
-    """To the last digits: other kernels serve other batch sizes."""
-    scale = float(expected.abs().max())
-    error = float((scores.double() - expected.double()).abs().max())
-    _require(error <= 1e-4 * scale, detector, f"{what} (scores of size {scale:.3g} differ by {error:.3g})")
-
-
-def _refuses(call: Callable[[], Any], detector: Detector, what: str) -> None:
-    try:
-        call()
-    except InputError:
-        return
-    raise AssertionError(f"{type(detector).__name__} does not keep to: {what}")
+        tensors |= {"the classifier's weight": features.head.weight, "the classifier's bias": features.head.bias}
+    return tensors

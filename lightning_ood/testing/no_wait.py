@@ -1,4 +1,4 @@
-"""An instrument that raises on any operation that would make the host wait for the device."""
+"""A context manager that raises on any operation that would make the host wait for the device."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from torch.utils._pytree import tree_leaves
 def never_waiting() -> Iterator[None]:
     """Raises on any operation that would synchronise host and device; ``meta`` tensors stand in for device tensors.
 
-    A ``meta`` tensor by itself refuses to be read back and to be indexed by a mask. Here a blocking copy to the device
-    is refused too. Scalars may be passed as arguments.
+    Reading a ``meta`` tensor back and indexing it by a mask always raise. This context manager also raises on a
+    blocking copy to the device. Scalars may be passed as arguments.
 
     Raises:
         RuntimeError: or NotImplementedError, at the operation.
@@ -31,12 +31,13 @@ class _NothingSent(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         out = func(*args, **kwargs)
-        given = [value for value in tree_leaves((args, kwargs)) if isinstance(value, Tensor)]
-        there = any(value.is_meta for value in (*given, *tree_leaves(out)) if isinstance(value, Tensor))
-        sent = [value for value in given if value.device.type == "cpu" and value.dim() > 0]
-        if sent and there and not kwargs.get("non_blocking"):
+        inputs = [value for value in tree_leaves((args, kwargs)) if isinstance(value, Tensor)]
+        on_device = any(value.is_meta for value in (*inputs, *tree_leaves(out)) if isinstance(value, Tensor))
+        copied = [value for value in inputs if value.device.type == "cpu" and value.dim() > 0]
+        if copied and on_device and not kwargs.get("non_blocking"):
             raise RuntimeError(
-                f"{func} sends a tensor {list(sent[0].shape)} and waits; lightning_ood.ops.transfer.beside does not"
+                f"{func} copies a tensor {list(copied[0].shape)} to the device and waits; use "
+                "lightning_ood.ops.transfer.beside"
             )
         return out
 
@@ -45,5 +46,7 @@ class _NoNumbers(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
         if func in (torch.tensor, torch.as_tensor, Tensor.new_tensor) and out.is_meta:
-            raise RuntimeError(f"{func.__name__} sends numbers and waits; make the tensor on the host, or a new_full")
+            raise RuntimeError(
+                f"{func.__name__} copies numbers to the device and waits; build the tensor on the host, or use new_full"
+            )
         return out

@@ -1,4 +1,4 @@
-"""A network of a few thousand weights and images that it knows: what the contract of a detector is tried on."""
+"""A toy network of a few thousand weights and toy images, on which detectors are tested."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ BLOCKS = ("block1", "block2", "last")
 
 @dataclass(frozen=True)
 class Images:
-    """Images ``[B, 3, 12, 12]``, their labels and their positions in the set."""
+    """Images ``pixels`` ``[B, 3, 12, 12]``, ``labels`` ``[B]`` and positions in the set ``index`` ``[B]``."""
 
     pixels: Tensor
     labels: Tensor
@@ -28,13 +28,13 @@ class Images:
 class Toy:
     """Three convolutions with fixed weights, a mean over space and a linear classifier fitted by least squares.
 
-    Of its 5 classes the last has no images, of its 16 units the first is dead: no detector may mind. ID images are a
-    pattern per class with noise; OOD images are weak noise, of which the network is not sure.
+    The last of its 5 classes has no images and the first of its 16 units is dead; every detector has to handle both. ID
+    images are a pattern per class with noise. OOD images are weak noise, on which the network has low confidence.
 
     Args:
-        attention: whether it pretends to have a class token: two heads, attention over the positions of the last map.
-        signed: leaves out the last rectification, so that features are negative too.
-        seed: of weights and images.
+        attention: whether it imitates a class token: two heads, attention over the positions of the last map.
+        signed: leave out the last rectification, so that features can be negative.
+        seed: seed of weights and images.
     """
 
     attention: bool = False
@@ -57,7 +57,7 @@ class Toy:
         self.head = Head(torch.linalg.solve(ridge, pooled.T @ (target - bias)).T.contiguous(), bias)
 
     def info(self, labels: Tensor | None = None) -> NetworkInfo:
-        """What a detector is told before the first batch."""
+        """Returns the description of the network, and of a fit set with ``labels`` ``[N]``."""
         sides = (SIDE, SIDE)
         return NetworkInfo(
             num_features=CHANNELS[-1],
@@ -70,22 +70,22 @@ class Toy:
         )
 
     def train(self, size: int = 400) -> Images:
-        """ID training images."""
+        """Draws ID training images."""
         return self._id_images(size, self.seed + 1)
 
     def id_test(self, size: int = 48) -> Images:
-        """ID test images."""
+        """Draws ID test images."""
         return self._id_images(size, self.seed + 2)
 
     def ood_test(self, size: int = 48) -> Images:
-        """OOD test images."""
+        """Draws OOD test images."""
         pixels = 0.3 * torch.randn(size, 3, 2 * SIDE, 2 * SIDE, generator=torch.Generator().manual_seed(self.seed + 3))
         return Images(pixels, torch.zeros(size, dtype=torch.int64), torch.arange(size))
 
     def __call__(self, images: Images, reads: Reads) -> Features:
-        """The features of images: what ``reads`` names and nothing else, so that undeclared reading fails."""
-        maps = self._maps(images.pixels)
-        pooled = maps["last"].flatten(2).mean(2)
+        """Computes the features of images, only the fields in ``reads``, so that undeclared reading raises."""
+        maps = self._maps(images.pixels)  # [B, C, 6, 6] each
+        pooled = maps["last"].flatten(2).mean(2)  # [B, 16]
         view_of = {view: replace(images, pixels=view(images.pixels, images.index)) for view in reads.views}
         inner = replace(reads, views=(), perturbations=())
         return Features(
@@ -102,7 +102,7 @@ class Toy:
 
     @torch.enable_grad()
     def _stepped(self, images: Images, reads: Reads) -> dict[Hashable, Features]:
-        """The features of images after each step."""
+        """Computes the features of the perturbed images, for each perturbation."""
         pixels = images.pixels.detach().requires_grad_(bool(reads.perturbations))
         inner = replace(reads, views=(), perturbations=())
         stepped: dict[Hashable, Features] = {}
@@ -126,7 +126,7 @@ class Toy:
 
     @torch.enable_grad()
     def _gradients(self, pixels: Tensor, taps: Iterable[str]) -> dict[str, Tensor]:
-        """The derivative of KL(uniform || softmax) by each map."""
+        """Computes the gradient of KL(uniform || softmax) by each map."""
         taps = list(taps)
         if not taps:
             return {}
@@ -135,12 +135,12 @@ class Toy:
         return dict(zip(taps, torch.autograd.grad(loss, [maps[tap] for tap in taps]), strict=True))
 
     def _attention(self, last: Tensor) -> Tensor:
-        keys = torch.einsum("bcn,hc->bhn", last.flatten(2), self._heads)
-        return F.pad(keys, (1, 0)).softmax(dim=2)
+        keys = torch.einsum("bcn,hc->bhn", last.flatten(2), self._heads)  # [B, heads, positions]
+        return F.pad(keys, (1, 0)).softmax(dim=2)  # [B, heads, 1 + positions]
 
 
 def permuted(features: Features, order: Tensor) -> Features:
-    """A batch of the same network with its penultimate units in another order ``[D]``."""
+    """Returns a batch of the same network with its penultimate units in another ``order`` ``[D]``."""
     head = features.head
 
     def moved(maps: Mapping[str, Tensor]) -> dict[str, Tensor]:

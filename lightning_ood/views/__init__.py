@@ -1,4 +1,4 @@
-"""Other views of the images: transforms that draw pseudo-OOD, and perturbations along a gradient."""
+"""Transforms of the input images: views, which serve as pseudo-OOD, and perturbations along a gradient."""
 
 from lightning_ood.views.perturbation import Perturbation
 from lightning_ood.views.transforms import Blur, Crop, Invert, Jigsaw, Noise, PhaseScramble, Raw, Rotate, View

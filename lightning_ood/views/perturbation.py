@@ -1,4 +1,4 @@
-"""Images that take a small step along a gradient: what ODIN scores instead of the images themselves."""
+"""Perturbation of images along the gradient of a loss, as ODIN uses it."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 class Perturbation:
     """A step of every pixel against the sign of a loss's gradient; a gradient of zero counts as positive.
 
-    A value: equal ones are computed once. A detector declares it (``Detector.perturbations``), the backbone takes the
-    gradient and reads the new images, whose features arrive in ``features.views[perturbation]``: no detector holds
-    the network.
+    Perturbations compare by value, and equal ones are computed once. A detector declares them
+    (``Detector.perturbations``). The backbone computes the gradient and runs the network on the perturbed images,
+    whose features are ``features.views[perturbation]``. A detector therefore never needs the network.
 
     Attributes:
-        of: names the loss; equal names are equal losses.
+        of: name of the loss; losses of equal name are equal.
         step: length of the step per channel, in units of the network's input.
-        loss: from the features of the images themselves, part of a graph down to the pixels, to ``[B]``.
+        loss: maps the features of the unperturbed images, connected to the pixels by the autograd graph, to ``[B]``.
     """
 
     of: str
@@ -34,11 +34,11 @@ class Perturbation:
     loss: Callable[[Features], Tensor] = field(compare=False, repr=False)
 
     def total(self, features: Features) -> Tensor:
-        """The loss of a batch, summed; in the precision of the features, whatever the network's forward runs in."""
+        """Sums the loss over a batch, in the precision of the features even where autocast is on."""
         with torch.autocast(features.logits.device.type, enabled=False):
             return self.loss(features).sum()
 
     def __call__(self, images: Tensor, gradient: Tensor) -> Tensor:
-        """The new images ``[B, 3, H, W]``, given ``d loss / d images``."""
-        step = beside(torch.tensor(self.step, dtype=images.dtype)[:, None, None], images)
+        """Returns perturbed images ``[B, 3, H, W]``, given ``gradient`` = d loss / d images of the same shape."""
+        step = beside(torch.tensor(self.step, dtype=images.dtype)[:, None, None], images)  # [3, 1, 1]
         return images.detach() - torch.where(gradient >= 0, step, -step)

@@ -146,7 +146,7 @@ def test_a_score_that_is_not_finite_is_named_and_the_others_are_on_disk(
 def test_a_fit_that_fails_is_named_and_the_others_are_saved(config: Path, train: Run, tmp_path: Path) -> None:
     far = ("--scoring.detectors.far", DETECTORS / "knn.yaml", "--scoring.detectors.far.init_args.k", 62)
     fitted = train("fit", "--config", config, "--scoring.detectors.broken", "tests.tiny.NanFit", *far)
-    assert fitted.returncode == 2 and "detector 'broken': its fit is not a number (mean)" in fitted.stderr
+    assert fitted.returncode == 2 and "detector 'broken': the fitted tensor 'mean' contains NaN" in fitted.stderr
     assert "detector 'far': k=62 asks for a neighbour" in fitted.stderr and "last.ckpt" in fitted.stderr
     saved = torch.load(tmp_path / "runs" / "tiny" / "checkpoints" / "last.ckpt", weights_only=True)
     assert set(saved["callbacks"]["ScoringCallback"]["fitted"]) == {"react", "dice", "line", "nac", "feature_norm"}

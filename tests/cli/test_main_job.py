@@ -103,11 +103,11 @@ def test_print_taps(config: Path, train: Run, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_trained_network_is_kept_taken_over_and_not_overwritten(config: Path, train: Run, tmp_path: Path) -> None:
-    training = ("--model.finetune", "all", "--trainer.max_epochs", 2, "--model.optimizer.init_args.lr", 0.01)
+    training = ("--model.finetune", "all", "--trainer.max_epochs", 2, "--model.training.optimizer.init_args.lr", 0.01)
     first = train("fit", "--config", config, *training)
     assert first.returncode == 0, first.stderr
     again = train(
-        "fit", "--config", config, *training, "--scoring.detectors.nac", "null", "--model.cache", tmp_path / "c"
+        "fit", "--config", config, *training, "--scoring.detectors.nac", "null", "--model.reading.cache", tmp_path / "c"
     )
     assert again.returncode == 0 and "Taking over the weights trained before" in again.stdout
     other = train("fit", "--config", config, *training[:-1], 0.02)

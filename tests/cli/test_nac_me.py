@@ -21,10 +21,8 @@ def monitoring(config: Path, folder: Path) -> None:
     content = yaml.safe_load(config.read_text())
     content["model"] |= {
         "finetune": "all",
-        "optimizer": {
-            "class_path": "torch.optim.SGD",
-            "init_args": {"lr": 0.5},
-        },  # a rough ride, so that the best varies
+        # a high rate, so that the best epoch varies
+        "training": {"optimizer": {"class_path": "torch.optim.SGD", "init_args": {"lr": 0.5}}},
     }
     content["trainer"] |= {
         "max_epochs": 6,

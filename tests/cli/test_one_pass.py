@@ -75,7 +75,7 @@ def test_more_sets_cost_their_images(config: Path, seen: Counter[str]) -> None:
 
 
 def test_a_cache_spares_the_network(config: Path, seen: Counter[str], tmp_path: Path) -> None:
-    cached = ["--model.cache", str(tmp_path / "features")]
+    cached = ["--model.reading.cache", str(tmp_path / "features")]
     assert call(seen, "fit", "--config", config, *cached) == 2 * 61
     assert call(seen, "test", "--config", config, *cached) == SETS
     plain = (tmp_path / "runs" / "tiny" / "scores.parquet").read_bytes()

@@ -21,7 +21,7 @@ def with_searches(config: Path) -> Path:
     chosen = {name: str(DETECTORS / f"{name}.yaml") for name in SEARCHING}
     chosen["on_images"] = {
         "class_path": "lightning_ood.detectors.combine.search.Search",
-        "init_args": {"of": str(DETECTORS / "energy.yaml"), "grid": {"temperature": [0.5, 4.0]}, "against": []},
+        "init_args": {"of": str(DETECTORS / "energy.yaml"), "grid": {"temperature": [0.5, 4.0]}, "pseudo_ood": []},
     }
     content["scoring"]["detectors"] = chosen
     config.write_text(yaml.safe_dump(content, sort_keys=False))
@@ -37,7 +37,7 @@ def test_everything_is_found_in_one_pass(config: Path, train: Run, tmp_path: Pat
     assert "Fitted on 61 images" in fitted.stdout, "validation OOD images are not counted as training images"
     state = torch.load(tmp_path / "runs" / "tiny" / "checkpoints" / "last.ckpt", weights_only=True)
     found = state["callbacks"]["ScoringCallback"]["fitted"]
-    assert found["react_search"]["criterion"].numel() == 2 and found["fusion"]["known"].shape == (61, 3)
+    assert found["react_search"]["criterion"].numel() == 2 and found["fusion"]["id_scores"].shape == (61, 3)
     assert found["nap_m"]["curve"].numel() == 21 and 0 <= float(found["nap_m"]["weight"]) <= 1
     assert len(found["nap_k"]["base.bank"]) < 61
     # Energy against the sixteen validation images, over the 61 training images: a multiple of 1 / (2 * 61 * 16).

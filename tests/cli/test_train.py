@@ -48,7 +48,8 @@ def training(config: Path, val: int = 0, callbacks: tuple[dict[str, Any], ...] =
     """Makes the config one that trains its network for six epochs with all that is random in training."""
     content = yaml.safe_load(config.read_text())
     content["model"] |= {"network": {"class_path": "tests.cli.test_train.DropNet"}, "finetune": "all"}
-    content["model"]["optimizer"] = {"class_path": "torch.optim.SGD", "init_args": {"lr": 0.2, "momentum": 0.9}}
+    optimizer = {"class_path": "torch.optim.SGD", "init_args": {"lr": 0.2, "momentum": 0.9}}
+    content["model"]["training"] = {"optimizer": optimizer}
     content["data"]["augment"] = ["crop", "flip"]
     if val:
         content["data"]["id"]["val"] = images(val, seed=5)

@@ -167,9 +167,9 @@ def test_what_is_wrong_with_a_list_is_named(bench: Any, tmp_path: Path, capsys: 
     assert re.search(message, " ".join(capsys.readouterr().err.split()))
 
 
-@pytest.mark.parametrize(("against", "passed"), [(None, {"fit"}), ([], {"fit", "val_ood/tin"})])
+@pytest.mark.parametrize(("pseudo_ood", "passed"), [(None, {"fit"}), ([], {"fit", "val_ood/tin"})])
 def test_validation_sets_cost_nothing_without_a_search(
-    bench: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, against: list[Any] | None, passed: set[str]
+    bench: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pseudo_ood: list[Any] | None, passed: set[str]
 ) -> None:
     path = CONFIGS[[p.stem for p in CONFIGS].index("openood_cifar10")]
     lay_out(yaml.safe_load(path.read_text())["data"], tmp_path / "data")
@@ -178,7 +178,7 @@ def test_validation_sets_cost_nothing_without_a_search(
     monkeypatch.setattr(OODDataModule, "val_dataloader", lambda data: loaded.append(loaders(data)) or loaders(data))
     search = {
         "class_path": "lightning_ood.detectors.combine.search.Search",
-        "init_args": {"against": against, "held_out": 0.5},
+        "init_args": {"pseudo_ood": pseudo_ood, "held_out": 0.5},
     }
     bench(path, "fit", more=("--scoring.detectors", json.dumps({"energy": ENERGY, "searched": search})))
     assert {name for found in loaded for name in found} == passed

@@ -1,4 +1,4 @@
-"""Small features, worked out by hand or drawn at random, for the tests of the baselines."""
+"""Small features, set by hand or drawn at random, for the tests of the baselines."""
 
 import torch
 from torch import Tensor

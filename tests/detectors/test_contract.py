@@ -1,4 +1,4 @@
-"""Every detector of the folder keeps to the contract, and the contract notices one that does not."""
+"""Every detector of the package keeps the contract, and the contract detects one that breaks it."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -73,7 +73,7 @@ def test_variant(make: Callable[[], Detector], attention: bool) -> None:
 
 
 class Mean(Detector):
-    """Keeps to the contract: minus the squared distance to the mean feature."""
+    """Keeps the contract: the negative squared distance to the mean feature."""
 
     def setup(self, info: NetworkInfo) -> None:
         super().setup(info)
@@ -200,7 +200,7 @@ def test_contract_is_kept_by_a_plain_detector() -> None:
         (SendsAndWaits, "score queues.*beside"),
         (SendsNumbers, "score queues"),
         (LeavesOnHost, "score queues"),
-        (Upside, "known images score above"),
+        (Upside, "ID images score above"),
     ],
 )
 def test_contract_notices(detector: type[Detector], says: str) -> None:

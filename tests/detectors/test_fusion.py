@@ -18,56 +18,56 @@ from lightning_ood.errors import InputError
 from lightning_ood.testing import check_detector
 
 DRAW = torch.Generator().manual_seed(0)
-KNOWN = torch.randn(101, 3, generator=DRAW, dtype=torch.float64) * torch.tensor([1.0, 20, 0.1]) + 5
+ID_SCORES = torch.randn(101, 3, generator=DRAW, dtype=torch.float64) * torch.tensor([1.0, 20, 0.1]) + 5
 SCORES = torch.randn(40, 3, generator=DRAW, dtype=torch.float64) * torch.tensor([2.0, 40, 0.2]) + 4.5
 
 
-def robust_z(scores: np.ndarray, known: np.ndarray) -> np.ndarray:
+def robust_z(scores: np.ndarray, id_scores: np.ndarray) -> np.ndarray:
     total = np.zeros(len(scores))
-    for m in range(known.shape[1]):
-        low, median, high = np.percentile(known[:, m], [25, 50, 75])
+    for m in range(id_scores.shape[1]):
+        low, median, high = np.percentile(id_scores[:, m], [25, 50, 75])
         total += (scores[:, m] - median) / (high - low)
     return total
 
 
-def fisher(scores: np.ndarray, known: np.ndarray) -> np.ndarray:
-    n = len(known)
-    p = [[(1 + sum(k <= s for k in known[:, m])) / (n + 1) for m, s in enumerate(row)] for row in scores]
+def fisher(scores: np.ndarray, id_scores: np.ndarray) -> np.ndarray:
+    n = len(id_scores)
+    p = [[(1 + sum(k <= s for k in id_scores[:, m])) / (n + 1) for m, s in enumerate(row)] for row in scores]
     return np.log(p).sum(axis=1)
 
 
-def joint(scores: np.ndarray, known: np.ndarray) -> np.ndarray:
-    n = len(known)
-    return np.array([math.log((1 + sum(all(k <= row) for k in known)) / (n + 1)) for row in scores])
+def joint(scores: np.ndarray, id_scores: np.ndarray) -> np.ndarray:
+    n = len(id_scores)
+    return np.array([math.log((1 + sum(all(k <= row) for k in id_scores)) / (n + 1)) for row in scores])
 
 
 @pytest.mark.parametrize(("rule", "formula"), [(RobustZ(), robust_z), (Fisher(), fisher), (Joint(), joint)])
 def test_rules_agree_with_their_formula(rule: Rule, formula: Callable) -> None:
-    np.testing.assert_allclose(rule(SCORES, KNOWN).numpy(), formula(SCORES.numpy(), KNOWN.numpy()), rtol=1e-9)
+    np.testing.assert_allclose(rule(SCORES, ID_SCORES).numpy(), formula(SCORES.numpy(), ID_SCORES.numpy()), rtol=1e-9)
 
 
 def test_rules_by_hand() -> None:
-    known = torch.tensor([[1.0, 10], [2, 30], [3, 20], [4, 40], [5, 50]])
+    id_scores = torch.tensor([[1.0, 10], [2, 30], [3, 20], [4, 40], [5, 50]])
     scores = torch.tensor([[3.0, 60], [0.0, 0.0]])
-    assert RobustZ()(scores, known).tolist() == pytest.approx([0 + 30 / 20, -3 / 2 - 30 / 20])
-    assert RobustZ(ceiling=1)(scores, known).tolist() == pytest.approx([1.0, -3.0])
-    assert Fisher()(scores, known).tolist() == pytest.approx([math.log(4 / 6), 2 * math.log(1 / 6)])
-    assert Joint()(scores, known).tolist() == pytest.approx([math.log(4 / 6), math.log(1 / 6)])
+    assert RobustZ()(scores, id_scores).tolist() == pytest.approx([0 + 30 / 20, -3 / 2 - 30 / 20])
+    assert RobustZ(ceiling=1)(scores, id_scores).tolist() == pytest.approx([1.0, -3.0])
+    assert Fisher()(scores, id_scores).tolist() == pytest.approx([math.log(4 / 6), 2 * math.log(1 / 6)])
+    assert Joint()(scores, id_scores).tolist() == pytest.approx([math.log(4 / 6), math.log(1 / 6)])
 
 
 def test_a_member_without_spread_is_left_out() -> None:
-    known = torch.tensor([[1.0, 7], [2, 7], [3, 7], [4, 7]])
+    id_scores = torch.tensor([[1.0, 7], [2, 7], [3, 7], [4, 7]])
     odd = torch.tensor([[1.0, 0], [2, 0], [2.5, 0], [3, 0], [4, 8]])  # the quartiles are equal, the deviation is not
     scores = torch.tensor([[2.5, 100.0]])
-    assert RobustZ()(scores, known).item() == 0
+    assert RobustZ()(scores, id_scores).item() == 0
     assert RobustZ()(scores, odd).item() == pytest.approx(100 / odd[:, 1].std(unbiased=False).item())
 
 
 @pytest.mark.parametrize("rule", [Fisher(), Joint()])
 def test_p_values_do_not_mind_a_members_scale(rule: Rule) -> None:
     scale = torch.tensor([1e-3, 7.0, 1e4], dtype=torch.float64)
-    assert torch.equal(rule(SCORES * scale, KNOWN * scale), rule(SCORES, KNOWN))
-    torch.testing.assert_close(RobustZ()(SCORES * scale - 3, KNOWN * scale - 3), RobustZ()(SCORES, KNOWN))
+    assert torch.equal(rule(SCORES * scale, ID_SCORES * scale), rule(SCORES, ID_SCORES))
+    torch.testing.assert_close(RobustZ()(SCORES * scale - 3, ID_SCORES * scale - 3), RobustZ()(SCORES, ID_SCORES))
 
 
 def members() -> dict[str, Detector]:
@@ -92,17 +92,17 @@ def test_held_out_images_are_not_fitted_on() -> None:
     """A nearest neighbour is at distance 0 from itself: calibrated on its own bank it has no spread."""
     train, _ = random_features()
     own = fit(Fusion({"a": KNN(1), "b": Energy()}), train)
-    assert own["known"].shape == (300, 2) and own["known"][:, 0].abs().max() < 1e-3
+    assert own["id_scores"].shape == (300, 2) and own["id_scores"][:, 0].abs().max() < 1e-3
     apart = fit(Fusion({"a": KNN(1), "b": Energy()}, held_out=0.25), train)
-    assert len(apart["a.bank"]) + len(apart["known"]) == 300
-    assert 50 < len(apart["known"]) < 100 and apart["known"][:, 0].max() < -1e-3
+    assert len(apart["a.bank"]) + len(apart["id_scores"]) == 300
+    assert 50 < len(apart["id_scores"]) < 100 and apart["id_scores"][:, 0].max() < -1e-3
 
 
 def test_the_sample_is_bounded() -> None:
     train, _ = random_features()
     detector = Fusion(members(), images=32)
     fitted = fit(detector, train)
-    assert fitted["known"].shape == (32, 3)
+    assert fitted["id_scores"].shape == (32, 3)
     summary = detector.summary(fitted)
     assert summary["images"] == 32 and summary["knn.iqr"] > 0  # type: ignore[operator]
 

@@ -179,7 +179,7 @@ def test_refusals() -> None:
 
 
 def test_training_scores_show_over_fitting() -> None:
-    """A cautious setting cannot tell training from test images; one that remembers every image can, inside only."""
+    """A coarse setting scores training images like test images; one that memorises separates those in the subset."""
     toy = Toy()
 
     def against_test(layer: NACLayer) -> dict[str, float]:
@@ -189,8 +189,8 @@ def test_training_scores_show_over_fitting() -> None:
             detector.update(toy(toy.train(), reads).select(rows))
         fitted = detector.compute()
         assert [len(fitted[f"training_scores.{which}"]) for which in ("inside", "outside")] == [100, 300]
-        known = detector.score(toy(toy.id_test(200), reads), fitted)
-        return {which: auroc(fitted[f"training_scores.{which}"], known) for which in ("inside", "outside")}
+        id_scores = detector.score(toy(toy.id_test(200), reads), fitted)
+        return {which: auroc(fitted[f"training_scores.{which}"], id_scores) for which in ("inside", "outside")}
 
     cautious, eager = against_test(NACLayer(20, 10, 1.0)), against_test(NACLayer(1, 1000, 1.0))
     assert cautious == pytest.approx({"inside": 0.5, "outside": 0.5}, abs=0.1)

@@ -101,7 +101,7 @@ def test_missing_map_is_named_with_what_exists() -> None:
 
 
 class Fixed(Detector):
-    """Scores what it is told."""
+    """Scores every image with a given value."""
 
     def __init__(self, scores: Tensor) -> None:
         super().__init__()

@@ -36,8 +36,8 @@ def fit(detector: Detector, train: Features = TRAIN) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize("base", [MSP(), Energy(), DICE(80)], ids=["msp", "energy", "dice"])
 def test_curve_is_that_of_fixed_weights(base: Detector) -> None:
-    """Each weight tried by itself, on all images, against all views: no image is left out where the base is free."""
-    found = NAP(base, "search", against=VIEWS, images=10_000, held_out=0.2, seed=4)
+    """The search agrees with each weight scored alone on all views; a base without a fit uses all images."""
+    found = NAP(base, "search", pseudo_ood=VIEWS, images=10_000, held_out=0.2, seed=4)
     fitted = fit(found)
     aside = (
         hash_index(TRAIN.index, 4) < int(0.2 * 2**63) if base.requires_fit else torch.ones(len(TRAIN), dtype=torch.bool)
@@ -46,8 +46,8 @@ def test_curve_is_that_of_fixed_weights(base: Detector) -> None:
     for i, weight in enumerate(WEIGHTS):
         fixed = NAP(base, weight)
         alone = fit(fixed, TRAIN.select(~aside)) if base.requires_fit else fit(fixed)
-        known = fixed.score(TRAIN.select(aside), alone)
-        expected[:, i] = torch.tensor([auroc(known, fixed.score(TRAIN.views[view], alone)) for view in VIEWS])
+        id_scores = fixed.score(TRAIN.select(aside), alone)
+        expected[:, i] = torch.tensor([auroc(id_scores, fixed.score(TRAIN.views[view], alone)) for view in VIEWS])
     torch.testing.assert_close(fitted["curve"], expected, rtol=0, atol=2e-4)
     weight = float(fitted["weight"])
     assert expected.mean(0)[round(20 * weight)] >= expected.mean(0).max() - 2e-4
@@ -57,7 +57,7 @@ def test_curve_is_that_of_fixed_weights(base: Detector) -> None:
 
 
 def test_report_has_weight_curve_and_transform() -> None:
-    detector = NAP(MSP(), "search", against=[Rotate(turns=2)])
+    detector = NAP(MSP(), "search", pseudo_ood=[Rotate(turns=2)])
     fitted = fit(detector)
     summary = detector.summary(fitted)
     assert summary["weight"] == pytest.approx(float(fitted["weight"])) and summary["floored"] == 0
@@ -66,8 +66,8 @@ def test_report_has_weight_curve_and_transform() -> None:
 
 
 def test_of_equal_weights_the_middle_one() -> None:
-    """Pseudo-OOD that every weight tells apart says nothing: the weight is in the middle, not at an end."""
-    fitted = fit(NAP(MSP(), "search", against=[Noise(50.0)]))
+    """If every weight separates the pseudo-OOD perfectly, the middle weight is chosen and not one at an end."""
+    fitted = fit(NAP(MSP(), "search", pseudo_ood=[Noise(50.0)]))
     flat = fitted["curve"][0] >= fitted["curve"].max() - 1e-9
     tied = [w for w, holds in zip(WEIGHTS, flat.tolist(), strict=True) if holds]
     assert float(fitted["weight"]) == pytest.approx(tied[len(tied) // 2])
@@ -96,7 +96,7 @@ class Low(Energy):
         (lambda: NAP(None, "search"), "name one"),
         (lambda: fit(NAP(ODIN(epsilon=0.1), "search")), "epsilon: 0"),
         (lambda: fit(NAP(KNN(), "search", held_out=1e-12)), "held out"),
-        (lambda: fit(NAP(MSP(), "search", against=[])), "val_ood"),
+        (lambda: fit(NAP(MSP(), "search", pseudo_ood=[])), "val_ood"),
     ],
 )
 def test_refusals(make: object, says: str) -> None:

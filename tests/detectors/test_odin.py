@@ -25,7 +25,7 @@ HEAD = Head(torch.tensor([[1.0, 0, -1], [0, 2, 1]]), torch.tensor([0.5, -0.5]))
 
 
 def probability(score: Tensor, classes: int) -> Tensor:
-    """The largest softmax probability that a score stands for."""
+    """Converts a score back to the largest softmax probability."""
     return (score.double() - torch.tensor(classes - 1.0).double().log()).sigmoid()
 
 

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from lightning_ood.detectors.base import LogitScore
 from lightning_ood.detectors.energy import Energy
 from lightning_ood.detectors.gen import GEN
+from lightning_ood.detectors.logit_score import LogitScore
 from lightning_ood.detectors.max_logit import MaxLogit
 from lightning_ood.detectors.msp import MSP
 from lightning_ood.detectors.odin import ODIN

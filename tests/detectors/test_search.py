@@ -42,10 +42,10 @@ def fit(detector: Detector, train: Features = TRAIN, ood: Features | None = None
 @pytest.mark.parametrize("which", ["auroc", "fpr95"])
 def test_criterion_is_the_metric(which: str) -> None:
     draw = torch.Generator().manual_seed(0)
-    known, unknown = torch.randn(143, generator=draw).round(decimals=1) + 1, torch.randn(99, generator=draw)
-    unknown = unknown.round(decimals=1)
-    expected = {"auroc": auroc, "fpr95": fpr95}[which](known, unknown)
-    assert criterion(known, unknown, which).item() == pytest.approx(expected, abs=1e-12)  # type: ignore[arg-type]
+    id_scores, ood_scores = torch.randn(143, generator=draw).round(decimals=1) + 1, torch.randn(99, generator=draw)
+    ood_scores = ood_scores.round(decimals=1)
+    expected = {"auroc": auroc, "fpr95": fpr95}[which](id_scores, ood_scores)
+    assert criterion(id_scores, ood_scores, which).item() == pytest.approx(expected, abs=1e-12)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("which", ["auroc", "fpr95"])
@@ -67,8 +67,8 @@ def test_search_agrees_with_brute_force(of: Detector, grid: dict[str, list], whi
     for values in product(*grid.values()):
         candidate = varied(of, dict(zip(grid, values, strict=True)))
         alone = fit(candidate, TRAIN.select(~aside))
-        known = candidate.score(TRAIN.select(aside), alone)
-        table.append([metric(known, candidate.score(TRAIN.views[view], alone)) for view in views])
+        id_scores = candidate.score(TRAIN.select(aside), alone)
+        table.append([metric(id_scores, candidate.score(TRAIN.views[view], alone)) for view in views])
     expected = torch.tensor(table, dtype=torch.float64).T
     torch.testing.assert_close(fitted["criterion"], expected, rtol=0, atol=2e-4)
     mean = expected.mean(0) * (1 if which == "auroc" else -1)
@@ -82,7 +82,7 @@ def test_search_agrees_with_brute_force(of: Detector, grid: dict[str, list], whi
 
 
 def test_a_nearest_neighbour_is_not_flattered_by_itself() -> None:
-    """On the images of its own bank k = 1 is perfect against anything."""
+    """On the images of its own bank, k = 1 separates perfectly from any OOD set."""
     flattered = fit(Search(KNN(), {"k": [1, 20]}, held_out=0.0))
     assert flattered["criterion"][0, 0] == 1
     assert fit(Search(KNN(), {"k": [1, 20]}))["criterion"][0, 0] < 1
@@ -107,12 +107,12 @@ def test_what_scoring_alone_reads_is_fitted_once() -> None:
 
 def test_validation_images_stand_for_ood() -> None:
     ood = TOY(TOY.ood_test(), replace(READS, views=()))
-    search = Search(Energy(), {"temperature": [0.5, 5.0]}, against=[])
+    search = Search(Energy(), {"temperature": [0.5, 5.0]}, pseudo_ood=[])
     fitted = fit(search, ood=ood)
     expected = [auroc(Energy(t).score(TRAIN, {}), Energy(t).score(ood, {})) for t in (0.5, 5.0)]
     assert fitted["criterion"].tolist()[0] == pytest.approx(expected, abs=1e-5)
     with pytest.raises(InputError, match="val_ood"):
-        fit(Search(Energy(), {"temperature": [0.5, 5.0]}, against=[]))
+        fit(Search(Energy(), {"temperature": [0.5, 5.0]}, pseudo_ood=[]))
     with_views = Search(Energy(), {"temperature": [0.5, 5.0]})
     assert torch.equal(fit(with_views, ood=ood)["criterion"], fit(with_views)["criterion"])
 

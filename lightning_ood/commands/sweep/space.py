@@ -81,7 +81,7 @@ def read(path: Path) -> Sweep:
     _check(method in METHODS, f"{path}: method is {method!r}; write grid, random or bayes")
     _check(
         parameters and isinstance(parameters, Mapping),
-        f"{path}: no parameters; write at least one, as `parameters: {{model.label_smoothing: {{values: …}}}}`",
+        f"{path}: no parameters; write one, as `parameters: {{model.training.label_smoothing: {{values: …}}}}`",
     )
     _check(
         method != "bayes" or metric.get("name"),
@@ -114,7 +114,10 @@ def _arguments(path: Path, command: list[str]) -> list[str]:
 def _distribution(where: str, spec: Any) -> BaseDistribution:
     how = f"write `{{values: [{spec}, …]}}`, `{{value: {spec}}}` or `{{min: …, max: …}}`"
     _check(isinstance(spec, Mapping), f"{where}: {spec!r} is no set of values; {how}")
-    _check("parameters" not in spec, f"{where}: nested parameters; write them with dots, as `model.label_smoothing`")
+    _check(
+        "parameters" not in spec,
+        f"{where}: nested parameters; write them with dots, as `model.training.label_smoothing`",
+    )
     _check("probabilities" not in spec, f"{where}: only W&B reads probabilities; leave them out")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # values that are mappings, and steps that do not end at the maximum

@@ -1,4 +1,4 @@
-"""One score made of several, calibrated on training images: no OOD data, no further forward."""
+"""Fusion of several scores, calibrated on training images, without OOD data or another forward."""
 
 from __future__ import annotations
 
@@ -19,63 +19,66 @@ from lightning_ood.features import Features, NetworkInfo
 
 
 class Rule(ABC):
-    """Turns the scores of several detectors into one."""
+    """Combines the scores of several detectors into one."""
 
     @abstractmethod
-    def __call__(self, scores: Tensor, known: Tensor) -> Tensor:
+    def __call__(self, scores: Tensor, id_scores: Tensor) -> Tensor:
         """Combines scores.
 
         Args:
             scores: ``[B, M]`` of M detectors.
-            known: ``[n, M]`` their scores on ID images.
+            id_scores: ``[n, M]``, scores of the same detectors on ID images.
 
         Returns:
-            ``[B]``, higher = more in-distribution; any real value, to be read as a logarithm where one is wanted.
+            ``[B]``, higher = more in-distribution; any real value. ``log_score`` uses it as a logarithm.
         """
 
 
 @dataclass(frozen=True)
 class RobustZ(Rule):
-    """The sum of ``(score - median) / IQR``, both of each detector's scores on ID images.
+    """Sum over detectors of ``(score - median) / IQR``, both of the detector's scores on ID images.
 
-    Median and inter-quartile range do not mind a few odd images. A detector that gives most ID images one score has no
-    IQR: its standard deviation is taken, and it is left out where that is zero too.
+    Median and inter-quartile range are robust to a few outliers. If a detector gives most ID images the same score, its
+    IQR is zero and its standard deviation is used. If that is zero too, the detector is left out.
 
     Attributes:
-        ceiling: a detector adds at most this; none where None. A score far above the usual then cannot make up for
-            another detector's doubt.
+        ceiling: largest value that a detector adds; unlimited where None. With a ceiling, a very high score of one
+            detector cannot compensate a low score of another.
     """
 
     ceiling: float | None = None
 
-    def __call__(self, scores: Tensor, known: Tensor) -> Tensor:
-        """``[B]``, the sum over detectors."""
-        quarters = torch.linspace(0.25, 0.75, 3, dtype=known.dtype, device=known.device)
-        low, median, high = known.quantile(quarters, dim=0)
-        spread = torch.where(high > low, high - low, known.std(dim=0, unbiased=False))
-        z = torch.where(spread > 0, (scores - median) / torch.where(spread > 0, spread, 1), 0)
+    def __call__(self, scores: Tensor, id_scores: Tensor) -> Tensor:
+        """Combines scores ``[B, M]`` to the sum over detectors ``[B]``."""
+        quarters = torch.linspace(0.25, 0.75, 3, dtype=id_scores.dtype, device=id_scores.device)
+        low, median, high = id_scores.quantile(quarters, dim=0)  # [M] each
+        spread = torch.where(high > low, high - low, id_scores.std(dim=0, unbiased=False))  # [M]
+        z = torch.where(spread > 0, (scores - median) / torch.where(spread > 0, spread, 1), 0)  # [B, M]
         return (z if self.ceiling is None else z.clamp(max=self.ceiling)).sum(dim=1)
 
 
-def p_values(scores: Tensor, known: Tensor) -> Tensor:
-    """``[B, M]`` empirical p-values of "this is an ID image": ``(1 + share of n scores at or below) / (n + 1)``."""
-    ordered = known.T.contiguous().sort(dim=1).values
-    below = torch.searchsorted(ordered, scores.T.contiguous(), right=True)
-    return (1 + below.T.double()) / (len(known) + 1)
+def p_values(scores: Tensor, id_scores: Tensor) -> Tensor:
+    """Computes empirical p-values ``[B, M]`` of the hypothesis that an image is ID.
+
+    The p-value is ``(1 + number of the n ID scores at or below the score) / (n + 1)``.
+    """
+    ordered = id_scores.T.contiguous().sort(dim=1).values  # [M, n]
+    below = torch.searchsorted(ordered, scores.T.contiguous(), right=True)  # [M, B]
+    return (1 + below.T.double()) / (len(id_scores) + 1)
 
 
 @dataclass(frozen=True)
 class Fisher(Rule):
     """Fisher's combination of p-values (Dadalto et al. 2024, https://arxiv.org/abs/2406.16045): the sum of ``log p``.
 
-    Deviation: not multiplied by -2, so that higher is more in-distribution; corrections for dependent detectors
-    (Brown) rescale the statistic and change no ranking. An image below all n ID scores has p = 1 / (n + 1) with every
-    detector alike: more ID images separate such images further.
+    Deviation: not multiplied by -2, so that higher is more in-distribution. Corrections for dependent detectors (Brown)
+    rescale the statistic and change no ranking. All images that score below all n ID images have the same
+    p = 1 / (n + 1) for every detector; with more ID images fewer of them are tied.
     """
 
-    def __call__(self, scores: Tensor, known: Tensor) -> Tensor:
-        """``[B]``, at most 0."""
-        return p_values(scores, known).log().sum(dim=1)
+    def __call__(self, scores: Tensor, id_scores: Tensor) -> Tensor:
+        """Combines scores ``[B, M]`` to ``[B]``, at most 0."""
+        return p_values(scores, id_scores).log().sum(dim=1)
 
 
 @dataclass(frozen=True)
@@ -83,36 +86,37 @@ class Joint(Rule):
     """The empirical joint distribution function (Novello et al. 2024, https://arxiv.org/abs/2407.07135).
 
     ``log((1 + number of ID images that score no higher with any detector) / (n + 1))``. With more than a few detectors
-    hardly any image is below in all, and most scores tie at the lowest value.
+    hardly any ID image scores lower with all of them, and most scores tie at the lowest value.
     """
 
-    def __call__(self, scores: Tensor, known: Tensor) -> Tensor:
-        """``[B]``, at most 0."""
-        below = (known <= scores[:, None]).all(dim=2).sum(dim=1)
-        return ((1 + below.double()) / (len(known) + 1)).log()
+    def __call__(self, scores: Tensor, id_scores: Tensor) -> Tensor:
+        """Combines scores ``[B, M]`` to ``[B]``, at most 0."""
+        below = (id_scores <= scores[:, None]).all(dim=2).sum(dim=1)  # [B, n, M] -> [B, n] -> [B]
+        return ((1 + below.double()) / (len(id_scores) + 1)).log()
 
 
 class Fusion(Detector):
-    """A detector made of others: each one's score is compared with what it gives ID images, then a rule joins them.
+    """Combines several detectors: compares each member's score with its scores on ID images, then applies a rule.
 
-    ``rule(scores, known)``, with ``known`` the scores of all members on ``images`` training images. Members that agree
-    on ID images and fail on different OOD images make up for each other.
+    The score is ``rule(scores, id_scores)``, with ``id_scores`` the scores of all M members on ``images`` training
+    images. Members that agree on ID images and fail on different OOD images compensate each other.
 
-    Fits what its members fit and ``known`` ``[n, M]``, without labels and without OOD images. State: the members', one
-    number an image for a member that fits nothing, and for the others the features that they read (``FeatureSample``).
+    Fits its members and ``id_scores`` ``[n, M]``, without labels and without OOD images. State: that of the members,
+    one number per image for a member that fits nothing, and for the others the features that they read
+    (``FeatureSample``).
 
-    A bank of neighbours that holds the scored image itself puts one neighbour at distance 0: with k = 50 the median
-    moves by a fiftieth of a neighbour's rank and no more, with k = 1 every ID score would be 0. Then, or where a member
-    remembers its images in another way, set ``held_out``: that share of the training images calibrates and is not
-    fitted on. p-values are exact only then.
+    A bank of neighbours that contains the scored image itself has one neighbour at distance 0. With k = 50 the median
+    moves by at most a fiftieth of a neighbour's rank; with k = 1 every ID score would be 0. In such a case, or if a
+    member memorises its images in another way, set ``held_out``: that fraction of the training images is used for
+    calibration and not for fitting. Only then are p-values exact.
 
     Args:
         of: name -> member; NAP, Energy and KNN (k = 50) where None.
         rule: how scores are joined; the sum of robust z-scores where None.
-        images: training images that calibrate, at most.
-        held_out: share of the training images that calibrates and that members are not fitted on; 0 fits and
-            calibrates on the same.
-        seed: draws other images.
+        images: largest number of training images for the calibration.
+        held_out: fraction of the training images for calibration, on which members are not fitted; with 0 members are
+            fitted and calibrated on the same images.
+        seed: seed of the sample.
     """
 
     def __init__(
@@ -125,7 +129,7 @@ class Fusion(Detector):
     ) -> None:
         super().__init__()
         if of is not None and len(of) < 2:
-            raise InputError("Fusion joins detectors: name at least two in `of`")
+            raise InputError(f"Fusion combines detectors, and `of` has {len(of)}: name at least two")
         check_share(held_out)
         self.of = {"nap": NAP(), "energy": Energy(), "knn": KNN()} if of is None else dict(of)
         self.members = nn.ModuleList(self.of.values())
@@ -133,13 +137,13 @@ class Fusion(Detector):
         self.images, self.held_out, self.seed = images, held_out, seed
 
     def setup(self, info: NetworkInfo) -> None:
-        """Sets the members up and makes room for the sample."""
+        """Sets up the members and the sample for calibration."""
         super().setup(info.sharing() if self.held_out else info)
         check_steps("Fusion", list(self.of.values()))
         self.calibration = Calibration(list(self.of.values()), self.images, info, self.seed)
 
     def update(self, features: Features) -> None:
-        """Fits the members and keeps what calibrates them."""
+        """Adds a batch to the members and to the sample for calibration."""
         share = self.held_out if any(member.requires_fit for member in self.of.values()) else 0.0
         fitted_on, scored_on = split(features, share, self.seed)
         self.calibration.update(scored_on)
@@ -153,34 +157,36 @@ class Fusion(Detector):
             member.update_ood(features)
 
     def compute(self) -> dict[str, Tensor]:
-        """``known`` ``[n, M]`` and what each member fitted, under its name.
+        """Computes ``id_scores`` ``[n, M]`` and the fit of each member, under its name.
 
         Raises:
-            InputError: if no training image calibrates.
+            InputError: if there are fewer than two training images for the calibration.
         """
         fitted = {name: member.compute() if member.requires_fit else {} for name, member in self.of.items()}
-        known = self.calibration.compute(list(fitted.values()))
-        if len(known) < 2:
-            raise InputError("Fusion has no training images to calibrate on: fit on more, or raise `held_out`")
+        id_scores = self.calibration.compute(list(fitted.values()))
+        if len(id_scores) < 2:
+            raise InputError(
+                f"Fusion has {len(id_scores)} training images to calibrate on, and needs two: fit on more images, or "
+                "raise `held_out`"
+            )
         nested = [nest(name, of_member) for name, of_member in fitted.items()]
-        return {"known": known, **{key: value for part in nested for key, value in part.items()}}
+        return {"id_scores": id_scores, **{key: value for member in nested for key, value in member.items()}}
 
     def score(self, features: Features, fitted: Fitted) -> Tensor:
-        """``[B]``, as the rule gives it, float64."""
-        scores = [m.score(features, unnest(name, fitted)).double() for name, m in self.of.items()]
-        known = fitted["known"]
-        return self.rule(torch.stack(scores, dim=1), known)
+        """Scores a batch with the rule: ``[B]`` float64."""
+        scores = [m.score(features, unnest(name, fitted)).double() for name, m in self.of.items()]  # [B] each
+        return self.rule(torch.stack(scores, dim=1), fitted["id_scores"])
 
     def log_score(self, features: Features, fitted: Fitted) -> Tensor:
-        """The score itself: a sum of evidence is a logarithm already."""
+        """Returns the score ``[B]``, a sum of evidence, which is used as a logarithm."""
         return self.score(features, fitted)
 
     def summary(self, fitted: Fitted) -> dict[str, float | str]:
-        """Median and inter-quartile range of each member on ID images, and what the members say."""
-        known = fitted["known"]
-        said: dict[str, float | str] = {"images": float(len(known))}
+        """Returns median and inter-quartile range of each member on ID images, and the members' summaries."""
+        id_scores = fitted["id_scores"]
+        summary: dict[str, float | str] = {"images": float(len(id_scores))}
         for i, (name, member) in enumerate(self.of.items()):
-            low, median, high = known[:, i].quantile(known.new_tensor([0.25, 0.5, 0.75])).tolist()
-            said |= {f"{name}.median": median, f"{name}.iqr": high - low}
-            said |= {f"{name}.{key}": value for key, value in member.summary(unnest(name, fitted)).items()}
-        return said
+            low, median, high = id_scores[:, i].quantile(id_scores.new_tensor([0.25, 0.5, 0.75])).tolist()
+            summary |= {f"{name}.median": median, f"{name}.iqr": high - low}
+            summary |= {f"{name}.{key}": value for key, value in member.summary(unnest(name, fitted)).items()}
+        return summary

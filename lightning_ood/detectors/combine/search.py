@@ -1,4 +1,4 @@
-"""Hyper-parameters chosen from the features of one pass, on OOD stand-ins or on validation OOD images."""
+"""Search of a detector's arguments from the features of one pass, on pseudo-OOD or on validation OOD images."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from lightning_ood.detectors._contract import arguments, nest, unnest
-from lightning_ood.detectors.base import Detector, Fitted, LogitScore
+from lightning_ood.detectors.base import Detector, Fitted
+from lightning_ood.detectors.logit_score import LogitScore
 from lightning_ood.detectors.pseudo_ood import Criterion, PseudoOOD, criterion
 from lightning_ood.detectors.react import ReAct
 from lightning_ood.errors import InputError, write_one_of
@@ -21,30 +22,32 @@ from lightning_ood.views import Jigsaw, View
 
 
 class Search(Detector):
-    """A detector whose arguments are found: every combination of a grid is fitted and tried, the best one scores.
+    """Searches a detector's arguments: fits and tests every combination of a grid, and scores with the best one.
 
-    All candidates are fitted in the same pass. Then each scores ``images`` ID training images and as many OOD
-    stand-ins from features kept on the way (``FeatureSample``): no forward per candidate. OOD is stood for by views of
-    the training images (one forward more per image and view), or by a validation OOD set, where ``against`` is empty
-    and the run has one (``data.val_ood``). The criterion is averaged over the stand-ins; of equal candidates the first
-    of the grid is taken.
+    All candidates are fitted in the same pass. Each then scores ``images`` ID training images and as many pseudo-OOD
+    images, from features that are stored during the pass (``FeatureSample``), without a forward per candidate.
+    Pseudo-OOD are views of the training images (one more forward per image and view). If ``pseudo_ood`` is empty, a
+    validation OOD set is used (``data.val_ood``). The criterion is averaged over the pseudo-OOD sets; of equal
+    candidates the first of the grid is chosen.
 
-    ID images that are scored are held out of the fit: a memory of training images (KNN with a small k) would look
-    perfect on them. Where nothing is fitted, none are held out.
+    The scored ID images are held out of the fit, since a detector that memorises training images (KNN with a small k)
+    would seem perfect on them. If no candidate requires a fit, none are held out.
 
-    State: that of the candidates, one for all that differ only in arguments that scoring alone reads (``score_only``
-    and the arguments of a score of the logits), plus the samples. Fitted: ``chosen``, ``criterion`` [stand-ins,
-    candidates], ``dead`` [parameters] and what the chosen candidate fitted, under ``of.``.
+    State: that of the candidates plus the samples. Candidates that differ only in arguments that scoring alone reads
+    (``score_only``, and the arguments of a score of the logits) have one state together. Fitted: ``chosen``,
+    ``criterion`` [pseudo-OOD sets, candidates], ``dead`` [arguments] and the fit of the chosen candidate, under
+    ``of.``.
 
     Args:
-        of: the detector; its own arguments hold for what the grid does not name. ReAct where None.
+        of: the detector, with the arguments that the grid does not name. ReAct where None.
         grid: argument -> values. A dot reaches into an argument: ``base.temperature``, ``layers.pooled.alpha``.
             The percentile of ReAct where None.
-        against: views that stand for OOD; a 3x3 jigsaw where None, a validation OOD set where empty.
+        pseudo_ood: views of training images that are used as OOD; a 3x3 jigsaw where None, a validation OOD set where
+            empty.
         criterion: ``auroc``, or ``fpr95`` with ID positive.
-        images: of each kind, at most.
-        held_out: share of the training images that are scored and not fitted on.
-        seed: draws other images.
+        images: largest number of images of each kind.
+        held_out: fraction of the training images that are scored and not fitted on.
+        seed: seed of the samples.
 
     Raises:
         InputError: if the grid is empty or names an argument that the detector does not have.
@@ -54,7 +57,7 @@ class Search(Detector):
         self,
         of: Detector | None = None,
         grid: dict[str, list[Any]] | None = None,
-        against: list[View] | None = None,
+        pseudo_ood: list[View] | None = None,
         criterion: Criterion = "auroc",
         images: int = 1000,
         held_out: float = 0.1,
@@ -62,21 +65,21 @@ class Search(Detector):
     ) -> None:
         super().__init__()
         template = ReAct() if of is None else of
-        self._template = (template,)  # a tuple: not registered, only the candidates are fitted
+        self._template = (template,)  # a tuple, so that it is not registered: only the candidates are fitted
         if grid is None:
             grid = {"percentile": [80, 85, 90, 95, 99]} if of is None else {}
         if not grid or not all(grid.values()):
             raise InputError("Search needs a grid: at least one argument, each with at least one value")
         self.grid, self.criterion = {name: list(values) for name, values in grid.items()}, criterion
         self.choices = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
-        # Tuples are not registered: only one candidate of each group is summed, moved and merged.
+        # A tuple, so that candidates are not registered: only the leader of each group is updated, moved and merged.
         self.candidates = tuple(varied(template, choice) for choice in self.choices)
         fitted_alike = [path for path in grid if _score_only(template, path)]
         groups = [repr([(k, v) for k, v in choice.items() if k not in fitted_alike]) for choice in self.choices]
         self.leader = [groups.index(group) for group in groups]
         self.leaders = nn.ModuleList(self.candidates[i] for i in dict.fromkeys(self.leader))
-        self.against = [Jigsaw()] if against is None else list(against)
-        self.views = tuple(self.against)
+        self.pseudo_ood = [Jigsaw()] if pseudo_ood is None else list(pseudo_ood)
+        self.views = tuple(self.pseudo_ood)
         self.val_ood = not self.views
         self.positive = all(candidate.positive for candidate in self.candidates)
         self.images, self.held_out, self.seed = images, held_out, seed
@@ -87,7 +90,7 @@ class Search(Detector):
         return self._template[0]
 
     def setup(self, info: NetworkInfo) -> None:
-        """Sets every candidate up and makes room for the samples."""
+        """Sets up every candidate and the samples."""
         info = info.sharing() if self.held_out else info
         super().setup(info)
         for i, candidate in enumerate(self.candidates):
@@ -96,86 +99,96 @@ class Search(Detector):
         self.trial = PseudoOOD(self.candidates, self.views, info, self.images, self.held_out, self.seed)
 
     def update(self, features: Features) -> None:
-        """Fits the candidates and keeps what they will be tried on."""
+        """Adds a batch to the candidates and to the samples."""
         fitted_on = self.trial.update(features)
         for candidate in self.leaders:
             if len(fitted_on):
                 candidate.update(fitted_on)  # type: ignore[operator]
 
     def update_ood(self, features: Features) -> None:
-        """Keeps validation OOD images, where no view stands for OOD."""
+        """Adds a batch of validation OOD images, which are used if ``pseudo_ood`` is empty."""
         self.trial.update_ood(features)
 
     def compute(self) -> dict[str, Tensor]:
-        """``chosen``, ``criterion``, ``dead``, and the chosen one's fit under ``of.``.
+        """Computes ``chosen``, ``criterion``, ``dead``, and the fit of the chosen candidate under ``of.``.
 
         Raises:
-            InputError: if a stand-in has no image, or a candidate gives a score that is not finite.
+            InputError: if a pseudo-OOD set has no image, or a score of a candidate is not finite.
         """
         of = {i: c.compute() if c.requires_fit else {} for i, c in enumerate(self.candidates) if self.leader[i] == i}
         fitted = [of[i] for i in self.leader]
-        known, unknown = self.trial.compute(fitted)
+        id_scores, ood_scores = self.trial.compute(fitted)  # [n, candidates]; one [m, candidates] per pseudo-OOD set
         for i, choice in enumerate(self.choices):
-            if not all(scores[:, i].isfinite().all() for scores in (known, *unknown)):
-                raise InputError(f"Search: {self._say(choice)} gives scores that are not finite; leave it out")
-        rows = [[criterion(known[:, i], u[:, i], self.criterion) for i in range(len(self.choices))] for u in unknown]
-        values = torch.stack([torch.stack(row) for row in rows])
-        gain = values.mean(dim=0) if self.criterion == "auroc" else -values.mean(dim=0)
+            if not all(scores[:, i].isfinite().all() for scores in (id_scores, *ood_scores)):
+                raise InputError(f"Search: {_text(choice)} gives scores that are not finite; leave it out")
+        values = torch.stack([self._criteria(id_scores, scores) for scores in ood_scores])  # [sets, candidates]
+        gain = values.mean(dim=0) if self.criterion == "auroc" else -values.mean(dim=0)  # [candidates]
         chosen = int((gain >= gain.max() - 1e-9).nonzero()[0])
-        dead = _dead(torch.cat([known, *unknown]), [len(v) for v in self.grid.values()])
-        found = {"chosen": torch.tensor(chosen), "criterion": values, "dead": torch.tensor(dead)}
-        return {**found, **nest("of", fitted[chosen])}
+        dead = _dead(torch.cat([id_scores, *ood_scores]), [len(v) for v in self.grid.values()])
+        result = {"chosen": torch.tensor(chosen), "criterion": values, "dead": torch.tensor(dead)}
+        return {**result, **nest("of", fitted[chosen])}
+
+    def _criteria(self, id_scores: Tensor, ood_scores: Tensor) -> Tensor:
+        """Computes the criterion of each candidate, ``[candidates]``."""
+        columns = zip(id_scores.unbind(dim=1), ood_scores.unbind(dim=1), strict=True)
+        return torch.stack([criterion(ids, oods, self.criterion) for ids, oods in columns])
 
     def score(self, features: Features, fitted: Fitted) -> Tensor:
-        """The score of the chosen candidate, ``[B]``."""
+        """Scores a batch with the chosen candidate: ``[B]``."""
         return self._chosen(fitted).score(features, unnest("of", fitted))
 
     def log_score(self, features: Features, fitted: Fitted) -> Tensor:
-        """As the chosen candidate gives it."""
+        """Returns the ``log_score`` of the chosen candidate, ``[B]``."""
         return self._chosen(fitted).log_score(features, unnest("of", fitted))
 
     def summary(self, fitted: Fitted) -> dict[str, float | str]:
-        """The chosen values, the criterion of every candidate, the arguments that change no score."""
-        said: dict[str, float | str] = {}
+        """Returns the chosen values, the criterion of every candidate, and the arguments that change no score."""
+        summary: dict[str, float | str] = {}
         for name, value in self.choices[int(fitted["chosen"])].items():
-            said[name] = value if isinstance(value, int | float | str) else str(value)
+            summary[name] = value if isinstance(value, int | float | str) else str(value)
         values = fitted["criterion"]
         for name, row in zip(self.trial.names, (100 * values).tolist(), strict=True):
-            grid = "; ".join(f"{self._say(c)}: {v:.2f}" for c, v in zip(self.choices, row, strict=True))
-            said[f"{self.criterion} against {name}"] = grid
+            grid = "; ".join(f"{_text(c)}: {v:.2f}" for c, v in zip(self.choices, row, strict=True))
+            summary[f"{self.criterion} against {name}"] = grid
         dead = [name for name, is_dead in zip(self.grid, fitted["dead"].tolist(), strict=True) if is_dead]
-        said |= {"dead": ", ".join(dead)} if dead else {}
-        below = self._chosen(fitted).summary(unnest("of", fitted))
-        return {**said, **{f"of.{key}": value for key, value in below.items()}}
+        summary |= {"dead": ", ".join(dead)} if dead else {}
+        of_chosen = self._chosen(fitted).summary(unnest("of", fitted))
+        return {**summary, **{f"of.{key}": value for key, value in of_chosen.items()}}
 
     def _chosen(self, fitted: Fitted) -> Detector:
         return self.candidates[int(fitted["chosen"])]
 
-    @staticmethod
-    def _say(choice: Mapping[str, Any]) -> str:
-        return ", ".join(f"{name}={value}" for name, value in choice.items())
+
+def _text(choice: Mapping[str, Any]) -> str:
+    """Formats the arguments of a candidate as ``name=value, name=value``."""
+    return ", ".join(f"{name}={value}" for name, value in choice.items())
 
 
 def _dead(scores: Tensor, lengths: list[int]) -> list[bool]:
-    """For each axis of a grid whether no score changes along it; ``scores`` ``[images, candidates]``."""
-    cube = scores.reshape(-1, *lengths)
+    """Tells for each axis of a grid whether no score changes along it.
+
+    Args:
+        scores: ``[images, candidates]``, the candidates in row-major order of the grid.
+        lengths: number of values on each axis.
+    """
+    cube = scores.reshape(-1, *lengths)  # [images, values of axis 1, values of axis 2, ...]
     tolerance = 1e-6 * scores.abs().amax()
-    found = []
+    dead = []
     for axis, length in enumerate(lengths, start=1):
-        moves = cube.amax(dim=axis) - cube.amin(dim=axis)
-        found.append(length > 1 and bool((moves <= tolerance).all()))
-    return found
+        change = cube.amax(dim=axis) - cube.amin(dim=axis)
+        dead.append(length > 1 and bool((change <= tolerance).all()))
+    return dead
 
 
 def varied(detector: Detector, changes: Mapping[str, Any]) -> Detector:
-    """A new detector like another one, with some arguments changed.
+    """Returns a copy of a detector with some arguments changed.
 
     Args:
-        detector: is left as it is.
+        detector: the original, which is not changed.
         changes: argument -> value; dots reach into detectors, mappings and dataclasses among the arguments.
 
     Raises:
-        InputError: if there is no such argument.
+        InputError: if an argument does not exist.
     """
     out: Any = detector
     for path, value in changes.items():
@@ -184,7 +197,7 @@ def varied(detector: Detector, changes: Mapping[str, Any]) -> Detector:
 
 
 def _with(owner: Any, steps: list[str], value: Any, path: str) -> Any:
-    """A copy of ``owner`` with ``value`` at the end of ``steps``; the detectors among its arguments are copied."""
+    """Copies ``owner`` and its arguments, with ``value`` for the argument that the names ``steps`` lead to."""
     if not isinstance(owner, Detector | Mapping) and not (is_dataclass(owner) and not isinstance(owner, type)):
         if steps:
             raise InputError(f"Search: {path!r} reaches into {owner!r}, which has no argument {steps[0]!r}")
@@ -204,14 +217,14 @@ def _with(owner: Any, steps: list[str], value: Any, path: str) -> Any:
 
 
 def _entries(owner: Any) -> dict[str, Any]:
-    """Arguments of a detector (what it made of those that are None), items of a mapping, fields of a dataclass."""
+    """Returns the arguments of a detector (after defaults are filled in), or the items or fields of another object."""
     if not isinstance(owner, Detector):
         return dict(owner) if isinstance(owner, Mapping) else dict(vars(owner))
     return arguments(owner)
 
 
 def _score_only(detector: Detector, path: str) -> bool:
-    """Whether an argument changes neither ``update`` nor ``compute``."""
+    """Tells whether an argument changes neither ``update`` nor ``compute``."""
     *steps, name = path.split(".")
     owner: Any = detector
     for step in steps:

@@ -1,4 +1,4 @@
-"""What a detector may miss in a batch: each accessor gives it or says what to do."""
+"""Accessors for optional batch fields that raise a helpful error when the field is missing."""
 
 from torch import Tensor
 
@@ -7,10 +7,10 @@ from lightning_ood.features import Features
 
 
 def labels_of(features: Features) -> Tensor:
-    """``[B]`` labels of a batch of training images.
+    """Returns the labels ``[B]`` of a batch of training images.
 
     Raises:
-        InputError: if the fit set has none.
+        InputError: if the fit set has no labels.
     """
     if features.labels is None:
         raise InputError("the fit set has no labels; give one with class labels, or leave the detector out")
@@ -18,11 +18,11 @@ def labels_of(features: Features) -> Tensor:
 
 
 def index_of(features: Features) -> Tensor:
-    """``[B]`` positions of the images in their data set, which seed samples; on the host.
+    """Returns the positions ``[B]`` of the images in their data set, on the host; they seed samples.
 
     Raises:
-        InputError: if they are not known.
+        InputError: if the batch has no index.
     """
     if features.index is None:
-        raise InputError("the images' positions in their data set are unknown; give Features an index")
+        raise InputError("the batch has no positions of its images in their data set; give Features an index")
     return features.index.cpu()
