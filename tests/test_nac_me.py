@@ -30,6 +30,22 @@ def test_by_hand() -> None:
     assert metric.compute().item() == pytest.approx(0.30)
 
 
+@pytest.mark.parametrize("alpha", [1.0, 10.0, 100.0])
+def test_ones_are_those_of_float32(alpha: float) -> None:
+    """The authors' code: states in float32, M - 1 half-open bins of which none holds a state of 1."""
+    products = torch.randn(3000, 6, generator=torch.Generator().manual_seed(1)) * 2
+    states, edges = (alpha * products).sigmoid(), torch.linspace(0, 1, 50)
+    inside = (states[None] >= edges[:-1, None, None]) & (states[None] < edges[1:, None, None])
+    reference = ((inside.sum(1) / 40).clamp(max=1).sum(0) / 50).mean().item()
+    in_float64 = (alpha * products.double()).sigmoid()
+    assert of_states(in_float64, samples=40) == pytest.approx(reference, rel=1e-4)
+    kept = of_states(in_float64, samples=40, ones="keep")
+    assert (kept > reference * 1.01) == (alpha > 1)  # alpha = 1: no state is 1
+    metric = NACME(1, bins=5)
+    metric.count(torch.tensor([16.63, 16.64, 17.0, 40.0], dtype=torch.float64)[:, None].sigmoid())
+    assert metric.counts.tolist() == [[0, 0, 0, 1]]
+
+
 def test_the_quirks_are_options() -> None:
     assert of_states(STATES, bins=5, samples=2, ones="keep") == pytest.approx((0.3 + 0.4) / 2)
     assert of_states(STATES, bins=5, samples=2, divide_by="bins") == pytest.approx(0.30 * 5 / 4)

@@ -58,8 +58,8 @@ class NAC(Detector):
 
     Follows the authors' code where it differs from the paper: bins are dense around 0.5 (``scheme``), positions are
     summed (``pool``; the published alphas are for sums), and layers have equal weights. Deviations: edges and the
-    sigmoid are float64 (float32 moves one state in a million to another bin), and the subset is drawn by a hash of seed
-    and index.
+    sigmoid are float64 (float32 moves about one state in a million to another bin, on sparse features up to 380), and
+    the subset is drawn by a hash of seed and index.
 
     Args:
         layers: ``pooled`` or a tap -> settings; ``pooled`` alone where None. The published settings are in

@@ -13,6 +13,7 @@ from lightning_ood.features import Features
 from lightning_ood.statistics.base import Statistic, own
 from lightning_ood.statistics.coverage import bin_edges, bin_index, count_bins, coverage
 
+FLOAT32_ONE = 2.0**-24  # a sigmoid this close to 1 is 1 in float32, where 1 + exp(-x) is 1 from x = 16.64
 Ones = Literal["drop", "keep"]
 DivideBy = Literal["edges", "bins"]
 
@@ -28,8 +29,8 @@ class NACME(Statistic):
     N * (M - 1) int64, exact on any number of processes.
 
     The defaults are those of the authors' code for model evaluation, which differ from those for detection: uniform
-    bins, only correctly classified images, alpha 0.1. Two of its properties are options: a state of exactly 1 is in no
-    bin (``ones``), and the sum over M - 1 bins is divided by M, so that the largest value is (M - 1) / M
+    bins, only correctly classified images, alpha 0.1. Two of its properties are options: a state of 1 in float32 is
+    in no bin (``ones``), and the sum over M - 1 bins is divided by M, so that the largest value is (M - 1) / M
     (``divide_by``). Deviation: the authors augment the training images at random, which makes the value noisy. Here it
     depends on the images given to ``update``; ``selection.NACMECallback`` uses images without augmentation.
 
@@ -42,7 +43,8 @@ class NACME(Statistic):
         alpha: steepness of the sigmoid.
         pool: reduction of a map and of its gradient over positions.
         correct_only: count only correctly classified images; needs labels.
-        ones: treatment of states of exactly 1 (a saturated sigmoid): ``drop``, or ``keep`` in the last bin.
+        ones: treatment of states whose float32 sigmoid is 1: ``drop``, as the authors' code, which computes in float32,
+            or ``keep`` in the last bin.
         divide_by: ``edges``, M, or ``bins``, M - 1.
     """
 
@@ -67,6 +69,7 @@ class NACME(Statistic):
         self.layer, self.samples, self.alpha, self.pool = layer, samples, alpha, pool
         self.correct_only, self.divide_by = correct_only, divide_by
         self.edges = bin_edges(bins, "uniform")
+        self.ones = ones
         if ones == "keep":
             self.edges[-1] = 1.01
         self.add_state("counts", torch.zeros(neurons, bins - 1, dtype=torch.int64), "sum")
@@ -87,6 +90,8 @@ class NACME(Statistic):
     def count(self, states: Tensor, counted: Tensor | None = None) -> None:
         """Counts ``states`` ``[B, N]`` in [0, 1] of the images for which ``counted`` ``[B]`` is true, or of all."""
         index = bin_index(states, self.edges)
+        if self.ones == "drop":
+            index = index.masked_fill(1 - states.double() <= FLOAT32_ONE, len(self.edges) - 1)
         self.counts = count_bins(own(self.counts), index, counted)
 
     def compute(self) -> Tensor:

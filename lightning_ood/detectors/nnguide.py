@@ -14,7 +14,8 @@ class NNGuide(Neighbours):
     enters the formula with its sign, and the score then has no useful meaning.
 
     Fits on a uniform sample of ``bank_size`` training images, or on all if there are fewer. State and cost: those of
-    KNN. The authors use k = 10 and all training images; OpenOOD uses k = 100 and the first 1 % of the loader.
+    KNN. The authors use k = 10 and a random 1 % of the training images, OpenOOD k = 100 and the first 1 % of the
+    loader; ``bank_size`` sets the share.
 
     Deviations: no preceding ReAct, which the authors add on ResNet-50. A training image with a zero feature, whose row
     would be zero, is left out.

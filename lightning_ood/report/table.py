@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from lightning_ood.errors import InputError, about
+from lightning_ood.errors import InputError, context
 from lightning_ood.metrics.intervals import auroc_interval, fpr95_draws, fpr95_interval
 from lightning_ood.metrics.rates import METRICS, TRAPEZOID, Comparison, falls, sort_scores
 from lightning_ood.ops.files import write_text, write_whole
@@ -90,7 +90,7 @@ def read_scores(run_dir: Path | str) -> pd.DataFrame:
     if not path.is_file():
         raise InputError(f"no scores at {path}; write them with `python train.py test`")
     table = pd.read_parquet(path)
-    with about(str(path)):
+    with context(str(path)):
         checked = check_scores(table)
         _check_columns(table[detectors_of(table)])
         _check_rows(checked)

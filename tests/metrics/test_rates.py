@@ -5,11 +5,12 @@ import numpy as np
 import pytest
 import torch
 import torch.multiprocessing as mp
-from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
+from sklearn.metrics import auc, average_precision_score, precision_recall_curve, roc_auc_score, roc_curve
 
 from lightning_ood.errors import InputError
 from lightning_ood.metrics.rates import (
     METRICS,
+    TRAPEZOID,
     OODMetrics,
     auroc,
     compare,
@@ -35,6 +36,14 @@ def reference(id_scores, ood_scores):
     }
 
 
+def by_trapezoids(id_scores, ood_scores):
+    """OpenOOD's AUPR: ``auc(recall, precision)`` of scikit-learn's curve."""
+    scores = np.concatenate([id_scores, ood_scores])
+    is_id = np.r_[np.ones(len(id_scores)), np.zeros(len(ood_scores))]
+    curves = [precision_recall_curve(positive, sign * scores) for positive, sign in ((is_id, 1), (1 - is_id, -1))]
+    return {name: auc(recall, precision) for name, (precision, recall, _) in zip(TRAPEZOID, curves, strict=True)}
+
+
 @pytest.mark.parametrize("ties", [False, True])
 def test_agrees_with_scikit_learn(ties):
     rng = np.random.default_rng(0)
@@ -46,6 +55,8 @@ def test_agrees_with_scikit_learn(ties):
         values = ood_metrics(id_scores, ood_scores)
         assert tuple(values) == METRICS
         assert values == pytest.approx(reference(id_scores, ood_scores), abs=1e-12)
+        trapezoid = compare(id_scores, ood_scores).values(TRAPEZOID)
+        assert trapezoid == pytest.approx(by_trapezoids(id_scores, ood_scores), abs=1e-12)
 
 
 def test_the_two_conventions_of_fpr95():

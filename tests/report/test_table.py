@@ -4,7 +4,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from lightning_ood.errors import InputError
-from lightning_ood.metrics.rates import METRICS, ood_metrics
+from lightning_ood.metrics.rates import METRICS, compare, ood_metrics
 from lightning_ood.report import accuracy, read_scores, summarise, write_metrics, write_scores
 
 COLUMNS = [
@@ -133,3 +133,27 @@ def test_what_cannot_be_summarised(scores, change, message):
 def test_no_scores_there(tmp_path):
     with pytest.raises(InputError, match=r"no scores at .*scores\.parquet"):
         read_scores(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda s: pd.concat([s, s]), r"180 of 360 rows repeat an image, the first is index \d+ of"),
+        (lambda s: pd.concat([s, *[s.iloc[[3]]] * 200]), r"200 of 380 rows repeat an image, the first is index 3 of"),
+        (lambda s: s.assign(fold=1), r"fold \(int64\): every column but dataset, .* drop this column, or convert it"),
+        (lambda s: s.assign(seen=True, nap=s["nap"].round().astype("int32")), r"nap \(int32\), seen \(bool\)"),
+    ],
+)
+def test_scores_that_would_give_wrong_numbers(scores, change, message, tmp_path):
+    change(scores).to_parquet(tmp_path / "scores.parquet", index=False)
+    with pytest.raises(InputError, match=r"scores\.parquet: " + message):
+        read_scores(tmp_path)
+
+
+def test_aupr_by_trapezoids_on_request(scores):
+    metrics = summarise(scores, trapezoid=True)
+    assert list(metrics.columns) == [*COLUMNS, "aupr_in_trapezoid", "aupr_out_trapezoid"]
+    pd.testing.assert_frame_equal(metrics[COLUMNS], summarise(scores))
+    row = metrics[(metrics["detector"] == "msp") & (metrics["dataset"] == "photos")].iloc[0]
+    sides = [scores.loc[scores["dataset"] == name, "msp"].astype("float32") for name in ("digits", "photos")]
+    assert row["aupr_in_trapezoid"] == pytest.approx(100 * compare(*(s.to_numpy() for s in sides)).aupr_in_trapezoid)
