@@ -125,7 +125,7 @@ TABLES = {
     "paired_fpr95": (
         paired_table,
         ["n", "m", "correlation", "FPR95", "FPR95", "below", "above", "both", "bootstrap, both"],
-        2000,
+        4000,
     ),
 }
 

@@ -14,10 +14,10 @@ def test_delong_hand_value():
 
 
 def test_auroc_interval_hand_value():
-    # one ID image overlaps, and one OOD image: each variance counts once, and twice at its bound 5/6 * 1/6
+    # one ID image overlaps, and one OOD image: each variance counts once, and thrice at its bound 5/6 * 1/6
     comparison = compare([4.0, 3.0, 1.0], [2.0, 0.0])
     bound = 5 / 6 * 1 / 6
-    variance = (1 / 12 + 2 * bound) / 3 / 3 + (1 / 18 + 2 * bound) / 3 / 2
+    variance = (1 / 12 + 3 * bound) / 4 / 3 + (1 / 18 + 3 * bound) / 4 / 2
     size = max(bound / variance, 2)
     ends = beta.ppf([0.025, 0.975], size * 5 / 6 + 0.5, size * 1 / 6 + 0.5)
     assert auroc_interval([comparison]) == pytest.approx(tuple(ends))
@@ -28,7 +28,7 @@ def test_auroc_interval_hand_value():
         assert auroc_interval([compare(-np.arange(100) - 1000.0, np.arange(m))]) == pytest.approx((0.0, 1 - low))
 
 
-def covered(rng, n, sizes, gap, repetitions=300):
+def covered(rng, n, sizes, gap, repetitions=500):
     """Shares of the simulated intervals that hold the true AUROC and FPR95, for N(gap_s, 1) ID against N(0, 1) OOD."""
     gaps = gap + 0.5 * np.arange(len(sizes))
     true_auroc = norm.cdf(gaps / np.sqrt(2)).mean()
