@@ -36,10 +36,10 @@ def test_ones_are_those_of_float32(alpha: float) -> None:
     products = torch.randn(3000, 6, generator=torch.Generator().manual_seed(1)) * 2
     states, edges = (alpha * products).sigmoid(), torch.linspace(0, 1, 50)
     inside = (states[None] >= edges[:-1, None, None]) & (states[None] < edges[1:, None, None])
-    reference = ((inside.sum(1) / 40).clamp(max=1).sum(0) / 50).mean().item()
+    reference = ((inside.sum(1) / 1500).clamp(max=1).sum(0) / 50).mean().item()
     in_float64 = (alpha * products.double()).sigmoid()
-    assert of_states(in_float64, samples=40) == pytest.approx(reference, rel=1e-4)
-    kept = of_states(in_float64, samples=40, ones="keep")
+    assert of_states(in_float64, samples=1500) == pytest.approx(reference, rel=1e-4)
+    kept = of_states(in_float64, samples=1500, ones="keep")
     assert (kept > reference * 1.01) == (alpha > 1)  # alpha = 1: no state is 1
     metric = NACME(1, bins=5)
     metric.count(torch.tensor([16.63, 16.64, 17.0, 40.0], dtype=torch.float64)[:, None].sigmoid())

@@ -64,8 +64,8 @@ def fpr95_difference(first: Sequence[Decisions], second: Sequence[Decisions]) ->
     To first order FPR95 is a mean over the OOD images, which are accepted or not, plus one over the ID images, which
     move the threshold: an ID image below it adds the slope of FPR95 there. A difference is a mean of differences, and
     its variance follows from them as for AUROC (``intervals.delong``), covariances included. The paired bootstrap of
-    this difference is too wide, as a bootstrap of quantiles is: it rejects equal detectors at 5 % in 0.4 to 1.4 % of
-    simulations, this test in 3.5 to 5.5 % (``experiments/intervals``).
+    this difference is too wide, as a bootstrap of quantiles is: it rejects equal detectors at 5 % in 0 to 4 % of
+    simulations, this test in 3 to 5.5 % (``experiments/intervals``).
 
     A slope is uncertain: each is drawn halfway to the mean of both detectors. Half an ID image more is counted as
     judged differently, so that the variance is not zero where no ID image is.

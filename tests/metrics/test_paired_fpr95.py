@@ -52,7 +52,7 @@ def test_fpr95_test_has_its_size(size, correlation):
     for _ in range(1000):
         pair = simulate(rng, size, size, (2.0, 2.0), np.sqrt(correlation))
         p_values.append(fpr95_difference(*both(*pair)).p_value)
-    assert 0.03 <= np.mean(np.array(p_values) <= 0.05) <= 0.07  # the bootstrap: 0.004 to 0.014
+    assert 0.03 <= np.mean(np.array(p_values) <= 0.05) <= 0.07  # the bootstrap: 0 to 0.04
     assert np.mean(np.array(p_values) <= 0.5) == pytest.approx(0.5, abs=0.1)  # rates are multiples of 1/size
 
 
