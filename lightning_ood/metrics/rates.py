@@ -12,9 +12,8 @@ Two definitions of FPR95 are in use and can differ by any amount; both are compu
   <= t) by the smallest t that detects at least 95 % of the OOD images. Taken from the full ROC curve; scikit-learn's
   default drops collinear points and can give a larger value.
 
-AUPR is average precision, the sum of precision over steps of recall. OpenOOD integrates the precision-recall curve by
-trapezoids, from precision 1 at recall 0, which gives other and mostly larger values: ``aupr_in_trapezoid`` and
-``aupr_out_trapezoid``.
+AUPR is average precision, a sum over steps of recall. OpenOOD integrates the precision-recall curve by trapezoids from
+precision 1 at recall 0, with other, mostly larger values: ``aupr_in_trapezoid`` and ``aupr_out_trapezoid``.
 """
 
 from __future__ import annotations

@@ -52,6 +52,29 @@ def test_a_file_holds_what_it_says(path: Path) -> None:
             parser.instantiate_classes(parser.parse_object({"detector": row.spec}))
 
 
+def row_of(table: str, name: str) -> tuple[dict[str, dict[str, float]], dict[str, object]]:
+    """Published cells of a row, and the arguments that our detector has for it."""
+    (row,) = [row for row in read(FOLDER / "tables" / f"{table}.yaml").rows if row.name == name]
+    return row.cells, row.spec.get("init_args", {})
+
+
+def test_published_arguments() -> None:
+    for table in ("ash_cifar10", "ash_cifar100"):
+        assert row_of(table, "ASH-B")[1]["percentile"] == 95
+    percentiles = {"openood_cifar10": 65, "openood_cifar100": 65, "openood_imagenet200": 80, "openood_imagenet": 85}
+    assert {table: row_of(table, "SCALE")[1]["percentile"] for table in percentiles} == percentiles
+    assert row_of("feature_norm_imagenet", "FeatureNorm")[1]["block"] == "layer4.1"
+
+
+def test_corrected_cells() -> None:
+    cells = {name: row_of("feature_norm_resnet18", name)[0]["average"] for name in ("MSP", "ODIN", "Energy")}
+    assert {name: cell["fpr95"] for name, cell in cells.items()} == {"MSP": 50.63, "ODIN": 29.14, "Energy": 29.66}
+    wrn = row_of("feature_norm_wrn", "FeatureNorm")[0]
+    assert (wrn["Places365"]["auroc"], wrn["average"]["auroc"]) == (90.91, 97.33)
+    assert row_of("feature_norm_resnet18", "ODIN+norm")[0]["average"] == {"fpr95": 15.99, "auroc": 97.03}
+    assert row_of("openood_imagenet", "NCI")[0] == {"near": {"auroc": 78.69}, "far": {"auroc": 95.53}}
+
+
 @pytest.mark.parametrize("files", sorted({files for path in FILES for files, _ in read(path).configs}), ids=name_of)
 def test_a_run_is_parsed(files: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """With the detectors of every row of every table that it serves."""

@@ -133,3 +133,7 @@ def test_page_says_what_a_detector_costs(scores):
         for row in of[name]:
             assert re.findall(r">(\d)</td>", row)[-2:] == [str(cost["fit"]), str(cost["test"])]
     assert "extra forwards" not in render_page(summarise(scores), [])
+
+
+def test_the_page_says_which_aupr_it_holds(scores):
+    assert "AUPR is average precision; OpenOOD integrates the curve by trapezoids" in render_page(summarise(scores), [])

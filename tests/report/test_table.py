@@ -3,6 +3,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
+from lightning_ood.commands.report import main as report
 from lightning_ood.errors import InputError
 from lightning_ood.metrics.rates import METRICS, compare, ood_metrics
 from lightning_ood.report import accuracy, read_scores, summarise, write_metrics, write_scores
@@ -157,3 +158,11 @@ def test_aupr_by_trapezoids_on_request(scores):
     row = metrics[(metrics["detector"] == "msp") & (metrics["dataset"] == "photos")].iloc[0]
     sides = [scores.loc[scores["dataset"] == name, "msp"].astype("float32") for name in ("digits", "photos")]
     assert row["aupr_in_trapezoid"] == pytest.approx(100 * compare(*(s.to_numpy() for s in sides)).aupr_in_trapezoid)
+
+
+def test_report_writes_trapezoids_when_asked(scores, tmp_path):
+    write_scores(scores, tmp_path)
+    report(["--aupr", "trapezoid", str(tmp_path)])
+    assert "aupr_out_trapezoid" in pd.read_csv(tmp_path / "metrics.csv")
+    report([str(tmp_path)])
+    assert list(pd.read_csv(tmp_path / "metrics.csv")) == COLUMNS
