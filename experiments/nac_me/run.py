@@ -98,7 +98,7 @@ def train(seed: int, epochs: int, folder: Path) -> list[dict[str, float]]:
     """One training with the settings of configs/digits.yaml; a fifth of the training images validates."""
     L.seed_everything(seed, verbose=False)
     module = OODModule(
-        "timm:resnet18",
+        name="timm:resnet18",
         weights="none",
         options={"num_classes": 8, "layers": [1, 1, 1, 1], "channels": [16, 32, 64, 128], "output_stride": 8},
         preprocess={"size": (32, 32), "resize": None, "mean": (0.5,) * 3, "std": (0.5,) * 3},

@@ -31,7 +31,7 @@ def auroc_interval(comparisons: Sequence[Comparison]) -> tuple[float, float]:
         var = var_i(mean_s V10[s, i]) / n  +  1 / S^2  sum_s var_j(V01[s, j]) / m_s
 
     A Wald interval from this variance is too short near 0 and 1, where few images overlap: it covers a true AUROC of
-    0.998 in 77 % of samples of 100 images a side. So each of the S + 1 variances counts as many observations as images
+    0.998 in 75 % of samples of 100 images a side. So each of the S + 1 variances counts as many observations as images
     overlap, and three more at its largest possible value (:func:`_steady_variance`). An AUROC ``a`` whose variance is
     ``a (1 - a) / N`` is then as certain as a share of N independent images, and the ends are the 2.5 % and 97.5 %
     quantiles of Beta(N a + 1/2, N (1 - a) + 1/2), as for such a share. N is at least the smaller number of images.
