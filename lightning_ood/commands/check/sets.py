@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import partial
 from typing import Any
 
 from rich.console import Console
@@ -139,8 +138,10 @@ def check_classes(found: Findings, sets: Mapping[str, ImageSet], logits: int | N
                 check_same_classes(names, images, key)
     for key in (TRAIN, TEST):
         if key in sets and logits is not None:
-            check = partial(check_logits, logits, sets[key].classes, sets[key].labels, sets[key].name)
-            if not found.attempt("classes", key, check):
+            errors = found.count("error")
+            with found.catching("classes", key):
+                check_logits(logits, sets[key].classes, sets[key].labels, sets[key].name)
+            if found.count("error") > errors:
                 break
     if found.count("error") == before and logits is not None and train is not None:
         named = f"the {len(names)} classes" if names else "labels" if train.labels is not None else "no labels"
