@@ -72,7 +72,9 @@ class Preprocess:
 
     @classmethod
     def of(cls, **values: Any) -> Preprocess:
-        """Makes a preprocessing from single values: ``size``, ``mean`` and ``std``; ``resize`` is ``size`` and ``interpolation`` bilinear.
+        """Makes a preprocessing from single values.
+
+        Reads ``size``, ``mean`` and ``std``; ``resize`` is ``size`` and ``interpolation`` bilinear.
 
         Raises:
             InputError: if one of the three is missing.
@@ -87,7 +89,9 @@ class Preprocess:
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Preprocess:
-        """Makes a preprocessing from a config in timm's format: ``input_size``, ``mean``, ``std``, ``interpolation``, ``crop_pct``, ...
+        """Makes a preprocessing from timm's config.
+
+        Reads ``input_size``, ``mean``, ``std``, ``interpolation``, ``crop_pct``, ...
 
         Raises:
             InputError: if the config pads images with a border (``crop_mode`` border).
