@@ -8,6 +8,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from lightning_ood.ops.version import VERSION
+
 if TYPE_CHECKING:
     from lightning_ood.backbone.backbone import Backbone
     from lightning_ood.detectors import list_detectors
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
     from lightning_ood.suite import DetectorSuite
     from lightning_ood.testing.contract import check_detector
 
-__version__ = "0.1.0"
+__version__ = VERSION
 
 __all__ = [
     "Backbone",

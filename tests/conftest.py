@@ -1,19 +1,22 @@
+"""Fixtures of all tests; what they share besides is in ``tests.helpers``."""
+
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
+import pandas as pd
 import pytest
+import yaml
+
+from tests.helpers.runs import CORE, DETECTORS, ROOT, Run, images
+from tests.helpers.scores import make_scores
 
 os.environ.setdefault("WANDB_MODE", "offline")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-
-ROOT = Path(__file__).parent.parent
-
-Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 @pytest.fixture(scope="session")
@@ -52,3 +55,35 @@ def train(tmp_path: Path) -> Run:
         )
 
     return call
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    """A whole run of a second: tiny network, one near and one far set, the core detectors."""
+    content = {
+        "seed_everything": 0,
+        "model": {"network": {"class_path": "tests.helpers.tiny.Net"}, "weights": "none"},
+        "data": {
+            "id": {"name": "tints", "train": images(61), "test": images(23, seed=1)},
+            "ood": {"near/pale": images(17, shift=40, seed=2), "far/white": images(2, shift=130, seed=3)},
+            "batch_size": 8,
+        },
+        "trainer": {"accelerator": "cpu", "logger": False, "enable_progress_bar": False},
+        "scoring": {"detectors": {name: str(DETECTORS / f"{name}.yaml") for name in CORE}},
+    }
+    path = tmp_path / "tiny.yaml"
+    path.write_text(yaml.safe_dump(content, sort_keys=False))
+    return path
+
+
+@pytest.fixture
+def scores() -> pd.DataFrame:
+    return make_scores(["msp", "energy", "nap"], [("eights", "near"), ("photos", "far"), ("textures", "far")])
+
+
+@pytest.fixture
+def wide() -> pd.DataFrame:
+    """30 detectors and 8 sets, with long names."""
+    detectors = [f"detector_{k}" for k in range(29)] + ["feature_norm_of_every_block_lent_to_energy"]
+    sets = [(f"set_{s}", "near" if s < 3 else "far") for s in range(7)]
+    return make_scores(detectors, [*sets, ("places365_validation_subset", "far")])

@@ -13,7 +13,7 @@ import yaml
 from lightning_ood.commands.cli import main
 from lightning_ood.detectors import list_detectors
 from lightning_ood.detectors.base import Detector
-from tests.conftest import ROOT, Run
+from tests.helpers.runs import ROOT, Run
 
 CONFIGS = ROOT / "configs"
 WHOLE = sorted(CONFIGS.glob("*.yaml"), key=str)

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import torch
 
-from tests.conftest import ROOT
+from tests.helpers.runs import ROOT
 
 # detector -> FPR95 / AUROC on textures, sun, tiny_imagenet, as measured with another implementation
 EXPECTED = {

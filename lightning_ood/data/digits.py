@@ -115,7 +115,7 @@ class Patches(Embedded):
 
 
 def _split(rows: np.ndarray, split: str, seed: int) -> np.ndarray:
-    """Some of one digit's rows, in their order. Hashes, so that the split is the same with every library version."""
+    """Returns a share of one digit's rows, in order, chosen by hash: the same split in every library version."""
     keys = hash_index(torch.from_numpy(rows), seed).numpy()
     test = np.zeros(len(rows), dtype=bool)
     test[keys.argsort()[: round(TEST_SHARE * len(rows))]] = True
@@ -139,7 +139,7 @@ def _cut(image: np.ndarray, count: int, seed: int, stream: int, name: str) -> Se
 
 
 def _find(name: str) -> Path:
-    """The file of an image that a wheel contains; read as a file, since their loaders may download."""
+    """Returns the path of an image inside a wheel; the libraries' own loaders may download it instead."""
     import skimage
     import sklearn.datasets
 

@@ -1,4 +1,4 @@
-"""Data sets that a config names by class: downloaded by one process at a time, with errors that name them."""
+"""Builds data sets that a config names by class: one process downloads at a time, and errors name the data set."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Unopened(Dataset[Any]):
 
     Args:
         message: what is wrong.
-        cause: the error that says so.
+        cause: the original error.
     """
 
     def __init__(self, message: str, cause: Exception) -> None:
@@ -52,7 +52,7 @@ class Unopened(Dataset[Any]):
 
 
 def _turn(root: Path) -> AbstractContextManager[Any]:
-    """Waits for the other processes; where nobody can write there is nothing to wait for."""
+    """Waits until no other process builds the data set; does not wait where the folder cannot be written to."""
     try:
         root.mkdir(parents=True, exist_ok=True)
         return FileLock(root / ".lock").acquire()

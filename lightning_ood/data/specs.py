@@ -1,4 +1,4 @@
-"""How a config names a set of images, and what a set is scored as."""
+"""The types with which a config names image sets, and a test set with its role."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ class IDSets:
     its paths start from a folder of their own) or a map-style Dataset.
 
     Attributes:
-        train: what detectors are fitted on (and a small network is trained on).
-        test: what is scored.
-        val: checked after each epoch of training; optional.
-        name: what the tables call it.
+        train: images that detectors are fitted on, and that a small network is trained on.
+        test: images that are scored.
+        val: images that validate each epoch of a training; optional.
+        name: its name in the tables.
     """
 
     train: Spec

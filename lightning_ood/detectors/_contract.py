@@ -6,17 +6,14 @@ import functools
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, is_dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor, nn
 from torchmetrics import Metric
 
 from lightning_ood.errors import InputError
+from lightning_ood.features import Features
 from lightning_ood.statistics import Shared
-
-if TYPE_CHECKING:
-    from lightning_ood.detectors.base import Detector
-    from lightning_ood.features import Features
 
 
 def nest(prefix: str, fitted: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -67,7 +64,7 @@ def after_fit(score: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """Wraps a scoring method so that it raises if the detector requires a fit and ``fitted`` is empty."""
 
     @functools.wraps(score)
-    def checked(self: Detector, features: Features, fitted: Mapping[str, Tensor]) -> Tensor:
+    def checked(self: Any, features: Features, fitted: Mapping[str, Tensor]) -> Tensor:
         if not fitted and self.requires_fit:
             raise InputError(f"{type(self).__name__} can score only after a fit: run `python train.py fit` first")
         return score(self, features, fitted)

@@ -1,4 +1,4 @@
-"""Whether weights can be downloaded, found out in seconds: the libraries' own retries take up to a minute."""
+"""Finds out in seconds whether weights can be downloaded; the libraries' own retries take up to a minute."""
 
 import threading
 import urllib.error
@@ -12,7 +12,7 @@ _SECONDS = 4.0
 
 
 def reachable(url: str, seconds: float = _SECONDS) -> bool:
-    """Whether the server of a URL answers, by way of the proxies that the environment names.
+    """Returns whether the server of a URL answers, through the proxies that the environment names.
 
     Any answer counts, an error page too: what it means is the download's to say. The question runs in a thread because
     the look-up of a host name has no time limit of its own.
@@ -36,10 +36,10 @@ def reachable(url: str, seconds: float = _SECONDS) -> bool:
 
 @contextmanager
 def hub(remote: bool = True) -> Iterator[None]:
-    """Lets the Hugging Face hub serve from its cache alone where its server is out of reach.
+    """Makes the Hugging Face hub read from its cache only where its server cannot be reached.
 
     Args:
-        remote: whether the hub is going to be asked at all.
+        remote: whether the hub will be asked at all.
     """
     before = constants.HF_HUB_OFFLINE
     constants.HF_HUB_OFFLINE = before or (remote and not reachable(constants.ENDPOINT))

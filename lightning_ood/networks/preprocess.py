@@ -1,4 +1,4 @@
-"""From an image to the network's input: size, interpolation and normalisation, as the network's own config has them."""
+"""Preprocessing of a network: size, interpolation and normalisation, derived from the network's own config."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Preprocess:
         return transforms.Compose([*self._resize(), transforms.CenterCrop(self.size), *self._tensor()])
 
     def override(self, **changes: Any) -> Preprocess:
-        """The same with some fields changed; a new ``size`` without ``resize`` is resized to without a margin.
+        """Returns a copy with some fields replaced; a new ``size`` without ``resize`` resizes without a margin.
 
         Raises:
             InputError: for a field that does not exist or a value that cannot be.
@@ -72,7 +72,9 @@ class Preprocess:
 
     @classmethod
     def of(cls, **values: Any) -> Preprocess:
-        """From single values: ``size``, ``mean`` and ``std``; ``resize`` is ``size`` and ``interpolation`` bilinear.
+        """Makes a preprocessing from single values.
+
+        Reads ``size``, ``mean`` and ``std``; ``resize`` is ``size`` and ``interpolation`` bilinear.
 
         Raises:
             InputError: if one of the three is missing.
@@ -87,7 +89,9 @@ class Preprocess:
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Preprocess:
-        """From a config in timm's words: ``input_size``, ``mean``, ``std``, ``interpolation``, ``crop_pct``, ...
+        """Makes a preprocessing from timm's config.
+
+        Reads ``input_size``, ``mean``, ``std``, ``interpolation``, ``crop_pct``, ...
 
         Raises:
             InputError: if the config pads images with a border (``crop_mode`` border).
@@ -96,7 +100,7 @@ class Preprocess:
         mode = config.get("crop_mode") or "center"
         if mode not in ("center", "squash"):
             raise InputError(
-                f"the network asks for crop_mode {mode!r}, which is not known here: give preprocess: resize"
+                f"the network asks for crop_mode {mode!r}, which is not supported: give preprocess: resize"
             )
         scaled = tuple(math.floor(side / (config.get("crop_pct") or 0.875)) for side in size)
         return cls.of(
@@ -136,7 +140,7 @@ class Preprocess:
 
 
 def _whole(size: Sequence[int]) -> int | tuple[int, int]:
-    """The resize that leaves nothing to crop of a square image: the side, or both where they differ."""
+    """The resize after which a square image needs no crop: the side, or both sides where they differ."""
     height, width = size
     return height if height == width else (height, width)
 

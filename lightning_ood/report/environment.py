@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 import yaml
 
-from lightning_ood import __version__
+from lightning_ood.ops.version import VERSION
 
 _PACKAGES = ("torch", "torchvision", "timm", "lightning", "torchmetrics", "numpy", "scipy", "scikit-learn")
 
@@ -98,7 +98,7 @@ def _processor() -> str:
 
 def code_version() -> dict[str, str]:
     """Returns the package version and, in a checkout, its commit, with ``+`` where files have changed."""
-    version = {"lightning_ood": __version__}
+    version = {"lightning_ood": VERSION}
     git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*"]
     with suppress(OSError, subprocess.SubprocessError):  # installed without its history
         version["commit"] = subprocess.run(git, capture_output=True, text=True, check=True, timeout=10).stdout.strip()

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from lightning_ood.ops.transfer import beside
-
-if TYPE_CHECKING:
-    from lightning_ood.features import Features
 
 
 @dataclass(frozen=True)
@@ -31,10 +28,10 @@ class Perturbation:
 
     of: str
     step: tuple[float, float, float]
-    loss: Callable[[Features], Tensor] = field(compare=False, repr=False)
+    loss: Callable[[Any], Tensor] = field(compare=False, repr=False)
 
-    def total(self, features: Features) -> Tensor:
-        """Sums the loss over a batch, in the precision of the features even where autocast is on."""
+    def total(self, features: Any) -> Tensor:
+        """Sums the loss over a batch of ``Features``, in the precision of the features even where autocast is on."""
         with torch.autocast(features.logits.device.type, enabled=False):
             return self.loss(features).sum()
 

@@ -16,13 +16,13 @@ import yaml
 from lightning_ood.commands.cli import main
 from lightning_ood.data.datamodule import OODDataModule
 from lightning_ood.report import summarise, without_csid
-from tests.conftest import ROOT, Run
-from tests.data.layouts import Downloading, lay_out
+from tests.helpers.layouts import Downloading, lay_out
+from tests.helpers.runs import ROOT, Run
 
 CONFIGS = sorted((ROOT / "configs" / "benchmarks").glob("*.yaml"), key=str)
 ENERGY = {"class_path": "lightning_ood.detectors.energy.Energy"}
 MODEL = {
-    "model": {"network": {"class_path": "tests.tiny.Net"}, "weights": "none"},
+    "model": {"network": {"class_path": "tests.helpers.tiny.Net"}, "weights": "none"},
     "trainer": {"accelerator": "cpu", "devices": 1, "logger": False, "enable_progress_bar": False},
     "scoring": {
         "detectors": {
@@ -189,7 +189,7 @@ def test_processes_share_shifted_sets_and_downloads(tmp_path: Path, train: Run) 
     data = yaml.safe_load(FULL_SPECTRUM.read_text())["data"]
     lay_out(data, tmp_path / "data", count=11)
     data["ood"]["far/fetched"] = {
-        "class_path": "tests.data.layouts.Downloading",
+        "class_path": "tests.helpers.layouts.Downloading",
         "init_args": {"root": "fetched", "download": True},
     }
     (tmp_path / "model.yaml").write_text(yaml.safe_dump({**MODEL, "data": data}))

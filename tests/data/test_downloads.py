@@ -11,7 +11,7 @@ from torchvision.transforms.functional import to_tensor
 from lightning_ood.data import FirstOfEachClass, open_set
 from lightning_ood.data.downloads import build
 from lightning_ood.errors import InputError
-from tests.data.layouts import Downloading
+from tests.helpers.layouts import Downloading
 
 
 class Slowly(Downloading):

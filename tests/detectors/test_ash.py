@@ -1,7 +1,6 @@
 import numpy as np
 import pytest
 import torch
-from baseline_toys import HEAD, IMAGE, features, fit, fitted_score, random_features
 
 from lightning_ood.detectors.ash import ASH
 from lightning_ood.detectors.energy import Energy
@@ -10,6 +9,7 @@ from lightning_ood.detectors.gen import GEN
 from lightning_ood.detectors.scale import SCALE
 from lightning_ood.detectors.vra import VRA
 from lightning_ood.errors import InputError
+from tests.helpers.toys import HEAD, IMAGE, features, fit, fitted_score, random_features
 
 Z = torch.tensor([[5, 1, 3, 0, 2, 4, 0.5, 0.5]])
 SHAPINGS = [ASH("p"), ASH("b"), ASH("s"), SCALE(), VRA(low=0.1, high=1.0)]

@@ -1,6 +1,5 @@
 import pytest
 import torch
-from baseline_toys import random_features, setup_for
 from torch import Tensor
 
 from lightning_ood.detectors.calibration import Calibration, FeatureSample, split
@@ -11,6 +10,7 @@ from lightning_ood.detectors.nap import NAP
 from lightning_ood.errors import InputError
 from lightning_ood.features import Features, NetworkInfo
 from lightning_ood.ops.hashing import hash_index
+from tests.helpers.toys import random_features, setup_for
 
 TRAIN, _ = random_features()
 SETUP = setup_for(TRAIN)

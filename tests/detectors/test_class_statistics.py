@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import torch
-from baseline_toys import HEAD, IMAGE, features, fit, fitted_score, given, random_features
 
 from lightning_ood.detectors.fdbd import FDBD
 from lightning_ood.detectors.kl_matching import KLMatching
@@ -11,6 +10,7 @@ from lightning_ood.detectors.nci import NCI
 from lightning_ood.detectors.she import SHE
 from lightning_ood.errors import InputError
 from lightning_ood.features import Head
+from tests.helpers.toys import HEAD, IMAGE, features, fit, fitted_score, given, random_features
 
 
 def softmax(logits):

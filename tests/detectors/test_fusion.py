@@ -4,7 +4,6 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from baseline_toys import features, fit, fitted_score, random_features, setup_for
 from torch import Tensor
 
 from lightning_ood.detectors.base import Detector
@@ -16,6 +15,7 @@ from lightning_ood.detectors.mds import MDS
 from lightning_ood.detectors.odin import ODIN
 from lightning_ood.errors import InputError
 from lightning_ood.testing import check_detector
+from tests.helpers.toys import features, fit, fitted_score, random_features, setup_for
 
 DRAW = torch.Generator().manual_seed(0)
 ID_SCORES = torch.randn(101, 3, generator=DRAW, dtype=torch.float64) * torch.tensor([1.0, 20, 0.1]) + 5

@@ -1,9 +1,9 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from baseline_toys import HEAD, IMAGE, features, given, random_features
 
 from lightning_ood.detectors.gradnorm import GradNorm
+from tests.helpers.toys import HEAD, IMAGE, features, given, random_features
 
 
 def test_worked_example():

@@ -1,11 +1,11 @@
 import numpy as np
 import pytest
 import torch
-from baseline_toys import features, fit, fitted_score, given, random_features
 
 from lightning_ood.detectors.knn import KNN
 from lightning_ood.detectors.nnguide import NNGuide
 from lightning_ood.errors import InputError
+from tests.helpers.toys import features, fit, fitted_score, given, random_features
 
 BANK = torch.tensor([[1.0, 0], [0, 1], [0.6, 0.8]])
 QUERY = torch.tensor([[3.0, 4]])

@@ -1,11 +1,11 @@
 import numpy as np
 import pytest
 import torch
-from baseline_toys import features, fit, fitted_score, given, random_features
 
 from lightning_ood.detectors.mds import MDS
 from lightning_ood.detectors.rmds import RMDS
 from lightning_ood.errors import InputError
+from tests.helpers.toys import features, fit, fitted_score, given, random_features
 
 SQUARE = torch.tensor([[1.0, 1], [3, 1], [1, 3], [3, 3]])
 TRAIN = given(torch.zeros(8, 2), torch.cat([SQUARE, SQUARE + torch.tensor([6.0, 0])]), torch.arange(8) // 4)

@@ -1,12 +1,12 @@
 import numpy as np
 import pytest
 import torch
-from baseline_toys import HEAD, features, fit, fitted_score, random_features
 
 from lightning_ood.detectors.residual import Residual, default_dim
 from lightning_ood.detectors.vim import ViM
 from lightning_ood.errors import InputError
 from lightning_ood.features import Head
+from tests.helpers.toys import HEAD, features, fit, fitted_score, random_features
 
 
 def reference(train, test, dim):

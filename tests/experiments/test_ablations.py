@@ -10,7 +10,7 @@ import pytest
 from lightning_ood.commands.sweep import space
 from lightning_ood.commands.sweep.results import flat, label, markdown, short_names
 from lightning_ood.report.table import METRIC_COLUMNS
-from tests.conftest import ROOT
+from tests.helpers.runs import ROOT
 
 SWEEPS = sorted(p for p in (ROOT / "experiments").rglob("*.yaml") if "\nmethod:" in p.read_text())
 

@@ -20,8 +20,7 @@ from lightning_ood.commands.cli import main
 from lightning_ood.detectors import list_detectors
 from lightning_ood.detectors.base import Detector
 from lightning_ood.errors import InputError
-from tests.cli.conftest import images
-from tests.conftest import ROOT
+from tests.helpers.runs import ROOT, images
 
 FOLDER = ROOT / "experiments" / "reproduce"
 FILES = sorted((FOLDER / "tables").glob("*.yaml"), key=str)
@@ -165,7 +164,7 @@ def call(*arguments: object) -> subprocess.CompletedProcess[str]:
 def test_the_command_computes_what_is_here(tmp_path: Path) -> None:
     config = tmp_path / "tiny.yaml"
     content = {
-        "model": {"network": {"class_path": "tests.tiny.Net"}, "weights": "none"},
+        "model": {"network": {"class_path": "tests.helpers.tiny.Net"}, "weights": "none"},
         "data": {
             "id": {"name": "tints", "train": images(61), "test": images(23, seed=1)},
             "ood": {"near/pale": images(17, shift=40, seed=2), "far/whitest": "no/such/folder"},

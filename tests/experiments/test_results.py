@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.helpers.runs import ROOT
 
 FOLDER = ROOT / "experiments"
 WITH_RESULTS = sorted(page for page in FOLDER.glob("*/README.md") if (page.parent / "results").is_dir())

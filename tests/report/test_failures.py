@@ -7,7 +7,7 @@ from PIL import Image
 from lightning_ood.errors import InputError
 from lightning_ood.report.failures import MOST, class_failures, class_names, taken_for
 from lightning_ood.report.mistakes import COUNT, reader, write_mistakes
-from tests.report.conftest import make_scores
+from tests.helpers.scores import make_scores
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from PIL import Image
 from sklearn.metrics import auc
 
 from lightning_ood.report import accuracy, log_run, scalars, summarise
-from tests.wandb_files import read
+from tests.helpers.wandb_files import read
 
 
 def test_keys(scores):

@@ -1,4 +1,4 @@
-"""Looks, before time is spent on a run, for everything that would stop it or make its numbers wrong."""
+"""Checks a run before it starts for everything that would stop it or make its numbers wrong."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ def _trainer(found: Findings, arguments: dict[str, Any]) -> L.Trainer | None:
 
 @torch.inference_mode()
 def _try(trial: Trial, detectors: dict[str, Detector], sets: dict[str, ImageSet], accuracy: float | None) -> None:
-    """Fits and scores on samples, and compares the accuracy."""
+    """Fits and scores the detectors on samples, and checks the accuracy."""
     suite = None
     with trial.found.catching("detectors", TRAIN):
         if TRAIN in sets and detectors:
@@ -138,11 +138,11 @@ def _try(trial: Trial, detectors: dict[str, Detector], sets: dict[str, ImageSet]
     with trial.found.catching("accuracy", TEST):
         if TEST in sets:
             ready = {name: detector for name, detector in detectors.items() if not detector.requires_fit}
-            right, images = trial.test(suite or trial.suite(ready), sets[TEST])
-            _compare(trial, right, images, accuracy)
+            correct, images = trial.test(suite or trial.suite(ready), sets[TEST])
+            _compare(trial, correct, images, accuracy)
 
 
-def _compare(trial: Trial, right: int, images: int, named: float | None) -> None:
+def _compare(trial: Trial, correct: int, images: int, named: float | None) -> None:
     module, found = trial.module, trial.found
     if any(finding.topic == "classes" and finding.level == "error" for finding in found.listed):
         return  # the labels mean other classes
@@ -152,4 +152,4 @@ def _compare(trial: Trial, right: int, images: int, named: float | None) -> None
         found.add("ok", "accuracy", TEST, "not measured: `fit` trains the network first")
     else:
         published = published_accuracy(module) if named is None else named
-        check_accuracy(found, right, images, module.backbone.probe.num_classes, published)
+        check_accuracy(found, correct, images, module.backbone.probe.num_classes, published)

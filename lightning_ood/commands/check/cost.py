@@ -1,4 +1,4 @@
-"""Memory and time of the whole run, from what a trial on samples took."""
+"""Estimates memory and time of the whole run from a dry run on samples."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from lightning_ood.data.sets import ImageSet
 
 
 def estimate(found: Findings, trial: Trial, sets: Mapping[str, ImageSet], workers: int) -> None:
-    """Adds what each detector costs, and the sums.
+    """Adds the cost of each detector and the totals.
 
     Args:
         found: takes it in.
         trial: after its fit and test.
         sets: of the run.
-        workers: processes that read images; 0 reads in between.
+        workers: processes that read images; 0 reads in the main process.
     """
     timer, world = trial.timer, trial.trainer.world_size
     learned = {key for key in sets if key == "data.id.train" or key.startswith("data.val_ood.")}
@@ -34,17 +34,17 @@ def estimate(found: Findings, trial: Trial, sets: Mapping[str, ImageSet], worker
     for job, count in images.items():
         network = timer.per_image(f"network, {job}")
         scores = sum(facts[f"{job}_seconds_per_image"] for facts in found.detectors.values())
-        pace = max(read / workers, network + scores) if workers else read + network + scores
+        per_image_total = max(read / workers, network + scores) if workers else read + network + scores
         once = sum(timer.per_image(f"compute {name}") for name in found.detectors) if job == "fit" else 0.0
-        seconds = (count * pace / world if network else 0.0) + once
+        seconds = (count * per_image_total / world if network else 0.0) + once
         parts = {"read": read, "network": network, "detectors": scores}
         found.estimate[job] = {"images": count, "seconds": seconds, "seconds_per_image": parts}
         if network:
-            per_image = f"{_time(read)} to read, {_time(network)} network, {_time(scores)} detectors an image"
+            detail = f"{_time(read)} to read, {_time(network)} network, {_time(scores)} detectors an image"
             shared = f", {world} processes" if world > 1 else ""
             after = ", after the training" if job == "fit" and trial.module.finetune != "none" else ""
             estimated = f"about {_time(seconds)} for {count} images{after}"
-            found.add("ok", "cost", job, f"{estimated} ({per_image}{shared}); an estimate")
+            found.add("ok", "cost", job, f"{estimated} ({detail}{shared}); an estimate")
     _memory(found, trial.module.device)
 
 
@@ -53,13 +53,13 @@ def _memory(found: Findings, device: torch.device) -> None:
     fitted = sum(facts.get("fitted_bytes", 0) for facts in found.detectors.values())
     has = _has(device)
     found.estimate["memory"] |= {"fitted_bytes": fitted, "device_bytes": has}
-    said = f"detectors hold {size(sums)} while they are fitted and at least {size(fitted)} while they score"
+    message = f"detectors hold {size(sums)} while they are fitted and at least {size(fitted)} while they score"
     if device.type == "cuda":
         peak = torch.cuda.max_memory_allocated(device)
         found.estimate["memory"]["peak_bytes"] = peak
-        said += f"; the trial took {size(peak)}"
+        message += f"; the trial took {size(peak)}"
     level: Any = "warning" if sums > 0.9 * has else "ok"
-    found.add(level, "cost", "memory", f"{said} ({device} has {size(has)})")
+    found.add(level, "cost", "memory", f"{message} ({device} has {size(has)})")
 
 
 def _has(device: torch.device) -> int:
@@ -69,7 +69,7 @@ def _has(device: torch.device) -> int:
 
 
 def size(count: float) -> str:
-    """Bytes for people."""
+    """Formats a number of bytes, in steps of 1000."""
     for unit in ("B", "KB", "MB"):
         if count < 1000:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.3g} {unit}"

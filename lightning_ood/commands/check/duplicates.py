@@ -14,7 +14,7 @@ Place = tuple[str, int]  # key of the set, position
 
 
 def check_duplicates(found: Findings, sets: Mapping[str, ImageSet], contents: Mapping[str, Contents]) -> None:
-    """Names images of equal pixels.
+    """Reports images with equal pixels.
 
     An error where the number would be wrong: an image that was learned from (ID training and validation, validation
     OOD) is scored, or one image is scored as ID and as OOD. A warning within a set, between OOD sets and between sets
@@ -59,14 +59,14 @@ def _pairs(contents: Mapping[str, Contents]) -> dict[Pair, list[tuple[Place, Pla
 
 def _level(a: str, b: str) -> Level:
     roles = {_role(a), _role(b)}
-    return "error" if ("learned" in roles and len(roles) > 1) or roles == {"known", "unknown"} else "warning"
+    return "error" if ("learned" in roles and len(roles) > 1) or roles == {"id", "ood"} else "warning"
 
 
 def _role(key: str) -> str:
-    """What a set is for: learned from, scored as ID, scored as OOD."""
+    """Returns the use of a set: ``learned`` from, or scored as ``id`` or ``ood``."""
     if key in ("data.id.train", "data.id.val") or key.startswith("data.val_ood."):
         return "learned"
-    return "unknown" if key.startswith("data.ood.") else "known"
+    return "ood" if key.startswith("data.ood.") else "id"
 
 
 def _name(sets: Mapping[str, ImageSet], place: Place) -> str:

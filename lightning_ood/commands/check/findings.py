@@ -1,8 +1,8 @@
-"""What a check found: good, doubtful or wrong, each with what it is about."""
+"""Findings of a check as data: level, topic, subject and message."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
@@ -31,11 +31,11 @@ class Finding:
 
 @dataclass
 class Findings:
-    """All that was found, in the order of the checks.
+    """All findings, in the order of the checks.
 
     Attributes:
         listed: the lines.
-        sets: key of the config -> what is known of the set, in plain values.
+        sets: key of the config -> facts about the set, in plain values.
         detectors: name -> what the detector needs and costs, in plain values.
         estimate: seconds and bytes of the whole run.
     """
@@ -46,12 +46,12 @@ class Findings:
     estimate: dict[str, Any] = field(default_factory=dict)
 
     def add(self, level: Level, topic: str, subject: str, message: str) -> None:
-        """Appends a line."""
+        """Appends a finding."""
         self.listed.append(Finding(level, topic, subject, message))
 
     @contextmanager
     def catching(self, topic: str, subject: str) -> Iterator[None]:
-        """Makes an exception a line of the list, so that what comes after it is checked too."""
+        """Turns an exception into an error finding, so that later checks still run."""
         try:
             yield
         except InputError as error:
@@ -59,19 +59,12 @@ class Findings:
         except Exception as error:  # classes that users name raise whatever they like
             self.add("error", topic, subject, f"{type(error).__name__}: {error}")
 
-    def attempt(self, topic: str, subject: str, call: Callable[[], Any]) -> bool:
-        """Calls; whether that went well. An exception becomes a line of the list."""
-        before = len(self.listed)
-        with self.catching(topic, subject):
-            call()
-        return len(self.listed) == before
-
     def count(self, level: Level) -> int:
-        """How many lines are of a level."""
+        """Returns the number of findings of a level."""
         return sum(finding.level == level for finding in self.listed)
 
     def plain(self) -> dict[str, Any]:
-        """Everything in values that JSON knows."""
+        """Returns everything as plain values for JSON."""
         return {"ok": self.count("error") == 0, "errors": self.count("error"), "warnings": self.count("warning")} | {
             "findings": [asdict(finding) for finding in self.listed],
             "sets": self.sets,

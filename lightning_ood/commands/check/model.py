@@ -1,4 +1,4 @@
-"""Whether the network is used as it was trained: its preprocessing, its accuracy."""
+"""Checks that the network is used as it was trained: preprocessing and accuracy."""
 
 from __future__ import annotations
 
@@ -72,18 +72,18 @@ def published_accuracy(module: OODModule) -> float | None:
     return next((values["acc@1"] for values in entry.meta["_metrics"].values() if "acc@1" in values), None)
 
 
-def check_accuracy(found: Findings, right: int, images: int, classes: int, published: float | None) -> None:
+def check_accuracy(found: Findings, correct: int, images: int, classes: int, published: float | None) -> None:
     """Compares the accuracy on a sample of ID test images with the published one, or with chance.
 
     Args:
         found: takes in what was found.
-        right: images of the sample that are classified rightly.
-        images: of the sample.
-        classes: K.
+        correct: number of correctly classified images in the sample.
+        images: number of images in the sample.
+        classes: number of classes, K.
         published: percent, or None where it is not known.
     """
-    accuracy, chance = 100 * right / images, 100 / classes
-    interval = binomtest(right, images).proportion_ci(CONFIDENCE, "wilson")
+    accuracy, chance = 100 * correct / images, 100 / classes
+    interval = binomtest(correct, images).proportion_ci(CONFIDENCE, "wilson")
     low, high = 100 * interval.low, 100 * interval.high
     measured = f"{accuracy:.1f} % on {images} images ({low:.1f} to {high:.1f} with {CONFIDENCE:.0%} confidence)"
     causes = "look for other preprocessing, another order of the classes, other weights"

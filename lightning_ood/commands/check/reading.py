@@ -1,4 +1,4 @@
-"""Reads every image of a set once: its size, its mode, a hash of its pixels, or why it cannot be read."""
+"""Reads the images of a set: size, mode, pixel hash, or the reason why one cannot be read."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Read(NamedTuple):
 
 @dataclass
 class Contents:
-    """What the images of a set are.
+    """Sizes, modes and pixel hashes of the images of a set.
 
     Attributes:
         digests: position -> hash of the decoded pixels.
@@ -59,7 +59,7 @@ class _Images(Dataset[Read]):
         return Read(position, digest, image.size, self._mode(position))
 
     def _mode(self, position: int) -> str:
-        """Of the file, before it became RGB."""
+        """Returns the file's mode before conversion to RGB."""
         if not isinstance(self.images, FileSet):
             return ""
         with Image.open(self.images.root / str(self.images.paths[position])) as file:
@@ -75,16 +75,16 @@ def read_all(
 
     Args:
         images: the set.
-        limit: images that are read, spread evenly; all where None.
+        limit: number of images to read, evenly spaced; None reads all.
         workers: processes that read; 0 reads in this one.
-        tick: is told how many images were read, a batch at a time.
+        tick: called with the number of images in each batch read.
 
     Raises:
         InputError: if the data set gives something that is no image or no label.
     """
     found = Contents()
     loader = DataLoader(
-        _Images(images, spread(len(images), limit)), batch_size=64, num_workers=workers, collate_fn=list
+        _Images(images, evenly_spaced(len(images), limit)), batch_size=64, num_workers=workers, collate_fn=list
     )
     for batch in loader:
         for read in batch:
@@ -99,8 +99,8 @@ def read_all(
     return found
 
 
-def spread(size: int, count: int | None) -> Sequence[int]:
-    """At most ``count`` positions in a set, evenly spread, so that each class of a sorted set has its share."""
+def evenly_spaced(size: int, count: int | None) -> Sequence[int]:
+    """At most ``count`` positions in a set, evenly spaced, so that a sorted set's classes are all sampled."""
     if count is None or count >= size:
         return range(size)
     return [i * size // count for i in range(count)]

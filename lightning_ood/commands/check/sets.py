@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import partial
 from typing import Any
 
 from rich.console import Console
@@ -132,16 +131,18 @@ def check_classes(found: Findings, sets: Mapping[str, ImageSet], logits: int | N
     if train is not None:
         with found.catching("classes", TRAIN):
             check_training_classes(train)
-    known = train.classes if train is not None else None
+    names = train.classes if train is not None else None
     for key, images in sets.items():
         if key != TRAIN and not key.startswith(("data.ood.", "data.val_ood.")):
             with found.catching("classes", key):
-                check_same_classes(known, images, key)
+                check_same_classes(names, images, key)
     for key in (TRAIN, TEST):
         if key in sets and logits is not None:
-            check = partial(check_logits, logits, sets[key].classes, sets[key].labels, sets[key].name)
-            if not found.attempt("classes", key, check):
+            errors = found.count("error")
+            with found.catching("classes", key):
+                check_logits(logits, sets[key].classes, sets[key].labels, sets[key].name)
+            if found.count("error") > errors:
                 break
     if found.count("error") == before and logits is not None and train is not None:
-        named = f"the {len(known)} classes" if known else "labels" if train.labels is not None else "no labels"
+        named = f"the {len(names)} classes" if names else "labels" if train.labels is not None else "no labels"
         found.add("ok", "classes", "data.id", f"{named} of training and test images, {logits} logits")

@@ -1,4 +1,4 @@
-"""The findings on the screen: green, yellow and red."""
+"""Prints the findings in the terminal: green, yellow and red."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ def show(found: Findings) -> None:
         console.print(_detectors(found))
     errors, warnings = found.count("error"), found.count("warning")
     style = "bold red" if errors else "yellow" if warnings else "green"
-    said = ", ".join(f"{n} {word}{'' if n == 1 else 's'}" for n, word in ((errors, "error"), (warnings, "warning")))
-    console.print(Text(said, style=style))
+    message = ", ".join(f"{n} {word}{'' if n == 1 else 's'}" for n, word in ((errors, "error"), (warnings, "warning")))
+    console.print(Text(message, style=style))
 
 
 def _detectors(found: Findings) -> Table:
@@ -43,7 +43,10 @@ def _detectors(found: Findings) -> Table:
         table.add_column(name, justify="left" if name in ("detector", "reads") else "right", overflow="fold")
     for name, facts in found.detectors.items():
         passes = ", ".join(f"{count} {job}" for job, count in facts["extra_forwards"].items() if count)
-        taps = [f"{tap} (gradient)" if tap in facts["gradients"] else tap for tap in _taps(facts)]
+        taps = [
+            f"{tap} (gradient)" if tap in facts["gradients"] else tap
+            for tap in dict.fromkeys(facts["taps"] + facts["gradients"])
+        ]
         table.add_row(
             name,
             "yes" if facts["fit"] else "",
@@ -55,7 +58,3 @@ def _detectors(found: Findings) -> Table:
             *(f"{1000 * facts.get(f'{job}_seconds_per_image', 0):.3f}" for job in ("fit", "test")),
         )
     return table
-
-
-def _taps(facts: dict) -> list[str]:
-    return list(dict.fromkeys([*facts["taps"], *facts["gradients"]]))

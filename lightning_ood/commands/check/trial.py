@@ -1,4 +1,4 @@
-"""A fit and a test on a few images: what the detectors say to it, and how long the whole would take."""
+"""A dry run: fits and scores the detectors on a few images and measures seconds per image."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lightning_ood.commands.check.detectors import needs_labels
 from lightning_ood.commands.check.findings import Findings
-from lightning_ood.commands.check.reading import spread
+from lightning_ood.commands.check.reading import evenly_spaced
 from lightning_ood.data.sets import Batch, ImageSet, collate
 from lightning_ood.detectors.base import Detector
 from lightning_ood.engine.module import OODModule
@@ -24,7 +24,7 @@ from lightning_ood.suite import DetectorSuite, Step, T
 
 
 class Timer:
-    """Seconds an image by what they were spent on. The first batch warms up and does not count where there are more."""
+    """Measures seconds per image by step. If there are several batches, the first is a warm-up and is left out."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -32,7 +32,7 @@ class Timer:
 
     @contextmanager
     def timing(self, name: str, images: int) -> Iterator[None]:
-        """Times a step with a batch."""
+        """Times one step on a batch of ``images`` images."""
         self._wait()
         start = time.perf_counter()
         yield
@@ -40,7 +40,7 @@ class Timer:
         self._spent[name].append((time.perf_counter() - start, images))
 
     def per_image(self, name: str) -> float:
-        """Seconds; 0 for what was never done."""
+        """Returns the seconds per image of a step; 0 if it never ran."""
         spent = self._spent[name][1:] or self._spent[name]
         images = sum(count for _, count in spent)
         return sum(seconds for seconds, _ in spent) / images if images else 0.0
@@ -98,7 +98,7 @@ class Trial:
 
     Attributes:
         found: takes in what goes wrong.
-        trainer: says device and precision.
+        trainer: gives device and precision.
         module: the network.
         samples: images of each set.
         batch_size: images per batch.
@@ -194,7 +194,7 @@ class Trial:
         """A sample in batches on the network's device; beside each, its images' positions in the sample."""
         images = images.using(self.module.preprocess.transform())
         images.bad_images = "skip"  # they are named already
-        positions, seen = spread(len(images), self.samples), 0
+        positions, seen = evenly_spaced(len(images), self.samples), 0
         for start in range(0, len(positions), self.batch_size):
             some = positions[start : start + self.batch_size]
             with self.timer.timing("read", len(some)):

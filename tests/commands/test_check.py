@@ -1,0 +1,168 @@
+"""`check` through the command line: what is good is green, each broken thing is named, and nothing is written."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torchvision
+import yaml
+from PIL import Image
+
+from lightning_ood.commands.cli import main
+from tests.commands.test_bad_input import folder
+from tests.helpers.runs import ROOT, Run
+from tests.helpers.tiny import Net
+
+Check = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture
+def check(config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Check:
+    """Calls ``check --json`` on the tiny run and gives what it found; nothing may have been written."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments: object, code: int, config: Path = config) -> dict[str, Any]:
+        before = sorted(tmp_path.rglob("*"))
+        with pytest.raises(SystemExit) as stop:
+            main(["check", "--config", str(config), "--json", *map(str, arguments)])
+        found = json.loads(capsys.readouterr().out)
+        assert stop.value.code == code and found["ok"] == (code == 0), found["findings"]
+        assert sorted(tmp_path.rglob("*")) == before
+        return found
+
+    return call
+
+
+def said(found: dict[str, Any], level: str, topic: str, subject: str) -> str:
+    """The one message about a subject."""
+    messages = [f["message"] for f in found["findings"] if (f["level"], f["topic"]) == (level, topic)]
+    subjects = [f["subject"] for f in found["findings"] if (f["level"], f["topic"]) == (level, topic)]
+    assert subjects.count(subject) == 1, json.dumps(found["findings"], indent=1)
+    return messages[subjects.index(subject)]
+
+
+def test_the_digits_are_green(check: Check) -> None:
+    found = check(config=ROOT / "configs" / "digits.yaml", code=0)
+    assert (found["errors"], found["warnings"]) == (0, 0)
+    assert said(found, "ok", "sets", "data.id.train") == "Digits: 1082 images, 8 classes, 32x32"
+
+
+def test_everything_that_is_broken_is_named_at_once(config: Path, train: Run, tmp_path: Path) -> None:
+    images = folder(tmp_path / "train")
+    test_images = folder(tmp_path / "test", each=3)
+    for file in test_images.rglob("*.png"):  # other images than those of training, but for one
+        Image.open(file).transpose(Image.Transpose.ROTATE_90).save(file)
+    shutil.copy(images / "class0" / "3.png", test_images / "class0" / "0.png")
+    shutil.copy(images / "class1" / "0.png", images / "class1" / "again.png")
+    (ood := tmp_path / "pale").mkdir()
+    for i in range(3):
+        shutil.copy(images / "class2" / f"{i}.png", ood)
+    broken = images / "class3" / "5.png"
+    broken.write_bytes(broken.read_bytes()[:60])
+    before = sorted(tmp_path.rglob("*"))
+    done = train(
+        *("check", "--config", config, "--json", "--model.network.init_args.num_classes", "5"),
+        *("--data.id.train", images, "--data.id.test", test_images, "--data.ood.near/pale", ood),
+        *("--data.ood.far/none", "nowhere", "--data.ood.far/own.class_path", "torchvision.datasets.SVHN"),
+        *("--data.ood.far/own.init_args.root", "svhn", "--trainer.limit_val_batches", "2"),
+        *("--scoring.detectors.nap.init_args.tap", "blok2", "--scoring.detectors.line.init_args.threshold", "1"),
+        *("--scoring.detectors.form", "lightning_ood.detectors.nap.NAP"),
+        *(
+            "--scoring.detectors.form.init_args.form",
+            "attention",
+            "--scoring.detectors.bad",
+            "tests.helpers.tiny.NanFit",
+        ),
+        *("--scoring.detectors.path", "lightning_ood.detectors.msp.MSP"),
+    )
+    assert sorted(tmp_path.rglob("*")) == before
+    found = json.loads(done.stdout)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert "class3/5.png" in said(found, "error", "sets", "data.id.train")
+    assert list(found["sets"]["data.id.train"]["unreadable"]) == [str(broken)]
+    assert "no such folder" in said(found, "error", "sets", "data.ood.far/none")
+    assert "SVHN" in said(found, "error", "sets", "data.ood.far/own")
+    assert "class1/again.png" in said(found, "warning", "duplicates", "data.id.train")
+    shared = said(found, "error", "duplicates", "data.id.train, data.id.test")
+    assert "1 images" in shared and "train/class0/3.png" in shared and "test/class0/0.png" in shared
+    assert "3 images" in said(found, "error", "duplicates", "data.id.train, data.ood.near/pale")
+    assert "5 logits" in said(found, "error", "classes", "data.id.train")
+    assert "limit_val_batches 2" in said(found, "error", "trainer", "trainer")
+    assert "blok2" in said(found, "error", "detectors", "nap") and "block2" in said(found, "error", "detectors", "nap")
+    assert "class token" in said(found, "error", "detectors", "form")
+    assert "'path' is a column" in said(found, "error", "detectors", "path")
+    assert {"msp", "dice", "line", "nac"} <= found["detectors"].keys(), "the others are looked at all the same"
+
+
+def test_preprocessing_accuracy_and_the_order_of_classes(check: Check, tmp_path: Path) -> None:
+    torch.save(Net().state_dict(), tmp_path / "net.pth")
+    weights = ("--model.weights", tmp_path / "net.pth")
+    as_trained = check(*weights, code=0)
+    assert "the model's own" in said(as_trained, "ok", "model", "model.preprocess")
+    assert "chance (25.0 %)" in said(as_trained, "warning", "accuracy", "data.id.test")
+
+    other = {"size": 10, "interpolation": "bicubic", "mean": [0.4, 0.5, 0.5]}
+    renamed = folder(tmp_path / "renamed")
+    (renamed / "class3").rename(renamed / "a")
+    found = check(
+        *(*weights, "--model.preprocess", json.dumps(other), "--check.accuracy", 94, "--data.id.test", renamed), code=1
+    )
+    assert "(10, 10) here, the model's own is (12, 12)" in said(found, "warning", "model", "model.preprocess.size")
+    assert "bicubic here, the model's own is bilinear" in said(
+        found, "warning", "model", "model.preprocess.interpolation"
+    )
+    assert "(0.4, 0.5, 0.5)" in said(found, "warning", "model", "model.preprocess.mean")
+    assert "missing: class3; not in training: a" in said(found, "error", "classes", "data.id.test")
+    far = check(*weights, "--check.accuracy", 94, code=1)
+    assert "published is 94.0 %" in said(far, "error", "accuracy", "data.id.test")
+
+
+def test_what_each_detector_needs(check: Check, tmp_path: Path) -> None:
+    needs = check("--check.limit", 5, code=0)["detectors"]
+    assert [name for name, facts in needs.items() if facts["labels"]] == ["line"]
+    assert [name for name, facts in needs.items() if facts["extra_forwards"]["fit"]] == ["feature_norm"]
+    assert needs["nap"]["taps"] == ["last"] and not needs["nap"]["fit"]
+    assert needs["dice"]["state_bytes"] == 17 * 8 and needs["dice"]["fitted_bytes"] >= 4 * 16 * 4
+
+    folder(tmp_path / "images")
+    lines = [str(path) for path in sorted((tmp_path / "images").rglob("*.png"))]
+    (tmp_path / "train.txt").write_text("\n".join(lines))
+    found = check(
+        "--data.id.train", tmp_path / "train.txt", "--scoring.detectors.bad", "tests.helpers.tiny.NanScore", code=1
+    )
+    assert "needs the labels" in said(found, "error", "detectors", "line")
+    assert "not finite" in said(found, "error", "detectors", "bad")
+    assert found["estimate"]["test"]["images"] == 23 + 17 + 2 and found["estimate"]["fit"]["seconds"] > 0
+
+
+def test_published_accuracy_of_torchvision(config: Path, check: Check, tmp_path: Path) -> None:
+    entry = torchvision.models.ResNet18_Weights.IMAGENET1K_V1
+    file = tmp_path / Path(entry.url).name
+    torch.save(torchvision.models.resnet18(num_classes=1000).state_dict(), file)
+    content = yaml.safe_load(config.read_text())
+    content["model"] = {"name": "torchvision:resnet18", "weights": str(file)}
+    for part in ("train", "test"):
+        content["data"]["id"][part]["init_args"] |= {"size": 1000, "classes": 1000}
+    content["scoring"]["detectors"] = {"msp": "lightning_ood.detectors.msp.MSP"}
+    config.write_text(yaml.safe_dump(content))
+    found = check("--check.samples", 8, "--check.limit", 8, code=1)
+    assert "published is 69.8 %" in said(found, "error", "accuracy", "data.id.test")
+    assert "the model's own" in said(found, "ok", "model", "model.preprocess")
+
+
+@pytest.mark.kit
+def test_real_images_and_weights(kit: Path, check: Check) -> None:
+    config = ROOT / "configs" / "cifar10_densenet.yaml"
+    found = check(
+        *("--data.root", kit, "--check.accuracy", 94.5, "--check.samples", 30, "--check.limit", 300),
+        config=config,
+        code=0,
+    )
+    assert found["sets"]["data.ood.near/tiny_imagenet"]["modes"].keys() == {"RGB", "L"}
+    assert "published is 94.5 %" in said(found, "ok", "accuracy", "data.id.test")
