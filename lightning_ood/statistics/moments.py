@@ -40,14 +40,17 @@ class Moments(Statistic):
     Args:
         groups: K; 1 if classes are not distinguished.
         width: D.
+        power: exponent of the normalisation of the rows (0: none). It only names the statistic, so that detectors of
+            differently normalised features do not share one.
     """
 
     count: Tensor
     sums: Tensor
     products: Tensor
 
-    def __init__(self, groups: int, width: int) -> None:
+    def __init__(self, groups: int, width: int, power: float = 0.0) -> None:
         super().__init__()
+        self.power = power
         self.add_state("count", torch.zeros(groups, dtype=torch.float64), "sum")
         self.add_state("sums", torch.zeros(groups, width, dtype=torch.float64), "sum")
         self.add_state("products", torch.zeros(width, width, dtype=torch.float64), "sum")
