@@ -1,5 +1,7 @@
 """Class means and second moments of a stream of features, for Gaussian and subspace detectors."""
 
+from collections.abc import Hashable
+
 import torch
 from torch import Tensor
 
@@ -40,17 +42,17 @@ class Moments(Statistic):
     Args:
         groups: K; 1 if classes are not distinguished.
         width: D.
-        power: exponent of the normalisation of the rows (0: none). It only names the statistic, so that detectors of
-            differently normalised features do not share one.
+        rows: names what the rows are (0.0: the raw feature; another number: the exponent of its normalisation), so that
+            only detectors of the same rows share a statistic.
     """
 
     count: Tensor
     sums: Tensor
     products: Tensor
 
-    def __init__(self, groups: int, width: int, power: float = 0.0) -> None:
+    def __init__(self, groups: int, width: int, rows: Hashable = 0.0) -> None:
         super().__init__()
-        self.power = power
+        self.name_of_rows = rows
         self.add_state("count", torch.zeros(groups, dtype=torch.float64), "sum")
         self.add_state("sums", torch.zeros(groups, width, dtype=torch.float64), "sum")
         self.add_state("products", torch.zeros(width, width, dtype=torch.float64), "sum")
