@@ -83,8 +83,7 @@ class TemperatureScaling(Detector):
 
     def score(self, features: Features, fitted: Fitted) -> Tensor:
         """Scores a batch: ``[B]``, at most 0."""
-        temperature = fitted["temperature"] if self.requires_fit else self.temperature
-        return self.msp.of_logits(features.logits / temperature)
+        return self.msp.of_logits(features.logits / (self.temperature or fitted["temperature"]))
 
     def log_score(self, features: Features, fitted: Fitted) -> Tensor:
         """Returns the score ``[B]``, which is already the logarithm of a probability."""

@@ -25,9 +25,8 @@ def directions(f):
 def test_worked_example():
     # Directions (1, 0, 0), (0, 1, 0) and again, of any length: mean (.5, .5, 0), one component (1, -1, 0) / sqrt 2.
     train = given(torch.zeros(4, 2), torch.tensor([[2.0, 0, 0], [0, 1, 0], [5, 0, 0], [0, 3, 0]]))
-    query = given(
-        torch.zeros(1, 2), torch.tensor([[0.0, 3, 4]])
-    )  # (0, .6, .8): (-.5, .1, .8) is (-.2, -.2, .8) outside
+    query = given(torch.zeros(1, 2), torch.tensor([[0.0, 3, 4]]))
+    # (0, .6, .8) less the mean is (-.5, .1, .8), of which (-.2, -.2, .8) lies outside.
     assert fitted_score(CoP(0.9), train, query).item() == pytest.approx(-(0.72**0.5), rel=1e-5)
 
 
