@@ -27,6 +27,7 @@ from lightning_ood.testing import check_detector
 # for: all its states saturate at alpha = 3000. A variant below is tried with an alpha for the toy.
 ANSWERS_ANOTHER_QUESTION = {
     "NAC": "its default alpha saturates on the toy",
+    "OpenMax": "weak noise has small logits, of which little goes to the unknown class",
     "OptFS": "a step function of 100 values is noise with the toy's 16 units",
 }
 # Random features of the penultimate feature belong to units by their position.
