@@ -43,11 +43,11 @@ def largest(pooled: Tensor, percentile: float) -> tuple[Tensor, int]:
     return mask.scatter(1, pooled.topk(k, dim=1, sorted=False).indices, True), k
 
 
-def scale(pooled: Tensor, kept: Tensor) -> Tensor:
-    """Computes the factor ``exp(s1 / s2)`` ``[B, 1]`` of ASH-S and SCALE: s1 sums all units, s2 the kept ones.
+def ratio(pooled: Tensor, kept: Tensor) -> Tensor:
+    """Computes ``s1 / s2`` ``[B, 1]``, s1 the sum of all units and s2 that of the kept ones; 0 where s2 is 0.
 
     Only positive units enter the sums. For rectified features that changes nothing; for signed ones the ratio stays in
-    [1, D / k], while plain sums could cancel. The factor is 1 for an image without a positive unit.
+    [1, D / k], while plain sums could cancel.
 
     Args:
         pooled: ``[B, D]``.
@@ -55,8 +55,15 @@ def scale(pooled: Tensor, kept: Tensor) -> Tensor:
     """
     positive = pooled.clamp(min=0)
     s1, s2 = positive.sum(1, keepdim=True), (positive * kept).sum(1, keepdim=True)  # [B, 1] each
-    ratio = torch.where(s2 > 0, s1 / torch.where(s2 > 0, s2, 1), 0)
-    return ratio.clamp(max=_LARGEST_RATIO).exp()
+    return torch.where(s2 > 0, s1 / torch.where(s2 > 0, s2, 1), 0)
+
+
+def scale(pooled: Tensor, kept: Tensor) -> Tensor:
+    """Computes the factor ``exp(s1 / s2)`` ``[B, 1]`` of ASH-S and SCALE from :func:`ratio`.
+
+    The factor is 1 for an image without a positive unit.
+    """
+    return ratio(pooled, kept).clamp(max=_LARGEST_RATIO).exp()
 
 
 class ASH(Shaping):

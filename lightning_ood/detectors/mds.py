@@ -4,6 +4,7 @@ from torch import Tensor
 
 from lightning_ood.detectors.base import Detector, Fitted
 from lightning_ood.detectors.batch_fields import labels_of
+from lightning_ood.detectors.normalization import check_power, normalized, normalized_products
 from lightning_ood.features import Features, NetworkInfo
 from lightning_ood.statistics import Shared, share
 from lightning_ood.statistics.moments import Moments, whitening
@@ -20,20 +21,36 @@ class MDS(Detector):
     Deviations: uses the penultimate feature alone, without input perturbation and without the layer ensemble that is
     weighted on OOD data (as OpenOOD's ``mds``). S^+ is the pseudo-inverse, which ignores units that are dead on the
     training images. Classes without training images have no mean and are left out.
+
+    With ``power=1`` it is Mahalanobis++ (Mueller, Hein, ICML 2025, https://arxiv.org/abs/2505.18032): z is divided by
+    its length, in the fit and in the score. With another power p it is the distance of ``z / |z|^p``; a zero feature
+    stays zero.
+
+    Args:
+        power: exponent of the length that the feature is divided by; 0 leaves it as it is.
+
+    Raises:
+        InputError: if ``power`` is negative or not finite.
     """
 
     positive = False
 
     moments: Shared[Moments]
 
+    def __init__(self, power: float = 0.0) -> None:
+        super().__init__()
+        check_power(power)
+        self.power = power
+
     def setup(self, info: NetworkInfo) -> None:
         """Declares the sums."""
         super().setup(info)
-        self.moments = share(info, Moments, info.num_classes, info.num_features)
+        self.moments = share(info, Moments, info.num_classes, info.num_features, self.power)
 
     def update(self, features: Features) -> None:
         """Adds a batch to the class sums and second moments."""
-        self.moments.update(features.pooled, labels_of(features), features.products)
+        rows, products = normalized(features, self.power), normalized_products(features, self.power)
+        self.moments.update(rows, labels_of(features), products)
 
     def compute(self) -> dict[str, Tensor]:
         """Computes ``center`` [D], ``whitening`` [D, D] and whitened, centred ``means`` [classes seen, D]; float64."""
@@ -60,7 +77,7 @@ class MDS(Detector):
         means = fitted["means"]
 
         def distance() -> Tensor:
-            white = (features.pooled.double() - fitted["center"]) @ fitted["whitening"]  # [B, D]
+            white = (normalized(features, self.power).double() - fitted["center"]) @ fitted["whitening"]  # [B, D]
             cross = means.square().sum(1) - 2 * white @ means.T  # [B, classes]
             return (white.square().sum(1) + cross.amin(1)).clamp(min=0)
 

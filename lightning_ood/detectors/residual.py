@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from lightning_ood.detectors.base import Detector, Fitted
+from lightning_ood.detectors.normalization import check_power, normalized, normalized_products
 from lightning_ood.errors import InputError
 from lightning_ood.features import Features, NetworkInfo
 from lightning_ood.statistics import Shared, share
@@ -29,12 +30,16 @@ class Residual(Detector):
     rounding of its float32 entries count as zero. Weight decay makes the rows of W sum to about zero, and inverting
     that rounding error would move u far away.
 
+    With a power p above 0 the feature is ``z / |z|^p`` (as in Mahalanobis++) and u = 0: the classifier's bias belongs
+    to the raw feature.
+
     Args:
         dim: dimension of the principal space, 0 <= dim < D; None is the authors' rule (1000 where D >= 2048, 512 where
             D >= 768, else D // 2).
+        power: exponent of the length that the feature is divided by; 0 leaves it as it is.
 
     Raises:
-        InputError: if ``dim`` leaves no residual space.
+        InputError: if ``dim`` leaves no residual space, or if ``power`` is negative or not finite.
     """
 
     positive = False
@@ -42,9 +47,10 @@ class Residual(Detector):
     linear_head = True
     moments: Shared[Moments]
 
-    def __init__(self, dim: int | None = None) -> None:
+    def __init__(self, dim: int | None = None, power: float = 0.0) -> None:
         super().__init__()
-        self.dim = dim
+        check_power(power)
+        self.dim, self.power = dim, power
 
     def setup(self, info: NetworkInfo) -> None:
         """Checks ``dim`` against the network and declares the sums."""
@@ -55,11 +61,11 @@ class Residual(Detector):
                 f"dim={self.dim} leaves {type(self).__name__} no residual space in a feature of {width} units; "
                 f"write a dim from 0 to {width - 1}, or null for the authors' rule (here {default_dim(width)})"
             )
-        self.moments = share(info, Moments, 1, width)
+        self.moments = share(info, Moments, 1, width, self.power)
 
     def update(self, features: Features) -> None:
         """Adds a batch to the second moments."""
-        self.moments.update(features.pooled, None, features.products)
+        self.moments.update(normalized(features, self.power), None, normalized_products(features, self.power))
 
     def compute(self) -> dict[str, Tensor]:
         """Computes ``origin`` u [D] and ``residual`` R [D, D - dim], float32."""
@@ -78,15 +84,17 @@ class Residual(Detector):
 
     def score(self, features: Features, fitted: Fitted) -> Tensor:
         """Scores a batch: ``[B]``, at most 0."""
-        return -residual_norm(features.pooled, fitted)
+        return -residual_norm(normalized(features, self.power), fitted)
 
     def _origin(self) -> Tensor:
         assert self.head is not None  # setup refuses a network without a linear head
         weight, bias = self.head.weight.double(), self.head.bias.double()
+        if self.power:
+            return weight.new_zeros(weight.shape[1])
         resolution = max(weight.shape) * torch.finfo(torch.float32).eps
         return -torch.linalg.pinv(weight, rtol=resolution) @ bias
 
 
-def residual_norm(pooled: Tensor, fitted: Fitted) -> Tensor:
-    """Computes the norm ``[B]`` of the component of ``pooled`` ``[B, D]`` outside the principal space."""
-    return ((pooled - fitted["origin"]) @ fitted["residual"]).norm(dim=1)
+def residual_norm(rows: Tensor, fitted: Fitted) -> Tensor:
+    """Computes the norm ``[B]`` of the component of ``rows`` ``[B, D]`` outside the principal space."""
+    return ((rows - fitted["origin"]) @ fitted["residual"]).norm(dim=1)

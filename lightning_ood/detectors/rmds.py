@@ -5,6 +5,7 @@ from torch import Tensor
 
 from lightning_ood.detectors.base import Fitted
 from lightning_ood.detectors.mds import MDS
+from lightning_ood.detectors.normalization import normalized
 from lightning_ood.features import Features
 from lightning_ood.statistics.moments import whitening
 
@@ -16,6 +17,9 @@ class RMDS(MDS):
     covariance. Any sign.
 
     Fits on all training images and their labels. State: that of MDS. Deviations: those of MDS.
+
+    Args:
+        power: exponent of the length that the feature is divided by; 1 is RMDS++, 0 leaves the feature as it is.
     """
 
     positive = True  # the score is positive for clearly ID images
@@ -28,5 +32,5 @@ class RMDS(MDS):
 
     def score(self, features: Features, fitted: Fitted) -> Tensor:
         """Scores a batch: ``[B]``, any sign."""
-        white = (features.pooled.double() - fitted["center"]) @ fitted["background"]
+        white = (normalized(features, self.power).double() - fitted["center"]) @ fitted["background"]
         return (white.square().sum(1) - self.distance(features, fitted)).float()

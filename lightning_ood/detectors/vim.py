@@ -5,6 +5,7 @@ from torch import Tensor
 
 from lightning_ood.detectors.base import Fitted
 from lightning_ood.detectors.batch_fields import index_of
+from lightning_ood.detectors.normalization import normalized, normalized_rows
 from lightning_ood.detectors.residual import Residual, residual_norm
 from lightning_ood.features import Features, NetworkInfo
 from lightning_ood.statistics import Shared, share
@@ -29,6 +30,7 @@ class ViM(Residual):
         dim: dimension of the principal space; see :class:`Residual`.
         rows: number of images in the sample for alpha.
         seed: seed of the sample.
+        power: exponent of the length that the feature of the residual is divided by; see :class:`Residual`.
     """
 
     positive = True  # the score is positive for clearly ID images
@@ -37,8 +39,8 @@ class ViM(Residual):
     seen: Tensor
     sample: Shared[Sample]
 
-    def __init__(self, dim: int | None = None, rows: int = 4096, seed: int = 0) -> None:
-        super().__init__(dim)
+    def __init__(self, dim: int | None = None, rows: int = 4096, seed: int = 0, power: float = 0.0) -> None:
+        super().__init__(dim, power)
         self.rows, self.seed = rows, seed
 
     def setup(self, info: NetworkInfo) -> None:
@@ -58,7 +60,7 @@ class ViM(Residual):
     def compute(self) -> dict[str, Tensor]:
         """Computes ``origin`` [D], ``residual`` [D, D - dim] and the scalar ``alpha``."""
         fitted = super().compute()
-        rows = self.sample.statistic.draw()  # [n, D]
+        rows = normalized_rows(self.sample.statistic.draw(), self.power)  # [n, D]
         rounding = torch.finfo(rows.dtype).eps * (rows - fitted["origin"]).norm(dim=1).mean()
         mean_norm = residual_norm(rows, fitted).mean().clamp(min=rounding)
         return {**fitted, "alpha": (self.max_logit / self.seen).float() / mean_norm}
@@ -69,4 +71,4 @@ class ViM(Residual):
 
     def score(self, features: Features, fitted: Fitted) -> Tensor:
         """Scores a batch: ``[B]``, any sign."""
-        return features.logits.logsumexp(1) - fitted["alpha"] * residual_norm(features.pooled, fitted)
+        return features.logits.logsumexp(1) - fitted["alpha"] * residual_norm(normalized(features, self.power), fitted)

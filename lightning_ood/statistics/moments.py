@@ -1,5 +1,7 @@
 """Class means and second moments of a stream of features, for Gaussian and subspace detectors."""
 
+from collections.abc import Hashable
+
 import torch
 from torch import Tensor
 
@@ -40,14 +42,17 @@ class Moments(Statistic):
     Args:
         groups: K; 1 if classes are not distinguished.
         width: D.
+        rows: names what the rows are (0.0: the raw feature; another number: the exponent of its normalisation), so that
+            only detectors of the same rows share a statistic.
     """
 
     count: Tensor
     sums: Tensor
     products: Tensor
 
-    def __init__(self, groups: int, width: int) -> None:
+    def __init__(self, groups: int, width: int, rows: Hashable = 0.0) -> None:
         super().__init__()
+        self.name_of_rows = rows
         self.add_state("count", torch.zeros(groups, dtype=torch.float64), "sum")
         self.add_state("sums", torch.zeros(groups, width, dtype=torch.float64), "sum")
         self.add_state("products", torch.zeros(width, width, dtype=torch.float64), "sum")

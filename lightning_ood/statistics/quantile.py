@@ -26,15 +26,46 @@ class QuantileSketch(Statistic):
 
     def update(self, values: Tensor) -> None:
         """Counts every entry of ``values`` (any shape, finite)."""
-        bits = values.detach().float().contiguous().flatten().view(torch.int32) & 0x7FFFFFFF  # [entries], no sign bit
-        magnitude = (bits >> _SHIFT).to(torch.int64)  # [entries] in [0, _BINS)
-        negative = values.flatten() < 0
-        bin_index = torch.where(negative, _BINS - 1 - magnitude, _BINS + magnitude)  # ascending with the value
-        self.counts = count(own(self.counts), bin_index)
+        self.counts = count(own(self.counts), bin_of(values))
 
     def compute(self) -> Tensor:
         """Returns the counts ``[2 * bins]`` over all processes, for :func:`quantile`."""
         return self.counts
+
+
+class WeightedSketch(Statistic):
+    """Sums of weights over the bins of a :class:`QuantileSketch`: how much the entries of any range add up to.
+
+    Ranges are exact to the width of a bin, 0.05 % of the value. State: 8 MiB, float64.
+    """
+
+    sums: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("sums", torch.zeros(2 * _BINS, dtype=torch.float64), "sum")
+
+    def update(self, values: Tensor, weights: Tensor) -> None:
+        """Adds each of ``weights`` to the bin of its entry of ``values`` (of the same shape, finite)."""
+        self.sums = own(self.sums).scatter_add_(0, bin_of(values), weights.double().flatten())
+
+    def compute(self) -> Tensor:
+        """Returns the sums ``[2 * bins]`` over all processes."""
+        return self.sums
+
+
+def bin_of(values: Tensor) -> Tensor:
+    """Returns the bin ``[entries]`` of every entry of ``values`` (any shape, finite), ascending with the value."""
+    bits = values.detach().float().contiguous().flatten().view(torch.int32) & 0x7FFFFFFF  # [entries], no sign bit
+    magnitude = (bits >> _SHIFT).to(torch.int64)  # [entries] in [0, _BINS)
+    return torch.where(values.flatten() < 0, _BINS - 1 - magnitude, _BINS + magnitude)
+
+
+def occupied(sums: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns the middle and the sum ``[F]`` of each bin of a :class:`WeightedSketch` whose sum is not 0, float64."""
+    filled = sums.nonzero().flatten()
+    low, high = _edges(filled)
+    return (low + high) / 2, sums[filled]
 
 
 def count(counts: Tensor, bins: Tensor) -> Tensor:
