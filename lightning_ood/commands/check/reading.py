@@ -1,15 +1,16 @@
-"""Reads the images of a set: size, mode, pixel hash, or the reason why one cannot be read."""
+"""Reads the images of a set: size, mode and pixel hash, or the reason why one cannot be read."""
 
 from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NamedTuple
 
 from PIL import Image
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from lightning_ood.data.images import ImageError
 from lightning_ood.data.sets import FileSet, ImageSet
@@ -30,77 +31,79 @@ class Contents:
     """Sizes, modes and pixel hashes of the images of a set.
 
     Attributes:
+        images: the set.
         digests: position -> hash of the decoded pixels.
         sizes: ``(width, height)`` -> number of images.
-        modes: PIL's mode of the files -> number of images; empty where images are no files.
+        modes: PIL's mode of the file before conversion to RGB -> number of images; empty where images are not files.
         unreadable: position -> reason.
     """
 
+    images: ImageSet
     digests: dict[int, bytes] = field(default_factory=dict)
     sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
     modes: Counter[str] = field(default_factory=Counter)
     unreadable: dict[int, str] = field(default_factory=dict)
 
-
-class _Images(Dataset[Read]):
-    def __init__(self, images: ImageSet, positions: Sequence[int]) -> None:
-        self.images, self.positions = images, positions
-
-    def __len__(self) -> int:
-        return len(self.positions)
-
-    def __getitem__(self, index: int) -> Read:
-        position = self.positions[index]
-        try:
-            image, _ = self.images.read(position)
-        except ImageError as error:
-            return Read(position, error=str(error).partition("; repair it")[0])
-        digest = hashlib.blake2b(repr(image.size).encode() + image.tobytes(), digest_size=16).digest()
-        return Read(position, digest, image.size, self._mode(position))
-
-    def _mode(self, position: int) -> str:
-        """Returns the file's mode before conversion to RGB."""
-        if not isinstance(self.images, FileSet):
-            return ""
-        with Image.open(self.images.root / str(self.images.paths[position])) as file:
-            return file.mode
-
-
-def read_all(
-    images: ImageSet, limit: int | None = None, workers: int = 0, tick: Callable[[int], Any] = lambda count: None
-) -> Contents:
-    """Decodes the images of a set.
-
-    Two images are the same where their pixels are after decoding to 8-bit RGB, whatever file holds them.
-
-    Args:
-        images: the set.
-        limit: number of images to read, evenly spaced; None reads all.
-        workers: processes that read; 0 reads in this one.
-        tick: called with the number of images in each batch read.
-
-    Raises:
-        InputError: if the data set gives something that is no image or no label.
-    """
-    found = Contents()
-    loader = DataLoader(
-        _Images(images, evenly_spaced(len(images), limit)), batch_size=64, num_workers=workers, collate_fn=list
-    )
-    for batch in loader:
+    def add(self, batch: Iterable[Read]) -> None:
+        """Adds images that were read."""
         for read in batch:
             if read.error:
-                found.unreadable[read.position] = read.error
+                self.unreadable[read.position] = read.error
                 continue
-            found.digests[read.position] = read.digest
-            found.sizes[read.size] += 1
+            self.digests[read.position] = read.digest
+            self.sizes[read.size] += 1
             if read.mode:
-                found.modes[read.mode] += 1
-        tick(len(batch))
-    return found
+                self.modes[read.mode] += 1
+
+    def name(self, position: int) -> str:
+        """Returns the path of an image, or ``<set>[<position>]`` where images are not files."""
+        return self.images.paths[position] or f"{self.images.name}[{position}]"
+
+    def plain(self) -> dict[str, Any]:
+        """Returns the facts about the set as plain values for JSON."""
+        return {
+            "name": self.images.name,
+            "images": len(self.images),
+            "read": len(self.digests) + len(self.unreadable),
+            "sizes": {f"{width}x{height}": count for (width, height), count in self.sizes.most_common()},
+            "modes": dict(self.modes),
+            "classes": len(self.images.classes) if self.images.classes else None,
+            "unreadable": {self.name(position): reason for position, reason in self.unreadable.items()},
+        }
+
+
+def read_all(images: ImageSet, limit: int | None = None, workers: int = 0) -> Iterable[list[Read]]:
+    """Decodes the images of a set in batches, in ``workers`` processes (0: in this one).
+
+    Two images are equal if their pixels are after decoding to 8-bit RGB. ``limit`` images are read, evenly spaced;
+    None reads all.
+
+    Raises:
+        InputError: if the data set returns something that is no image or no label.
+    """
+    positions: Any = evenly_spaced(len(images), limit)
+    return DataLoader(positions, batch_size=64, num_workers=workers, collate_fn=partial(_read, images))
+
+
+def _read(images: ImageSet, positions: Sequence[int]) -> list[Read]:
+    batch = []
+    for position in positions:
+        try:
+            image, _ = images.read(position)
+        except ImageError as error:
+            batch.append(Read(position, error=str(error).partition("; repair it")[0]))
+            continue
+        digest = hashlib.blake2b(repr(image.size).encode() + image.tobytes(), digest_size=16).digest()
+        mode = ""
+        if isinstance(images, FileSet):
+            with Image.open(images.root / str(images.paths[position])) as file:
+                mode = file.mode
+        batch.append(Read(position, digest, image.size, mode))
+    return batch
 
 
 def evenly_spaced(size: int, count: int | None) -> Sequence[int]:
-    """At most ``count`` positions in a set, evenly spaced, so that a sorted set's classes are all sampled."""
+    """Returns at most ``count`` positions in a set, evenly spaced, so that a sorted set's classes are all sampled."""
     if count is None or count >= size:
         return range(size)
     return [i * size // count for i in range(count)]
