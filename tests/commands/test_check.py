@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -104,15 +105,19 @@ def test_a_process_prints_json_alone(config: Path, train: Run, tmp_path: Path) -
     assert "limit_val_batches 2" in message(json.loads(done.stdout), "error", "trainer", "trainer")
 
 
-def test_the_list_in_the_terminal(config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_list_in_the_terminal(
+    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "far").mkdir()
     for width in (12, 20, 16):
-        Image.new("RGB", (width, 9), (10 * width, 0, 0)).save(tmp_path / f"{width}.png")
+        Image.new("RGB", (width, 9), (10 * width, 0, 0)).save(tmp_path / "far" / f"{width}.png")
     with pytest.raises(SystemExit) as stop:
-        main(["check", "--config", str(config), "--data.ood.far/white", str(tmp_path), "--data.bad_images", "skip"])
+        main(["check", "--config", str(config), "--data.root", ".", "--data.ood.far/white", "far"])
     shown = capsys.readouterr().out
-    assert stop.value.code == 0 and shown.endswith("\n0 errors, 2 warnings\n")
-    assert "3 images, 3 sizes, width 12 to 20, height 9 to 9, RGB" in shown
-    assert [line for line in shown.splitlines() if line.startswith("line ") and "yes    yes" in line], shown
+    assert stop.value.code == 0 and shown.endswith("\n0 errors, 2 warnings\n"), shown
+    assert "✓ data.ood.far/white far: 3 images, 3 sizes, width 12 to 20, height 9 to 9, RGB\n" in shown, shown
+    assert re.search(r"\nline +yes +yes +544 B +292 B ", shown), shown
 
 
 def test_preprocessing_accuracy_and_the_order_of_classes(check: Check, tmp_path: Path) -> None:

@@ -75,16 +75,11 @@ def check(found: Findings, config: dict[str, Any], quiet: bool = True) -> None:
         return
     dry_run = DryRun(found, trainer, module, options["samples"], data["batch_size"])
     measured = dry_run.run(detectors, {key: sets[key] for key, read in contents.items() if read.digests})
-    if measured is not None and not _errors(found, "classes"):  # else the labels mean other classes
-        found.collect("accuracy", TEST, [check_accuracy(module, *measured, options["accuracy"])])
-    ready = ", ".join(name for name in detectors if name not in _errors(found, "detectors"))
+    if measured is not None and not found.errors("classes"):  # else the labels mean other classes
+        found.collect("accuracy", TEST, check_accuracy(module, *measured, options["accuracy"]))
+    ready = ", ".join(name for name in detectors if name not in found.errors("detectors"))
     found.add("ok" if ready else "error", "detectors", "scoring.detectors", f"ready to run: {ready or 'none'}")
     estimate(found, dry_run, sets, data["num_workers"])
-
-
-def _errors(found: Findings, topic: str) -> set[str]:
-    """Returns the subjects of the errors of a topic."""
-    return {finding.subject for finding in found.about(topic) if finding.level == "error"}
 
 
 def _make_detectors(found: Findings, specs: dict[str, Any]) -> dict[str, Detector]:

@@ -78,12 +78,10 @@ class Findings:
         failures: list[str] = []
         try:
             yield failures
-        except InputError as error:
-            failures.append(str(error).removeprefix(f"{subject}: "))
         except Exception as error:  # classes that users name raise whatever they like
-            failures.append(f"{type(error).__name__}: {error}")
-        for message in failures:
-            self.add("error", topic, subject, message)
+            kind = "" if isinstance(error, InputError) else f"{type(error).__name__}: "
+            failures.append(kind + str(error).removeprefix(f"{subject}: "))
+            self.add("error", topic, subject, failures[0])
 
     def attempt(self, topic: str, subject: str, call: Callable[..., T], *arguments: Any) -> T | None:
         """Returns what a function returns; None where it raises, which becomes an error finding."""
@@ -96,9 +94,9 @@ class Findings:
         """Appends what a check yields; an exception that it raises becomes an error finding."""
         self.attempt(topic, subject, self.listed.extend, findings)
 
-    def about(self, topic: str) -> list[Finding]:
-        """Returns the findings of a topic."""
-        return [finding for finding in self.listed if finding.topic == topic]
+    def errors(self, topic: str) -> set[str]:
+        """Returns the subjects that have an error of a topic."""
+        return {finding.subject for finding in self.listed if (finding.level, finding.topic) == ("error", topic)}
 
     def count(self, level: Level) -> int:
         """Returns the number of findings of a level."""

@@ -70,7 +70,7 @@ def _entry(module: OODModule) -> Any:
     return next((e for e in entries if weights == e.name or Path(weights).name == Path(e.url).name), None)
 
 
-def check_accuracy(module: OODModule, correct: int, images: int, published: float | None) -> Finding:
+def check_accuracy(module: OODModule, correct: int, images: int, published: float | None) -> Iterator[Finding]:
     """Compares the accuracy on a sample of ID test images with the published one, or with chance.
 
     Args:
@@ -79,10 +79,15 @@ def check_accuracy(module: OODModule, correct: int, images: int, published: floa
         images: number of images with a label in the sample.
         published: percent; None looks it up.
     """
+    level, message = _compare_accuracy(module, correct, images, published)
+    yield Finding(level, "accuracy", "data.id.test", message)
+
+
+def _compare_accuracy(module: OODModule, correct: int, images: int, published: float | None) -> tuple[Level, str]:
     if images == 0:
-        return _accuracy("warning", "the ID test images have no labels: the accuracy is unknown")
+        return "warning", "the ID test images have no labels: the accuracy is unknown"
     if module.source.random and module.finetune != "none":
-        return _accuracy("ok", "not measured: `fit` trains the network first")
+        return "ok", "not measured: `fit` trains the network first"
     published = published_accuracy(module) if published is None else published
     chance = 100 / module.backbone.probe.num_classes
     interval = binomtest(correct, images).proportion_ci(CONFIDENCE, "wilson")
@@ -92,17 +97,12 @@ def check_accuracy(module: OODModule, correct: int, images: int, published: floa
     causes = "look for other preprocessing, another order of the classes, other weights"
     if published is None:
         if low <= chance:
-            return _accuracy("warning", f"{measured}which chance ({chance:.1f} %) would give too: {causes}")
+            return "warning", f"{measured}which chance ({chance:.1f} %) would give too: {causes}"
         advice = "none published is known, --check.accuracy names one"
-        return _accuracy("ok", f"{measured}above chance ({chance:.1f} %); {advice}")
+        return "ok", f"{measured}above chance ({chance:.1f} %); {advice}"
     measured += f"published is {published:.1f} %"
     if high + SLACK < published:
-        return _accuracy("error", f"{measured}: {causes}")
+        return "error", f"{measured}: {causes}"
     if low - SLACK > published:
-        doubt = "are these images among those that the network was trained on?"
-        return _accuracy("warning", f"{measured}: {doubt}")
-    return _accuracy("ok", measured)
-
-
-def _accuracy(level: Level, message: str) -> Finding:
-    return Finding(level, "accuracy", "data.id.test", message)
+        return "warning", f"{measured}: are these images among those that the network was trained on?"
+    return "ok", measured

@@ -118,6 +118,6 @@ def check_classes(found: Findings, sets: Mapping[str, ImageSet], logits: int | N
                 check_logits(logits, sets[key].classes, sets[key].labels, sets[key].name)
         if failures:
             break
-    if train is not None and not found.about("classes"):
+    if train is not None and not found.errors("classes"):
         named = f"the {len(names)} classes" if names else "labels" if train.labels is not None else "no labels"
         found.add("ok", "classes", "data.id", f"{named} of training and test images, {logits} logits")

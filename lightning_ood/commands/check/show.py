@@ -24,7 +24,7 @@ def show(found: Findings) -> None:
         table.add_column(width=2, justify="right")
         table.add_column(max_width=34, overflow="fold")
         table.add_column(overflow="fold")
-        for finding in found.about(topic):
+        for finding in (finding for finding in found.listed if finding.topic == topic):
             mark, style = _MARKS[finding.level]
             message = Text(finding.message, style="" if finding.level == "ok" else style)
             table.add_row(Text(mark, style=style), Text(finding.subject), message)
