@@ -60,7 +60,7 @@ def check(found: Findings, config: dict[str, Any], quiet: bool = True) -> None:
     options, data = config["check"], config["data"]
     sets = open_sets(found, data)
     contents = read_sets(found, sets, data, options["limit"], quiet)
-    found.collect("duplicates", "data", check_duplicates(contents))
+    found.collect("duplicates", "data", check_duplicates(sets, contents))
     module = found.attempt("model", "model", make_module, config)
     check_classes(found, sets, module.backbone.probe.num_classes if module is not None else None)
     detectors = _make_detectors(found, config["scoring"]["detectors"])

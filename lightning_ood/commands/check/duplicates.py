@@ -6,15 +6,16 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 
 from lightning_ood.commands.check.findings import Finding, Level
-from lightning_ood.commands.check.reading import Contents
+from lightning_ood.commands.check.reading import Contents, image_name
 from lightning_ood.commands.check.sets import role
+from lightning_ood.data.sets import ImageSet
 
 Place = tuple[str, int]  # key of the set, position
 
 _USES = {"train": "learned", "val": "learned", "val_ood": "learned", "test": "id", "csid": "id", "ood": "ood"}
 
 
-def check_duplicates(contents: Mapping[str, Contents]) -> Iterator[Finding]:
+def check_duplicates(sets: Mapping[str, ImageSet], contents: Mapping[str, Contents]) -> Iterator[Finding]:
     """Reports images with equal pixels.
 
     An error where the number would be wrong: an image that was learned from (ID training and validation, validation
@@ -23,7 +24,7 @@ def check_duplicates(contents: Mapping[str, Contents]) -> Iterator[Finding]:
     """
     pairs = _pairs(contents)
     for (a, b), places in pairs.items():
-        names = dict.fromkeys(contents[key].name(i) for key, i in places[0])  # two lists may name one file
+        names = dict.fromkeys(image_name(sets[key], i) for key, i in places[0])  # two lists may name one file
         example = " = ".join(names) + (", …" if len(places) > 1 else "")
         if a == b:
             yield Finding("warning", "duplicates", a, f"{len(places)} images are there a second time ({example})")

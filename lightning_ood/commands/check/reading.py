@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 from PIL import Image
 from torch.utils.data import DataLoader
@@ -16,63 +16,51 @@ from lightning_ood.data.images import ImageError
 from lightning_ood.data.sets import FileSet, ImageSet
 
 
-class Read(NamedTuple):
-    """One image: its position, and a hash of its pixels, its size and mode; or why it cannot be read."""
-
-    position: int
-    digest: bytes = b""
-    size: tuple[int, int] = (0, 0)
-    mode: str = ""
-    error: str = ""
-
-
 @dataclass
 class Contents:
-    """Sizes, modes and pixel hashes of the images of a set.
+    """Sizes, modes and pixel hashes of images of a set.
 
     Attributes:
-        images: the set.
         digests: position -> hash of the decoded pixels.
         sizes: ``(width, height)`` -> number of images.
         modes: PIL's mode of the file before conversion to RGB -> number of images; empty where images are not files.
         unreadable: position -> reason.
     """
 
-    images: ImageSet
     digests: dict[int, bytes] = field(default_factory=dict)
     sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
     modes: Counter[str] = field(default_factory=Counter)
     unreadable: dict[int, str] = field(default_factory=dict)
 
-    def add(self, batch: Iterable[Read]) -> None:
-        """Adds images that were read."""
-        for read in batch:
-            if read.error:
-                self.unreadable[read.position] = read.error
-                continue
-            self.digests[read.position] = read.digest
-            self.sizes[read.size] += 1
-            if read.mode:
-                self.modes[read.mode] += 1
+    def __len__(self) -> int:
+        return len(self.digests) + len(self.unreadable)
 
-    def name(self, position: int) -> str:
-        """Returns the path of an image, or ``<set>[<position>]`` where images are not files."""
-        return self.images.paths[position] or f"{self.images.name}[{position}]"
+    def update(self, other: Contents) -> None:
+        """Adds other images of the set."""
+        self.digests |= other.digests
+        self.sizes += other.sizes
+        self.modes += other.modes
+        self.unreadable |= other.unreadable
 
-    def plain(self) -> dict[str, Any]:
+    def plain(self, images: ImageSet) -> dict[str, Any]:
         """Returns the facts about the set as plain values for JSON."""
         return {
-            "name": self.images.name,
-            "images": len(self.images),
-            "read": len(self.digests) + len(self.unreadable),
+            "name": images.name,
+            "images": len(images),
+            "read": len(self),
             "sizes": {f"{width}x{height}": count for (width, height), count in self.sizes.most_common()},
             "modes": dict(self.modes),
-            "classes": len(self.images.classes) if self.images.classes else None,
-            "unreadable": {self.name(position): reason for position, reason in self.unreadable.items()},
+            "classes": len(images.classes) if images.classes else None,
+            "unreadable": {image_name(images, position): reason for position, reason in self.unreadable.items()},
         }
 
 
-def read_all(images: ImageSet, limit: int | None = None, workers: int = 0) -> Iterable[list[Read]]:
+def image_name(images: ImageSet, position: int) -> str:
+    """Returns the path of an image, or ``<set>[<position>]`` where images are not files."""
+    return images.paths[position] or f"{images.name}[{position}]"
+
+
+def read_all(images: ImageSet, limit: int | None = None, workers: int = 0) -> Iterable[Contents]:
     """Decodes the images of a set in batches, in ``workers`` processes (0: in this one).
 
     Two images are equal if their pixels are after decoding to 8-bit RGB. ``limit`` images are read, evenly spaced;
@@ -85,21 +73,21 @@ def read_all(images: ImageSet, limit: int | None = None, workers: int = 0) -> It
     return DataLoader(positions, batch_size=64, num_workers=workers, collate_fn=partial(_read, images))
 
 
-def _read(images: ImageSet, positions: Sequence[int]) -> list[Read]:
-    batch = []
+def _read(images: ImageSet, positions: Sequence[int]) -> Contents:
+    contents = Contents()
     for position in positions:
         try:
             image, _ = images.read(position)
         except ImageError as error:
-            batch.append(Read(position, error=str(error).partition("; repair it")[0]))
+            contents.unreadable[position] = str(error).partition("; repair it")[0]
             continue
-        digest = hashlib.blake2b(repr(image.size).encode() + image.tobytes(), digest_size=16).digest()
-        mode = ""
+        pixels = repr(image.size).encode() + image.tobytes()
+        contents.digests[position] = hashlib.blake2b(pixels, digest_size=16).digest()
+        contents.sizes[image.size] += 1
         if isinstance(images, FileSet):
             with Image.open(images.root / str(images.paths[position])) as file:
-                mode = file.mode
-        batch.append(Read(position, digest, image.size, mode))
-    return batch
+                contents.modes[file.mode] += 1
+    return contents
 
 
 def evenly_spaced(size: int, count: int | None) -> Sequence[int]:

@@ -61,23 +61,22 @@ def read_sets(
         for key, images in sets.items():
             task = progress.add_task(f"Reading {key}", total=min(len(images), limit or len(images)))
             with found.catching("sets", key):
-                read = Contents(images)
+                read = Contents()
                 for batch in read_all(images, limit, data["num_workers"]):
-                    read.add(batch)
+                    read.update(batch)
                     progress.advance(task, len(batch))
                 contents[key] = read
-                found.sets[key] = read.plain()
-                found.listed += _describe(key, read, data["bad_images"] == "skip")
+                found.sets[key] = read.plain(images)
+                found.listed += _describe(key, images, read, data["bad_images"] == "skip")
     return contents
 
 
-def _describe(key: str, read: Contents, skips: bool) -> Iterator[Finding]:
-    images, bad = read.images, list(read.unreadable.values())
-    looked_at = len(read.digests) + len(bad)
+def _describe(key: str, images: ImageSet, read: Contents, skips: bool) -> Iterator[Finding]:
+    bad = list(read.unreadable.values())
     parts = [
         f"{images.name}: {len(images)} images",
         f"{len(images.classes)} classes" if images.classes else "",
-        f"{looked_at} of them read" if looked_at < len(images) else "",
+        f"{len(read)} of them read" if len(read) < len(images) else "",
         _sizes(read),
         ", ".join(f"{count} {mode}" if len(read.modes) > 1 else mode for mode, count in read.modes.most_common()),
     ]
@@ -85,7 +84,7 @@ def _describe(key: str, read: Contents, skips: bool) -> Iterator[Finding]:
     if bad:
         reasons = "; ".join(bad[:EXAMPLES]) + ("; …" if len(bad) > EXAMPLES else "")
         advice = "left out, as data.bad_images says" if skips else "repair or remove, or `--data.bad_images skip`"
-        message = f"{len(bad)} of {looked_at} images cannot be read ({advice}): {reasons}"
+        message = f"{len(bad)} of {len(read)} images cannot be read ({advice}): {reasons}"
         yield Finding("warning" if skips and read.digests else "error", "sets", key, message)
 
 
