@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -39,21 +40,21 @@ def check(config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monk
     return call
 
 
-def said(found: dict[str, Any], level: str, topic: str, subject: str) -> str:
-    """The one message about a subject."""
-    messages = [f["message"] for f in found["findings"] if (f["level"], f["topic"]) == (level, topic)]
-    subjects = [f["subject"] for f in found["findings"] if (f["level"], f["topic"]) == (level, topic)]
-    assert subjects.count(subject) == 1, json.dumps(found["findings"], indent=1)
-    return messages[subjects.index(subject)]
+def message(found: dict[str, Any], level: str, topic: str, subject: str) -> str:
+    """Returns the one message of a level about a subject."""
+    wanted = {"level": level, "topic": topic, "subject": subject}
+    messages = [finding["message"] for finding in found["findings"] if finding.items() >= wanted.items()]
+    assert len(messages) == 1, json.dumps(found["findings"], indent=1)
+    return messages[0]
 
 
 def test_the_digits_are_green(check: Check) -> None:
     found = check(config=ROOT / "configs" / "digits.yaml", code=0)
     assert (found["errors"], found["warnings"]) == (0, 0)
-    assert said(found, "ok", "sets", "data.id.train") == "Digits: 1082 images, 8 classes, 32x32"
+    assert message(found, "ok", "sets", "data.id.train") == "Digits: 1082 images, 8 classes, 32x32"
 
 
-def test_everything_that_is_broken_is_named_at_once(config: Path, train: Run, tmp_path: Path) -> None:
+def test_everything_that_is_broken_is_named_at_once(check: Check, tmp_path: Path) -> None:
     images = folder(tmp_path / "train")
     test_images = folder(tmp_path / "test", each=3)
     for file in test_images.rglob("*.png"):  # other images than those of training, but for one
@@ -65,47 +66,65 @@ def test_everything_that_is_broken_is_named_at_once(config: Path, train: Run, tm
         shutil.copy(images / "class2" / f"{i}.png", ood)
     broken = images / "class3" / "5.png"
     broken.write_bytes(broken.read_bytes()[:60])
-    before = sorted(tmp_path.rglob("*"))
-    done = train(
-        *("check", "--config", config, "--json", "--model.network.init_args.num_classes", "5"),
+    found = check(
+        *("--model.network.init_args.num_classes", "5", "--trainer.limit_val_batches", "2"),
         *("--data.id.train", images, "--data.id.test", test_images, "--data.ood.near/pale", ood),
         *("--data.ood.far/none", "nowhere", "--data.ood.far/own.class_path", "torchvision.datasets.SVHN"),
-        *("--data.ood.far/own.init_args.root", "svhn", "--trainer.limit_val_batches", "2"),
-        *("--scoring.detectors.nap.init_args.tap", "blok2", "--scoring.detectors.line.init_args.threshold", "1"),
+        *("--data.ood.far/own.init_args.root", "svhn", "--scoring.detectors.nap.init_args.tap", "blok2"),
+        *("--scoring.detectors.line.init_args.threshold", "1", "--scoring.detectors.bad", "tests.helpers.tiny.NanFit"),
         *("--scoring.detectors.form", "lightning_ood.detectors.nap.NAP"),
-        *(
-            "--scoring.detectors.form.init_args.form",
-            "attention",
-            "--scoring.detectors.bad",
-            "tests.helpers.tiny.NanFit",
-        ),
+        *("--scoring.detectors.form.init_args.form", "attention"),
         *("--scoring.detectors.path", "lightning_ood.detectors.msp.MSP"),
+        code=1,
     )
-    assert sorted(tmp_path.rglob("*")) == before
-    found = json.loads(done.stdout)
-    assert done.returncode == 1 and "Traceback" not in done.stderr
-    assert "class3/5.png" in said(found, "error", "sets", "data.id.train")
+    assert "class3/5.png" in message(found, "error", "sets", "data.id.train")
     assert list(found["sets"]["data.id.train"]["unreadable"]) == [str(broken)]
-    assert "no such folder" in said(found, "error", "sets", "data.ood.far/none")
-    assert "SVHN" in said(found, "error", "sets", "data.ood.far/own")
-    assert "class1/again.png" in said(found, "warning", "duplicates", "data.id.train")
-    shared = said(found, "error", "duplicates", "data.id.train, data.id.test")
+    assert "no such folder" in message(found, "error", "sets", "data.ood.far/none")
+    assert "SVHN" in message(found, "error", "sets", "data.ood.far/own")
+    assert "class1/again.png" in message(found, "warning", "duplicates", "data.id.train")
+    shared = message(found, "error", "duplicates", "data.id.train, data.id.test")
     assert "1 images" in shared and "train/class0/3.png" in shared and "test/class0/0.png" in shared
-    assert "3 images" in said(found, "error", "duplicates", "data.id.train, data.ood.near/pale")
-    assert "5 logits" in said(found, "error", "classes", "data.id.train")
-    assert "limit_val_batches 2" in said(found, "error", "trainer", "trainer")
-    assert "blok2" in said(found, "error", "detectors", "nap") and "block2" in said(found, "error", "detectors", "nap")
-    assert "class token" in said(found, "error", "detectors", "form")
-    assert "'path' is a column" in said(found, "error", "detectors", "path")
-    assert {"msp", "dice", "line", "nac"} <= found["detectors"].keys(), "the others are looked at all the same"
+    assert "3 images" in message(found, "error", "duplicates", "data.id.train, data.ood.near/pale")
+    assert "5 logits" in message(found, "error", "classes", "data.id.train")
+    assert "limit_val_batches 2" in message(found, "error", "trainer", "trainer")
+    tap = message(found, "error", "detectors", "nap")
+    assert "blok2" in tap and "block2" in tap
+    assert "class token" in message(found, "error", "detectors", "form")
+    assert "'path' is a column" in message(found, "error", "detectors", "path")
+    assert "contains NaN" in message(found, "error", "detectors", "bad")
+    assert message(found, "ok", "detectors", "scoring.detectors").endswith("dice, line, nac, feature_norm")
+    assert {"msp", "dice", "line", "nac"} <= found["detectors"].keys(), "the others are checked all the same"
+
+
+def test_a_process_prints_json_alone(config: Path, train: Run, tmp_path: Path) -> None:
+    before = sorted(tmp_path.rglob("*"))
+    done = train("check", "--config", config, "--json", "--trainer.limit_val_batches", "2")
+    assert sorted(tmp_path.rglob("*")) == before
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert "limit_val_batches 2" in message(json.loads(done.stdout), "error", "trainer", "trainer")
+
+
+def test_the_list_in_the_terminal(
+    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "far").mkdir()
+    for width in (12, 20, 16):
+        Image.new("RGB", (width, 9), (10 * width, 0, 0)).save(tmp_path / "far" / f"{width}.png")
+    with pytest.raises(SystemExit) as stop:
+        main(["check", "--config", str(config), "--data.root", ".", "--data.ood.far/white", "far"])
+    shown = capsys.readouterr().out
+    assert stop.value.code == 0 and shown.endswith("\n0 errors, 2 warnings\n"), shown
+    assert "✓ data.ood.far/white far: 3 images, 3 sizes, width 12 to 20, height 9 to 9, RGB\n" in shown, shown
+    assert re.search(r"\nline +yes +yes +544 B +292 B ", shown), shown
 
 
 def test_preprocessing_accuracy_and_the_order_of_classes(check: Check, tmp_path: Path) -> None:
     torch.save(Net().state_dict(), tmp_path / "net.pth")
     weights = ("--model.weights", tmp_path / "net.pth")
     as_trained = check(*weights, code=0)
-    assert "the model's own" in said(as_trained, "ok", "model", "model.preprocess")
-    assert "chance (25.0 %)" in said(as_trained, "warning", "accuracy", "data.id.test")
+    assert "the model's own" in message(as_trained, "ok", "model", "model.preprocess")
+    assert "chance (25.0 %)" in message(as_trained, "warning", "accuracy", "data.id.test")
 
     other = {"size": 10, "interpolation": "bicubic", "mean": [0.4, 0.5, 0.5]}
     renamed = folder(tmp_path / "renamed")
@@ -113,14 +132,14 @@ def test_preprocessing_accuracy_and_the_order_of_classes(check: Check, tmp_path:
     found = check(
         *(*weights, "--model.preprocess", json.dumps(other), "--check.accuracy", 94, "--data.id.test", renamed), code=1
     )
-    assert "(10, 10) here, the model's own is (12, 12)" in said(found, "warning", "model", "model.preprocess.size")
-    assert "bicubic here, the model's own is bilinear" in said(
+    assert "(10, 10) here, the model's own is (12, 12)" in message(found, "warning", "model", "model.preprocess.size")
+    assert "bicubic here, the model's own is bilinear" in message(
         found, "warning", "model", "model.preprocess.interpolation"
     )
-    assert "(0.4, 0.5, 0.5)" in said(found, "warning", "model", "model.preprocess.mean")
-    assert "missing: class3; not in training: a" in said(found, "error", "classes", "data.id.test")
+    assert "(0.4, 0.5, 0.5)" in message(found, "warning", "model", "model.preprocess.mean")
+    assert "missing: class3; not in training: a" in message(found, "error", "classes", "data.id.test")
     far = check(*weights, "--check.accuracy", 94, code=1)
-    assert "published is 94.0 %" in said(far, "error", "accuracy", "data.id.test")
+    assert "published is 94.0 %" in message(far, "error", "accuracy", "data.id.test")
 
 
 def test_what_each_detector_needs(check: Check, tmp_path: Path) -> None:
@@ -136,8 +155,8 @@ def test_what_each_detector_needs(check: Check, tmp_path: Path) -> None:
     found = check(
         "--data.id.train", tmp_path / "train.txt", "--scoring.detectors.bad", "tests.helpers.tiny.NanScore", code=1
     )
-    assert "needs the labels" in said(found, "error", "detectors", "line")
-    assert "not finite" in said(found, "error", "detectors", "bad")
+    assert "needs the labels" in message(found, "error", "detectors", "line")
+    assert "not finite" in message(found, "error", "detectors", "bad")
     assert found["estimate"]["test"]["images"] == 23 + 17 + 2 and found["estimate"]["fit"]["seconds"] > 0
 
 
@@ -152,8 +171,8 @@ def test_published_accuracy_of_torchvision(config: Path, check: Check, tmp_path:
     content["scoring"]["detectors"] = {"msp": "lightning_ood.detectors.msp.MSP"}
     config.write_text(yaml.safe_dump(content))
     found = check("--check.samples", 8, "--check.limit", 8, code=1)
-    assert "published is 69.8 %" in said(found, "error", "accuracy", "data.id.test")
-    assert "the model's own" in said(found, "ok", "model", "model.preprocess")
+    assert "published is 69.8 %" in message(found, "error", "accuracy", "data.id.test")
+    assert "the model's own" in message(found, "ok", "model", "model.preprocess")
 
 
 @pytest.mark.kit
@@ -165,4 +184,4 @@ def test_real_images_and_weights(kit: Path, check: Check) -> None:
         code=0,
     )
     assert found["sets"]["data.ood.near/tiny_imagenet"]["modes"].keys() == {"RGB", "L"}
-    assert "published is 94.5 %" in said(found, "ok", "accuracy", "data.id.test")
+    assert "published is 94.5 %" in message(found, "ok", "accuracy", "data.id.test")

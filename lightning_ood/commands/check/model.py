@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 import torchvision
 from scipy.stats import binomtest
 
-from lightning_ood.commands.check.findings import Findings
+from lightning_ood.commands.check.findings import Finding, Level
 from lightning_ood.engine.module import OODModule
 from lightning_ood.networks.preprocess import Preprocess
 
@@ -18,45 +18,36 @@ CONFIDENCE = 0.99  # of the interval about an accuracy on a sample
 SLACK = 1.0  # percent: decoders and resizing differ between libraries
 
 
-def check_preprocessing(found: Findings, module: OODModule, config: Mapping[str, Any]) -> None:
-    """Compares what images go through with what the network was trained on.
-
-    Args:
-        found: takes in what was found.
-        module: the network.
-        config: the config's ``model``, in plain values.
-    """
+def check_preprocessing(module: OODModule, config: Mapping[str, Any]) -> Iterator[Finding]:
+    """Compares the preprocessing with the network's own; ``config`` is the config's ``model`` in plain values."""
     own, used = own_preprocessing(module, config["options"] or {}), module.preprocess
+    names = [field.name for field in fields(Preprocess)]
+    described = ", ".join(f"{name} {getattr(used, name)}" for name in names)
     if module.source.random:
-        trained = "`fit` trains it" if module.finetune != "none" else "nothing trains it; give model.weights"
-        level = "ok" if module.finetune != "none" else "warning"
-        found.add(level, "model", "model.weights", f"{module.source}: {trained}")  # type: ignore[arg-type]
+        trained = module.finetune != "none"
+        message = "`fit` trains it" if trained else "nothing trains it; give model.weights"
+        yield Finding("ok" if trained else "warning", "model", "model.weights", f"{module.source}: {message}")
+        described += " (of random weights nothing else is known)"
     else:
-        found.add("ok", "model", "model", str(module.source))
-    if own is None or module.source.random:
-        why = "of random weights nothing else is known" if module.source.random else "the model carries none of its own"
-        found.add("ok", "model", "model.preprocess", f"{_say(used)} ({why})")
-        return
-    differs = [field.name for field in fields(Preprocess) if getattr(own, field.name) != getattr(used, field.name)]
-    for name in differs:
-        here, there = getattr(used, name), getattr(own, name)
-        found.add(
-            "warning",
-            "model",
-            f"model.preprocess.{name}",
-            f"{here} here, the model's own is {there}: leave it out unless the weights were trained with it",
-        )
-    if not differs:
-        found.add("ok", "model", "model.preprocess", f"{_say(used)}, the model's own")
+        yield Finding("ok", "model", "model", str(module.source))
+        described += " (the model carries none of its own)" if own is None else ", the model's own"
+    known = None if module.source.random else own
+    differing = [name for name in names if known is not None and getattr(known, name) != getattr(used, name)]
+    for name in differing:
+        values = f"{getattr(used, name)} here, the model's own is {getattr(known, name)}"
+        advice = "leave it out unless the weights were trained with it"
+        yield Finding("warning", "model", f"model.preprocess.{name}", f"{values}: {advice}")
+    if not differing:
+        yield Finding("ok", "model", "model.preprocess", described)
 
 
 def own_preprocessing(module: OODModule, options: Mapping[str, Any]) -> Preprocess | None:
-    """What the network's library says of it, without the config's overrides; None where nothing says."""
-    network, library = module.backbone.network, module.source.library
-    if library == "torchvision":
-        entry = _entry(module) or _default(module)
+    """Returns the preprocessing of the network's library, without the config's overrides; None where it has none."""
+    network, source = module.backbone.network, module.source
+    if source.library == "torchvision":
+        entry = _entry(module) or getattr(torchvision.models.get_model_weights(source.name), "DEFAULT", None)
         return Preprocess.from_torchvision(entry) if entry is not None else None
-    if library == "timm":
+    if source.library == "timm":
         own = Preprocess.from_timm(network)
         return own.override(size=options["img_size"]) if "img_size" in options else own
     config: Any = getattr(network, "default_cfg", None) or getattr(network, "pretrained_cfg", None)
@@ -65,55 +56,53 @@ def own_preprocessing(module: OODModule, options: Mapping[str, Any]) -> Preproce
 
 
 def published_accuracy(module: OODModule) -> float | None:
-    """Percent, as torchvision publishes it for these weights; None where the packages know none."""
+    """Returns the accuracy in percent that torchvision publishes for these weights; None where it publishes none."""
     entry = _entry(module) if module.source.library == "torchvision" else None
     if entry is None or len(entry.meta.get("categories", ())) != module.backbone.probe.num_classes:
         return None
     return next((values["acc@1"] for values in entry.meta["_metrics"].values() if "acc@1" in values), None)
 
 
-def check_accuracy(found: Findings, correct: int, images: int, classes: int, published: float | None) -> None:
+def _entry(module: OODModule) -> Any:
+    """Returns the weights' entry in torchvision's enum, or None."""
+    weights = module.source.weights
+    entries = torchvision.models.get_model_weights(module.source.name)
+    return next((e for e in entries if weights == e.name or Path(weights).name == Path(e.url).name), None)
+
+
+def check_accuracy(module: OODModule, correct: int, images: int, published: float | None) -> Iterator[Finding]:
     """Compares the accuracy on a sample of ID test images with the published one, or with chance.
 
     Args:
-        found: takes in what was found.
+        module: the network.
         correct: number of correctly classified images in the sample.
-        images: number of images in the sample.
-        classes: number of classes, K.
-        published: percent, or None where it is not known.
+        images: number of images with a label in the sample.
+        published: percent; None looks it up.
     """
-    accuracy, chance = 100 * correct / images, 100 / classes
+    level, message = _compare_accuracy(module, correct, images, published)
+    yield Finding(level, "accuracy", "data.id.test", message)
+
+
+def _compare_accuracy(module: OODModule, correct: int, images: int, published: float | None) -> tuple[Level, str]:
+    if images == 0:
+        return "warning", "the ID test images have no labels: the accuracy is unknown"
+    if module.source.random and module.finetune != "none":
+        return "ok", "not measured: `fit` trains the network first"
+    published = published_accuracy(module) if published is None else published
+    chance = 100 / module.backbone.probe.num_classes
     interval = binomtest(correct, images).proportion_ci(CONFIDENCE, "wilson")
     low, high = 100 * interval.low, 100 * interval.high
-    measured = f"{accuracy:.1f} % on {images} images ({low:.1f} to {high:.1f} with {CONFIDENCE:.0%} confidence)"
+    confidence = f"({low:.1f} to {high:.1f} with {CONFIDENCE:.0%} confidence)"
+    measured = f"{100 * correct / images:.1f} % on {images} images {confidence}, "
     causes = "look for other preprocessing, another order of the classes, other weights"
-
-    def say(level: Any, message: str) -> None:
-        found.add(level, "accuracy", "data.id.test", f"{measured}, {message}")
-
     if published is None:
         if low <= chance:
-            say("warning", f"which chance ({chance:.1f} %) would give too: {causes}")
-        else:
-            say("ok", f"above chance ({chance:.1f} %); none published is known, --check.accuracy names one")
-    elif high + SLACK < published:
-        say("error", f"published is {published:.1f} %: {causes}")
-    elif low - SLACK > published:
-        say("warning", f"published is {published:.1f} %: are these images among those that the network was trained on?")
-    else:
-        say("ok", f"published is {published:.1f} %")
-
-
-def _entry(module: OODModule) -> Any:
-    """Returns the weights' entry in torchvision's enum, or None."""
-    source = module.source
-    entries = torchvision.models.get_model_weights(source.name)
-    return next((e for e in entries if source.weights == e.name or Path(source.weights).name == Path(e.url).name), None)
-
-
-def _default(module: OODModule) -> Any:
-    return getattr(torchvision.models.get_model_weights(module.source.name), "DEFAULT", None)
-
-
-def _say(preprocess: Preprocess) -> str:
-    return ", ".join(f"{field.name} {getattr(preprocess, field.name)}" for field in fields(Preprocess))
+            return "warning", f"{measured}which chance ({chance:.1f} %) would give too: {causes}"
+        advice = "none published is known, --check.accuracy names one"
+        return "ok", f"{measured}above chance ({chance:.1f} %); {advice}"
+    measured += f"published is {published:.1f} %"
+    if high + SLACK < published:
+        return "error", f"{measured}: {causes}"
+    if low - SLACK > published:
+        return "warning", f"{measured}: are these images among those that the network was trained on?"
+    return "ok", measured

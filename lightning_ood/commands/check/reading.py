@@ -1,38 +1,29 @@
-"""Reads the images of a set: size, mode, pixel hash, or the reason why one cannot be read."""
+"""Reads the images of a set: size, mode and pixel hash, or the reason why one cannot be read."""
 
 from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from functools import partial
+from typing import Any
 
 from PIL import Image
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from lightning_ood.data.images import ImageError
 from lightning_ood.data.sets import FileSet, ImageSet
 
 
-class Read(NamedTuple):
-    """One image: its position, and a hash of its pixels, its size and mode; or why it cannot be read."""
-
-    position: int
-    digest: bytes = b""
-    size: tuple[int, int] = (0, 0)
-    mode: str = ""
-    error: str = ""
-
-
 @dataclass
 class Contents:
-    """Sizes, modes and pixel hashes of the images of a set.
+    """Sizes, modes and pixel hashes of images of a set.
 
     Attributes:
         digests: position -> hash of the decoded pixels.
         sizes: ``(width, height)`` -> number of images.
-        modes: PIL's mode of the files -> number of images; empty where images are no files.
+        modes: PIL's mode of the file before conversion to RGB -> number of images; empty where images are not files.
         unreadable: position -> reason.
     """
 
@@ -41,66 +32,66 @@ class Contents:
     modes: Counter[str] = field(default_factory=Counter)
     unreadable: dict[int, str] = field(default_factory=dict)
 
-
-class _Images(Dataset[Read]):
-    def __init__(self, images: ImageSet, positions: Sequence[int]) -> None:
-        self.images, self.positions = images, positions
-
     def __len__(self) -> int:
-        return len(self.positions)
+        return len(self.digests) + len(self.unreadable)
 
-    def __getitem__(self, index: int) -> Read:
-        position = self.positions[index]
-        try:
-            image, _ = self.images.read(position)
-        except ImageError as error:
-            return Read(position, error=str(error).partition("; repair it")[0])
-        digest = hashlib.blake2b(repr(image.size).encode() + image.tobytes(), digest_size=16).digest()
-        return Read(position, digest, image.size, self._mode(position))
+    def update(self, other: Contents) -> None:
+        """Adds other images of the set."""
+        self.digests |= other.digests
+        self.sizes += other.sizes
+        self.modes += other.modes
+        self.unreadable |= other.unreadable
 
-    def _mode(self, position: int) -> str:
-        """Returns the file's mode before conversion to RGB."""
-        if not isinstance(self.images, FileSet):
-            return ""
-        with Image.open(self.images.root / str(self.images.paths[position])) as file:
-            return file.mode
+    def plain(self, images: ImageSet) -> dict[str, Any]:
+        """Returns the facts about the set as plain values for JSON."""
+        return {
+            "name": images.name,
+            "images": len(images),
+            "read": len(self),
+            "sizes": {f"{width}x{height}": count for (width, height), count in self.sizes.most_common()},
+            "modes": dict(self.modes),
+            "classes": len(images.classes) if images.classes else None,
+            "unreadable": {image_name(images, position): reason for position, reason in self.unreadable.items()},
+        }
 
 
-def read_all(
-    images: ImageSet, limit: int | None = None, workers: int = 0, tick: Callable[[int], Any] = lambda count: None
-) -> Contents:
-    """Decodes the images of a set.
+def image_name(images: ImageSet, position: int) -> str:
+    """Returns the path of an image, or ``<set>[<position>]`` where images are not files."""
+    return images.paths[position] or f"{images.name}[{position}]"
 
-    Two images are the same where their pixels are after decoding to 8-bit RGB, whatever file holds them.
 
-    Args:
-        images: the set.
-        limit: number of images to read, evenly spaced; None reads all.
-        workers: processes that read; 0 reads in this one.
-        tick: called with the number of images in each batch read.
+def read_all(images: ImageSet, limit: int | None = None, workers: int = 0) -> Iterable[Contents]:
+    """Decodes the images of a set in batches, in ``workers`` processes (0: in this one).
+
+    Two images are equal if their pixels are after decoding to 8-bit RGB. ``limit`` images are read, evenly spaced;
+    None reads all.
 
     Raises:
-        InputError: if the data set gives something that is no image or no label.
+        InputError: if the data set returns something that is no image or no label.
     """
-    found = Contents()
-    loader = DataLoader(
-        _Images(images, evenly_spaced(len(images), limit)), batch_size=64, num_workers=workers, collate_fn=list
-    )
-    for batch in loader:
-        for read in batch:
-            if read.error:
-                found.unreadable[read.position] = read.error
-                continue
-            found.digests[read.position] = read.digest
-            found.sizes[read.size] += 1
-            if read.mode:
-                found.modes[read.mode] += 1
-        tick(len(batch))
-    return found
+    positions: Any = evenly_spaced(len(images), limit)
+    return DataLoader(positions, batch_size=64, num_workers=workers, collate_fn=partial(_read, images))
+
+
+def _read(images: ImageSet, positions: Sequence[int]) -> Contents:
+    contents = Contents()
+    for position in positions:
+        try:
+            image, _ = images.read(position)
+        except ImageError as error:
+            contents.unreadable[position] = str(error).partition("; repair it")[0]
+            continue
+        pixels = repr(image.size).encode() + image.tobytes()
+        contents.digests[position] = hashlib.blake2b(pixels, digest_size=16).digest()
+        contents.sizes[image.size] += 1
+        if isinstance(images, FileSet):
+            with Image.open(images.root / str(images.paths[position])) as file:
+                contents.modes[file.mode] += 1
+    return contents
 
 
 def evenly_spaced(size: int, count: int | None) -> Sequence[int]:
-    """At most ``count`` positions in a set, evenly spaced, so that a sorted set's classes are all sampled."""
+    """Returns at most ``count`` positions in a set, evenly spaced, so that a sorted set's classes are all sampled."""
     if count is None or count >= size:
         return range(size)
     return [i * size // count for i in range(count)]

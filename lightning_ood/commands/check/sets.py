@@ -1,14 +1,14 @@
-"""Whether the sets of a run can be opened and read, and whether their classes are the same."""
+"""Checks whether the sets of a run can be opened and read, and whether their classes agree."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from lightning_ood.commands.check.findings import Findings
+from lightning_ood.commands.check.findings import Finding, Findings
 from lightning_ood.commands.check.make import make
 from lightning_ood.commands.check.reading import Contents, read_all
 from lightning_ood.data.checks import check_logits, check_same_classes, check_training_classes
@@ -17,22 +17,24 @@ from lightning_ood.data.sets import ImageSet, open_set
 from lightning_ood.data.specs import IDSets, Spec
 
 TRAIN, TEST = "data.id.train", "data.id.test"
-NAMED = 5  # examples in a message
+EXAMPLES = 5  # in a message
+
+
+def role(key: str) -> str:
+    """Returns what the set of a config key is used as: train, val, test, csid, ood or val_ood."""
+    _, group, name = key.split(".", 2)
+    return name if group == "id" else group
 
 
 def open_sets(found: Findings, data: Mapping[str, Any]) -> dict[str, ImageSet]:
-    """Opens what can be opened.
-
-    Args:
-        found: takes in what cannot.
-        data: the config's ``data``, in plain values.
-
-    Returns:
-        key of the config -> set.
-    """
+    """Returns every set that can be opened by its key in the config, ID sets first."""
+    specs = {f"data.id.{part}": data["id"][part] for part in ("train", "val", "test") if data["id"][part] is not None}
+    groups = {group: named for group, named in data.items() if group != "id" and isinstance(named, Mapping)}
+    for group, named in groups.items():
+        specs |= {f"data.{group}.{name}": spec for name, spec in named.items()}
     root = data_root(data["root"])
     sets: dict[str, ImageSet] = {}
-    for key, spec in _specs(data).items():
+    for key, spec in specs.items():
         with found.catching("sets", key):
             images = open_set(make(Spec, spec), root, lambda image: image, data["bad_images"])  # type: ignore[arg-type, return-value]
             if len(images) < 2:
@@ -40,8 +42,8 @@ def open_sets(found: Findings, data: Mapping[str, Any]) -> dict[str, ImageSet]:
             if images.notice:
                 found.add("warning", "sets", key, images.notice)
             sets[key] = images
-    with found.catching("sets", "data"):  # names and numbers; opens nothing
-        names = {key: dict.fromkeys(value, "") for key, value in data.items() if _named_sets(key, value)}
+    with found.catching("sets", "data"):  # checks names and numbers; opens nothing
+        names = {group: dict.fromkeys(named, "") for group, named in groups.items()}
         OODDataModule(**{**data, **names, "id": IDSets("", "", None, data["id"]["name"])})
     if not data["ood"]:
         advice = "`test` needs one: add it as `--data.ood.<group>/<name> <folder or list>`"
@@ -49,100 +51,72 @@ def open_sets(found: Findings, data: Mapping[str, Any]) -> dict[str, ImageSet]:
     return sets
 
 
-def _specs(data: Mapping[str, Any]) -> dict[str, Any]:
-    """Key of the config -> what it names, in the order in which they are learned from and scored."""
-    specs = {f"data.id.{part}": data["id"][part] for part in ("train", "val", "test") if data["id"][part] is not None}
-    for group, named in data.items():
-        if _named_sets(group, named):
-            specs |= {f"data.{group}.{name}": spec for name, spec in named.items()}
-    return specs
-
-
-def _named_sets(key: str, value: Any) -> bool:
-    """Whether a key of ``data`` holds name -> set, as ``ood`` does."""
-    return key != "id" and isinstance(value, Mapping)
-
-
 def read_sets(
     found: Findings, sets: Mapping[str, ImageSet], data: Mapping[str, Any], limit: int | None, quiet: bool
 ) -> dict[str, Contents]:
-    """Reads every image, or ``limit`` of each set, and says what the sets hold."""
+    """Reads every image, or ``limit`` of each set, and reports what the sets contain."""
     contents: dict[str, Contents] = {}
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True, disable=quiet) as progress:
         for key, images in sets.items():
             task = progress.add_task(f"Reading {key}", total=min(len(images), limit or len(images)))
-
-            def tick(count: int, task: Any = task) -> None:
-                progress.advance(task, count)
-
             with found.catching("sets", key):
-                contents[key] = read_all(images, limit, data["num_workers"], tick)
-                _say(found, key, images, contents[key], skips=data["bad_images"] == "skip")
+                read = Contents()
+                for batch in read_all(images, limit, data["num_workers"]):
+                    read.update(batch)
+                    progress.advance(task, len(batch))
+                contents[key] = read
+                found.sets[key] = read.plain(images)
+                found.listed += _describe(key, images, read, data["bad_images"] == "skip")
     return contents
 
 
-def _say(found: Findings, key: str, images: ImageSet, read: Contents, skips: bool) -> None:
-    bad = {images.paths[i] or f"{images.name}[{i}]": reason for i, reason in read.unreadable.items()}
-    looked_at = len(read.digests) + len(bad)
-    found.sets[key] = {
-        "name": images.name,
-        "images": len(images),
-        "read": looked_at,
-        "sizes": {f"{width}x{height}": count for (width, height), count in read.sizes.most_common()},
-        "modes": dict(read.modes),
-        "classes": len(images.classes) if images.classes else None,
-        "unreadable": bad,
-    }
-    parts = [f"{images.name}: {len(images)} images"]
-    parts += [f"{len(images.classes)} classes"] if images.classes else []
-    parts += [f"{looked_at} of them read"] if looked_at < len(images) else []
-    found.add("ok", "sets", key, ", ".join([*parts, _sizes(read), _modes(read)]).rstrip(", "))
+def _describe(key: str, images: ImageSet, read: Contents, skips: bool) -> Iterator[Finding]:
+    bad = list(read.unreadable.values())
+    parts = [
+        f"{images.name}: {len(images)} images",
+        f"{len(images.classes)} classes" if images.classes else "",
+        f"{len(read)} of them read" if len(read) < len(images) else "",
+        _sizes(read),
+        ", ".join(f"{count} {mode}" if len(read.modes) > 1 else mode for mode, count in read.modes.most_common()),
+    ]
+    yield Finding("ok", "sets", key, ", ".join(part for part in parts if part))
     if bad:
-        reasons = "; ".join(list(bad.values())[:NAMED]) + ("; …" if len(bad) > NAMED else "")
+        reasons = "; ".join(bad[:EXAMPLES]) + ("; …" if len(bad) > EXAMPLES else "")
         advice = "left out, as data.bad_images says" if skips else "repair or remove, or `--data.bad_images skip`"
-        level = "warning" if skips and read.digests else "error"
-        found.add(level, "sets", key, f"{len(bad)} of {looked_at} images cannot be read ({advice}): {reasons}")  # type: ignore[arg-type]
+        message = f"{len(bad)} of {len(read)} images cannot be read ({advice}): {reasons}"
+        yield Finding("warning" if skips and read.digests else "error", "sets", key, message)
 
 
 def _sizes(read: Contents) -> str:
     if len(read.sizes) <= 1:
         return "".join(f"{width}x{height}" for width, height in read.sizes)
-    (low, high), (width, height) = ((pick(s[i] for s in read.sizes) for pick in (min, max)) for i in (0, 1))
-    return f"{len(read.sizes)} sizes, width {low} to {high}, height {width} to {height}"
-
-
-def _modes(read: Contents) -> str:
-    if len(read.modes) == 1:
-        return next(iter(read.modes))
-    return ", ".join(f"{count} {mode}" for mode, count in read.modes.most_common())
+    widths, heights = zip(*read.sizes, strict=True)
+    ranges = f"width {min(widths)} to {max(widths)}, height {min(heights)} to {max(heights)}"
+    return f"{len(read.sizes)} sizes, {ranges}"
 
 
 def check_classes(found: Findings, sets: Mapping[str, ImageSet], logits: int | None) -> None:
-    """Whether every label means the same class in every ID set, and the classifier has as many outputs.
+    """Checks that a label means the same class in every ID set, and that the network has a logit for each class.
 
-    Args:
-        found: takes in what was found.
-        sets: key -> set, those that could be opened.
-        logits: of the network; None where it could not be built.
+    ``logits`` is the number of logits; None where the network could not be built.
     """
-    before = found.count("error")
     train = sets.get(TRAIN)
-    if train is not None:
-        with found.catching("classes", TRAIN):
-            check_training_classes(train)
     names = train.classes if train is not None else None
     for key, images in sets.items():
-        if key != TRAIN and not key.startswith(("data.ood.", "data.val_ood.")):
-            with found.catching("classes", key):
+        with found.catching("classes", key):
+            if key == TRAIN:
+                check_training_classes(images)
+            elif role(key) in ("val", "test", "csid"):
                 check_same_classes(names, images, key)
+    if logits is None:
+        return
     for key in (TRAIN, TEST):
-        if key in sets and logits is not None:
-            errors = found.count("error")
-            with found.catching("classes", key):
+        with found.catching("classes", key) as failures:
+            if key in sets:
                 check_logits(logits, sets[key].classes, sets[key].labels, sets[key].name)
-            if found.count("error") > errors:
-                break
-    if found.count("error") == before and logits is not None and train is not None:
+        if failures:
+            break
+    if train is not None and not found.errors("classes"):
         named = f"the {len(names)} classes" if names else "labels" if train.labels is not None else "no labels"
         found.add("ok", "classes", "data.id", f"{named} of training and test images, {logits} logits")

@@ -9,9 +9,10 @@ from rich.table import Table
 from rich.text import Text
 
 from lightning_ood.commands.check.cost import size
-from lightning_ood.commands.check.findings import Findings
+from lightning_ood.commands.check.findings import DetectorFacts, Findings
 
 _MARKS = {"ok": ("✓", "green"), "warning": ("!", "yellow"), "error": ("✗", "bold red")}
+_COLUMNS = ("detector", "fit", "labels", "extra passes", "reads", "sums", "fitted", "fit ms", "test ms")
 
 
 def show(found: Findings) -> None:
@@ -23,38 +24,33 @@ def show(found: Findings) -> None:
         table.add_column(width=2, justify="right")
         table.add_column(max_width=34, overflow="fold")
         table.add_column(overflow="fold")
-        for finding in found.listed:
-            if finding.topic == topic:
-                mark, style = _MARKS[finding.level]
-                words = style if finding.level != "ok" else ""
-                table.add_row(Text(mark, style=style), Text(finding.subject), Text(finding.message, style=words))
+        for finding in (finding for finding in found.listed if finding.topic == topic):
+            mark, style = _MARKS[finding.level]
+            message = Text(finding.message, style="" if finding.level == "ok" else style)
+            table.add_row(Text(mark, style=style), Text(finding.subject), message)
         console.print(table)
     if found.detectors:
-        console.print(_detectors(found))
+        facts_table = Table(title="What the detectors need", box=None, padding=(0, 1, 0, 0))
+        for name in _COLUMNS:
+            facts_table.add_column(name, justify="left" if name in ("detector", "reads") else "right", overflow="fold")
+        for name, facts in found.detectors.items():
+            facts_table.add_row(name, *_cells(facts))
+        console.print(facts_table)
     errors, warnings = found.count("error"), found.count("warning")
     style = "bold red" if errors else "yellow" if warnings else "green"
-    message = ", ".join(f"{n} {word}{'' if n == 1 else 's'}" for n, word in ((errors, "error"), (warnings, "warning")))
-    console.print(Text(message, style=style))
+    counts = ", ".join(f"{n} {word}{'' if n == 1 else 's'}" for n, word in ((errors, "error"), (warnings, "warning")))
+    console.print(Text(counts, style=style))
 
 
-def _detectors(found: Findings) -> Table:
-    table = Table(title="What the detectors need", box=None, padding=(0, 1, 0, 0))
-    for name in ("detector", "fit", "labels", "extra passes", "reads", "sums", "fitted", "fit ms", "test ms"):
-        table.add_column(name, justify="left" if name in ("detector", "reads") else "right", overflow="fold")
-    for name, facts in found.detectors.items():
-        passes = ", ".join(f"{count} {job}" for job, count in facts["extra_forwards"].items() if count)
-        taps = [
-            f"{tap} (gradient)" if tap in facts["gradients"] else tap
-            for tap in dict.fromkeys(facts["taps"] + facts["gradients"])
-        ]
-        table.add_row(
-            name,
-            "yes" if facts["fit"] else "",
-            {True: "yes", False: "", None: "?"}[facts.get("labels")],
-            passes,
-            ", ".join([*taps, *(["attention"] if facts["attention"] else [])]),
-            size(facts["state_bytes"]) if facts["fit"] else "",
-            size(facts["fitted_bytes"]) if "fitted_bytes" in facts else "",
-            *(f"{1000 * facts.get(f'{job}_seconds_per_image', 0):.3f}" for job in ("fit", "test")),
-        )
-    return table
+def _cells(facts: DetectorFacts) -> list[str]:
+    taps = dict.fromkeys(facts.taps + facts.gradients)
+    reads = [f"{tap} (gradient)" if tap in facts.gradients else tap for tap in taps]
+    return [
+        "yes" if facts.fit else "",
+        {True: "yes", False: "", None: "?"}[facts.labels],
+        ", ".join(f"{count} {job}" for job, count in facts.extra_forwards.items() if count),
+        ", ".join([*reads, *(["attention"] if facts.attention else [])]),
+        size(facts.state_bytes) if facts.fit else "",
+        "" if facts.fitted_bytes is None else size(facts.fitted_bytes),
+        *(f"{1000 * (seconds or 0):.3f}" for seconds in (facts.fit_seconds_per_image, facts.test_seconds_per_image)),
+    ]
