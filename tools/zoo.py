@@ -79,14 +79,12 @@ MODELS = (
     Model("torchvision:swin_v2_t", "Swin V2"),
 )
 
-# Options that end a published network in attention pooling and a classifier; small versions alone.
+# More networks with attention pooling, which are published without a classifier or with another pooling.
 ATTENTION_POOLED = (
     Model("timm:vit_base_patch16_siglip_224", "SigLIP", small=_VIT),
     Model("timm:vit_base_patch32_siglip_256", "SigLIP 2", small=_VIT),
     Model("timm:naflexvit_base_patch16_siglip", "SigLIP 2, NaFlex", small=_NAFLEX),
     Model("timm:vit_pe_core_tiny_patch16_384", "PE-core", small=_VIT),
-    Model("timm:vit_so150m_patch16_reg4_map_256", "ViT, attention pooling", small=_VIT),
-    Model("timm:naflexvit_base_patch16_map", "NaFlexViT, attention pooling", small=_NAFLEX),
     Model("timm:eva02_tiny_patch14_336", "EVA-02", 56, {**_VIT, "img_size": 56, "global_pool": "map"}),
     Model("timm:vit_tiny_patch16_224", "ViT", small={**_VIT, "global_pool": "map"}),
 )
