@@ -4,6 +4,7 @@ from tools.survey import Model
 
 _NARROW = {"channels": (16, 32, 48, 64)}
 _VIT = {"img_size": 64, "depth": 2, "embed_dim": 64, "num_heads": 4}
+_NAFLEX = {"depth": 2, "embed_dim": 64, "num_heads": 4}
 _SWIN = {"img_size": 64, "window_size": 2, "embed_dim": 24, "depths": (1, 1, 2, 1), "num_heads": (2, 2, 2, 2)}
 
 MODELS = (
@@ -57,6 +58,8 @@ MODELS = (
     Model("timm:pvt_v2_b0", "PVT V2"),
     Model("timm:poolformer_s12", "PoolFormer"),
     Model("timm:caformer_s18", "CAFormer"),
+    Model("timm:vit_so150m_patch16_reg4_map_256", "ViT, attention pooling", small=_VIT),
+    Model("timm:naflexvit_base_patch16_map", "NaFlexViT, attention pooling", small=_NAFLEX),
     Model("torchvision:alexnet", "AlexNet"),
     Model("torchvision:resnet18", "ResNet"),
     Model("torchvision:resnext50_32x4d", "ResNeXt"),
@@ -74,6 +77,16 @@ MODELS = (
     Model("torchvision:vit_b_32", "ViT", small={"image_size": 64}),
     Model("torchvision:swin_t", "Swin"),
     Model("torchvision:swin_v2_t", "Swin V2"),
+)
+
+# More networks with attention pooling, which are published without a classifier or with another pooling.
+ATTENTION_POOLED = (
+    Model("timm:vit_base_patch16_siglip_224", "SigLIP", small=_VIT),
+    Model("timm:vit_base_patch32_siglip_256", "SigLIP 2", small=_VIT),
+    Model("timm:naflexvit_base_patch16_siglip", "SigLIP 2, NaFlex", small=_NAFLEX),
+    Model("timm:vit_pe_core_tiny_patch16_384", "PE-core", small=_VIT),
+    Model("timm:eva02_tiny_patch14_336", "EVA-02", 56, {**_VIT, "img_size": 56, "global_pool": "map"}),
+    Model("timm:vit_tiny_patch16_224", "ViT", small={**_VIT, "global_pool": "map"}),
 )
 
 # Networks without a classifier, or whose classifier is not a single layer.

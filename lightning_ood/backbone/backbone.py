@@ -15,7 +15,8 @@ from lightning_ood.backbone.cache import FeatureCache, from_parts, part_names, t
 from lightning_ood.backbone.classifier import linear_head
 from lightning_ood.backbone.hooks import Hooks
 from lightning_ood.backbone.inspect import evaluating
-from lightning_ood.backbone.probe import Probe, Tap, probe
+from lightning_ood.backbone.probe import Probe, probe
+from lightning_ood.backbone.taps import Tap
 from lightning_ood.errors import InputError, write_one_of
 from lightning_ood.features import Features, Head, NetworkInfo, Reads
 from lightning_ood.networks.weights import weights_hash
@@ -36,6 +37,7 @@ class Backbone(nn.Module):
         std: per-channel standard deviation that it divides by.
         channels_last: use the channels-last memory format, in which tensor cores compute convolutions faster.
         compile: backend of ``torch.compile`` (``inductor``) for passes without gradients; eager where None.
+        allow_random: accept a network whose answers differ each time, or with the other images of a batch.
     """
 
     def __init__(
@@ -47,6 +49,7 @@ class Backbone(nn.Module):
         std: tuple[float, ...] = (1.0, 1.0, 1.0),
         channels_last: bool = False,
         compile: str | None = None,
+        allow_random: bool = False,
     ) -> None:
         super().__init__()
         self.layout = torch.channels_last if channels_last else torch.preserve_format
@@ -54,7 +57,7 @@ class Backbone(nn.Module):
         self.network = network.to(memory_format=self.layout)
         self.input_size = input_size
         self.mean, self.std = mean, std
-        self._head_name = head
+        self._head_name, self._allow_random = head, allow_random
         self._reads = Reads()
         self._taps: dict[str, Tap] = {}
         self._hooks = Hooks(self.network)
@@ -68,7 +71,7 @@ class Backbone(nn.Module):
         """Structure of the network, found by one probing pass."""
         device = self._blank(0).device.type
         with torch.inference_mode(False), torch.autocast(device, enabled=False), evaluating(self.network):
-            return probe(self.network, self.example(2), self._head_name)
+            return probe(self.network, self.example(2), self._head_name, self._allow_random)
 
     def example(self, count: int) -> Tensor:
         """Draws noise images ``[count, 3, H, W]`` on the network's device, the same at each call."""

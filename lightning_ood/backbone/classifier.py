@@ -12,7 +12,7 @@ from lightning_ood.errors import InputError
 from lightning_ood.features import Head
 
 
-@dataclass(frozen=True)
+@dataclass
 class Candidate:
     """A call of a module that may be the classifier.
 
@@ -21,12 +21,14 @@ class Candidate:
         feature: ``[B, D]``, its input.
         output: ``[B, K]``, its output; for a convolution the mean over space.
         rectified: ``[B, K]``, for a convolution the mean over space after a ReLU; else None.
+        final: whether no other layer with weights runs after it.
     """
 
     name: str
     feature: Tensor
     output: Tensor
     rectified: Tensor | None
+    final: bool = True
 
     @classmethod
     def of(cls, name: str, module: nn.Module, read: Tensor, output: Tensor) -> Candidate:
@@ -75,35 +77,48 @@ def find_classifier(calls: Sequence[Candidate], logits: Tensor, head: str | None
     """
     backwards = list(reversed(calls))
     if head is not None:
-        return (
-            [next(call for call in backwards if call.name == head)]
-            if any(c.name == head for c in calls)
-            else _none(kind)
-        )
+        return [_named(next((call for call in backwards if call.name == head), None), logits, head, kind)]
     alike = [call for call in backwards if call.output.shape == logits.shape]
     for call in alike:
         if torch.equal(call.output, logits):
             return [call]
     for call in alike:
-        if _close(call.output, logits) or (call.rectified is not None and _close(call.rectified, logits)):
+        if call.final and (
+            close(call.output, logits) or (call.rectified is not None and close(call.rectified, logits))
+        ):
             return [call]
-    if len(alike) > 1 and _close((alike[0].output + alike[1].output) / 2, logits):
+    if len(alike) > 1 and close((alike[0].output + alike[1].output) / 2, logits):
         return [alike[1], alike[0]]
-    return _none(kind)
+    return no_classifier(kind)
 
 
 def is_linear(modules: Sequence[nn.Module], feature: Tensor, logits: Tensor) -> bool:
     """Tests on a batch whether the logits ``[B, K]`` are the modules' linear function of ``feature`` ``[B, D]``."""
     head = linear_head(modules)
-    return head is not None and head.num_features == feature.shape[1] and _close(head(feature.float()), logits.float())
+    return head is not None and head.num_features == feature.shape[1] and close(head(feature.float()), logits.float())
 
 
-def _close(one: Tensor, other: Tensor) -> bool:
+def close(one: Tensor, other: Tensor) -> bool:
     """Tells whether two tensors are equal up to the order of summation."""
     return torch.allclose(one, other, rtol=1e-3, atol=1e-4 * float(other.abs().max()))
 
 
-def _none(kind: str) -> list[Candidate]:
+def _named(call: Candidate | None, logits: Tensor, head: str, kind: str) -> Candidate:
+    """Returns the call of the module that the user named, if the network returns its output, times a constant."""
+    for output in () if call is None else (call.output, call.rectified):
+        if call is not None and output is not None and output.shape == logits.shape:
+            scale = (output * logits).sum() / output.square().sum()  # that of least squares, such as a temperature
+            if scale > 0 and close(scale * output, logits):
+                return call
+    given = "is not run on a tensor" if call is None else f"gives {list(call.output.shape)}"
+    raise InputError(
+        f"model.head: {head!r} {given}, which is not what the {kind} returns ({list(logits.shape)}); name the module "
+        "whose output are the network's logits, or leave out model.head"
+    )
+
+
+def no_classifier(kind: str) -> list[Candidate]:
+    """Raises the InputError of a network, of class ``kind``, whose classifier is not found."""
     raise InputError(
         f"a {kind} has no classifier that could be found: no linear layer's output equals the network's, and every "
         "detector needs logits and the feature that they are computed from. Give a model with a classification head "

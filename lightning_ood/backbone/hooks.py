@@ -11,7 +11,7 @@ from torch.utils.hooks import RemovableHandle
 
 from lightning_ood.backbone.attention import class_attention, record_attention
 from lightning_ood.backbone.classifier import feature_of
-from lightning_ood.backbone.inspect import overwritten_outputs
+from lightning_ood.backbone.inspect import first_tensor, overwritten_outputs, with_first
 from lightning_ood.errors import InputError
 
 
@@ -97,16 +97,15 @@ class Hooks:
     def _feature_reader(self, name: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
         return lambda module, args: self._store(name, feature_of(module, args[0]))
 
-    def _output_reader(
-        self, names: list[str], differentiate: bool, copy: bool
-    ) -> Callable[[nn.Module, Any, Tensor], Tensor | None]:
-        def read(module: nn.Module, args: Any, output: Tensor) -> Tensor | None:
-            if self._seen is None:
+    def _output_reader(self, names: list[str], differentiate: bool, copy: bool) -> Callable[[nn.Module, Any, Any], Any]:
+        def read(module: nn.Module, args: Any, returned: Any) -> Any:
+            output = first_tensor(returned)
+            if self._seen is None or output is None:
                 return None
             if differentiate and not output.requires_grad:
                 output.requires_grad_()  # with frozen weights the graph starts at the earliest map
             for name in names:
                 self._store(name, output)
-            return output.clone() if copy else None  # the network then overwrites the copy
+            return with_first(returned, output.clone()) if copy else None  # the network then overwrites the copy
 
         return read

@@ -2,9 +2,22 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+
+def first_tensor(returned: Any) -> Tensor | None:
+    """Returns what a module returned, if it is a tensor or a tuple that starts with one (Hugging Face's blocks)."""
+    if isinstance(returned, tuple) and returned:
+        returned = returned[0]
+    return returned if isinstance(returned, Tensor) else None
+
+
+def with_first(returned: Any, output: Tensor) -> Any:
+    """Puts ``output`` in the place of the tensor that ``first_tensor`` finds."""
+    return (output, *returned[1:]) if isinstance(returned, tuple) else output
 
 
 @contextmanager
@@ -28,12 +41,16 @@ def overwritten_outputs(network: nn.Module, modules: Sequence[str], images: Tens
     if not modules:
         return set()
     versions: dict[str, tuple[Tensor, int]] = {}
-    handles = [
-        network.get_submodule(name).register_forward_hook(
-            lambda module, args, output, name=name: versions.update({name: (output, output._version)})
-        )
-        for name in modules
-    ]
+
+    def remember(name: str) -> Any:
+        def hook(module: nn.Module, args: Any, returned: Any) -> None:
+            output = first_tensor(returned)
+            if output is not None:
+                versions[name] = (output, output._version)
+
+        return hook
+
+    handles = [network.get_submodule(name).register_forward_hook(remember(name)) for name in modules]
     with torch.inference_mode(False), torch.no_grad(), evaluating(network):
         network(images)
     for handle in handles:

@@ -47,12 +47,14 @@ class Reading:
         cache_gb: largest size of the cache, in GB.
         channels_last: keep images and weights with the channel innermost: faster convolutions on a GPU's tensor cores.
         compile: backend of ``torch.compile``, such as ``inductor``, for passes that take no gradient; eager where None.
+        allow_random: accept a network whose answers differ each time, or with the other images of a batch.
     """
 
     cache: str | None = None
     cache_gb: float = 20.0
     channels_last: bool = False
     compile: str | None = None
+    allow_random: bool = False
 
 
 class OODModule(L.LightningModule):
@@ -88,6 +90,7 @@ class OODModule(L.LightningModule):
             built.preprocess.std,
             reading.channels_last,
             reading.compile,
+            reading.allow_random,
         )
         if reading.cache is not None:
             self.backbone.cache = FeatureCache(reading.cache, int(reading.cache_gb * 1e9))
@@ -140,7 +143,14 @@ class OODModule(L.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Returns the cross-entropy of a batch of training images, a 0-d tensor."""
-        loss = F.cross_entropy(self(batch.image), batch.label, label_smoothing=self.training_options.label_smoothing)
+        logits = self(batch.image)
+        if not isinstance(logits, Tensor):
+            raise InputError(
+                f"a {type(self.backbone.network).__name__} returns auxiliary outputs while it is trained "
+                f"({type(logits).__name__}); switch them off (torchvision: options.aux_logits: false), or return the "
+                "logits alone"
+            )
+        loss = F.cross_entropy(logits, batch.label, label_smoothing=self.training_options.label_smoothing)
         self.log("train/loss", loss, prog_bar=True)
         return loss
 

@@ -94,6 +94,11 @@ def build(
     if network is not None:
         return _own(network, weights, options, changes, root)
     assert name is not None
+    if options.get("in_chans", 3) != 3:
+        raise InputError(
+            f"{name}: options.in_chans {options['in_chans']} reads images of another number of channels, and images "
+            "are given as RGB (a grey image has its channel three times); leave out options.in_chans"
+        )
     library, short = _library(name)
     if library == "timm":
         return _timm(short, weights, options, changes, root)
@@ -123,6 +128,11 @@ def _own(network: nn.Module, weights: str, options: dict[str, Any], changes: dic
         raise InputError(f"there are no published weights for {kind}: give weights: FILE, or weights: none")
     config: Any = getattr(network, "default_cfg", None) or getattr(network, "pretrained_cfg", None)
     config = config.to_dict() if hasattr(config, "to_dict") else config
+    if config and config.get("input_size", (3,))[0] != 3:
+        raise InputError(
+            f"{kind}: default_cfg has input_size {tuple(config['input_size'])}, but images are RGB, [3, H, W]; "
+            "average the channels in forward and write input_size (3, H, W), with 3 values in mean and std"
+        )
     described = Preprocess.from_config(config).override(**changes) if config else Preprocess.of(**changes)
     return _filled(network, described, Source("own", kind), weights, root)
 
