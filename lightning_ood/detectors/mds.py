@@ -23,6 +23,7 @@ class MDS(Detector):
     """
 
     positive = False
+    labels = True
 
     moments: Shared[Moments]
 

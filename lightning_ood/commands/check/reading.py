@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
-from lightning_ood.data.images import ImageError
+from lightning_ood.data.images import ImageError, darkness
 from lightning_ood.data.sets import FileSet, ImageSet
 
 
@@ -23,6 +23,7 @@ class Read(NamedTuple):
     size: tuple[int, int] = (0, 0)
     mode: str = ""
     error: str = ""
+    dark: str = ""
 
 
 @dataclass
@@ -34,12 +35,14 @@ class Contents:
         sizes: ``(width, height)`` -> number of images.
         modes: PIL's mode of the files -> number of images; empty where images are no files.
         unreadable: position -> reason.
+        dark: position -> why an image may be read darker than it is.
     """
 
     digests: dict[int, bytes] = field(default_factory=dict)
     sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
     modes: Counter[str] = field(default_factory=Counter)
     unreadable: dict[int, str] = field(default_factory=dict)
+    dark: dict[int, str] = field(default_factory=dict)
 
 
 class _Images(Dataset[Read]):
@@ -56,14 +59,15 @@ class _Images(Dataset[Read]):
         except ImageError as error:
             return Read(position, error=str(error).partition("; repair it")[0])
         digest = hashlib.blake2b(repr(image.size).encode() + image.tobytes(), digest_size=16).digest()
-        return Read(position, digest, image.size, self._mode(position))
+        mode, dark = self._mode(position)
+        return Read(position, digest, image.size, mode, dark=dark)
 
-    def _mode(self, position: int) -> str:
-        """Returns the file's mode before conversion to RGB."""
+    def _mode(self, position: int) -> tuple[str, str]:
+        """Returns the file's mode before conversion to RGB, and why the image may be read too dark."""
         if not isinstance(self.images, FileSet):
-            return ""
+            return "", ""
         with Image.open(self.images.root / str(self.images.paths[position])) as file:
-            return file.mode
+            return file.mode, darkness(file)
 
 
 def read_all(
@@ -93,6 +97,8 @@ def read_all(
                 continue
             found.digests[read.position] = read.digest
             found.sizes[read.size] += 1
+            if read.dark:
+                found.dark[read.position] = read.dark
             if read.mode:
                 found.modes[read.mode] += 1
         tick(len(batch))

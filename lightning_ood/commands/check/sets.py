@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import partial
 from typing import Any
 
 from rich.console import Console
@@ -14,6 +13,7 @@ from lightning_ood.commands.check.make import make
 from lightning_ood.commands.check.reading import Contents, read_all
 from lightning_ood.data.checks import check_logits, check_same_classes, check_training_classes
 from lightning_ood.data.datamodule import OODDataModule, data_root
+from lightning_ood.data.item_labels import learn_labels
 from lightning_ood.data.sets import ImageSet, open_set
 from lightning_ood.data.specs import IDSets, Spec
 
@@ -35,7 +35,10 @@ def open_sets(found: Findings, data: Mapping[str, Any]) -> dict[str, ImageSet]:
     sets: dict[str, ImageSet] = {}
     for key, spec in _specs(data).items():
         with found.catching("sets", key):
-            images = open_set(make(Spec, spec), root, lambda image: image, data["bad_images"])  # type: ignore[arg-type, return-value]
+            labelled = not key.startswith(("data.ood.", "data.val_ood."))
+            images = open_set(make(Spec, spec), root, lambda image: image, data["bad_images"], labelled)  # type: ignore[arg-type, return-value]
+            images.upright = data["exif_orientation"]
+            learn_labels(images, data["num_workers"])
             if len(images) < 2:
                 found.add("error", "sets", key, f"{images.name} has one image; at least two are needed")
             if images.notice:
@@ -99,6 +102,10 @@ def _say(found: Findings, key: str, images: ImageSet, read: Contents, skips: boo
     parts += [f"{len(images.classes)} classes"] if images.classes else []
     parts += [f"{looked_at} of them read"] if looked_at < len(images) else []
     found.add("ok", "sets", key, ", ".join([*parts, _sizes(read), _modes(read)]).rstrip(", "))
+    if read.dark:
+        position, why = next(iter(read.dark.items()))
+        where = images.paths[position]
+        found.add("warning", "sets", key, f"{len(read.dark)} of {looked_at} images may be too dark: {where}: {why}")
     if bad:
         reasons = "; ".join(list(bad.values())[:NAMED]) + ("; …" if len(bad) > NAMED else "")
         advice = "left out, as data.bad_images says" if skips else "repair or remove, or `--data.bad_images skip`"
@@ -137,10 +144,12 @@ def check_classes(found: Findings, sets: Mapping[str, ImageSet], logits: int | N
         if key != TRAIN and not key.startswith(("data.ood.", "data.val_ood.")):
             with found.catching("classes", key):
                 check_same_classes(names, images, key)
-    for key in (TRAIN, TEST):
+    for key in (TRAIN, TEST, *(key for key in sets if key.startswith("data.csid."))):
         if key in sets and logits is not None:
-            check = partial(check_logits, logits, sets[key].classes, sets[key].labels, sets[key].name)
-            if not found.attempt("classes", key, check):
+            errors = found.count("error")
+            with found.catching("classes", key):
+                check_logits(logits, sets[key].classes, sets[key].labels, sets[key].name)
+            if found.count("error") > errors:
                 break
     if found.count("error") == before and logits is not None and train is not None:
         named = f"the {len(names)} classes" if names else "labels" if train.labels is not None else "no labels"
