@@ -80,7 +80,9 @@ def plain_label(label: Any) -> int | str:
         return int(values)
     if whole and values.ndim == 1 and bool(((values == 0) | (values == 1)).all()) and int(values.sum()) == 1:
         return int(values.long().argmax())
-    raise InputError(f"its label is {label!r}; it must be one integer (-1 for none), a one-hot vector or a class name")
+    shown = " ".join(repr(label).split())
+    shown = shown if len(shown) <= 60 else f"{shown[:60]}…"
+    raise InputError(f"its label is {shown}; it must be one integer (-1 for none), a one-hot vector or a class name")
 
 
 def to_number(label: int | str, classes: list[str] | None) -> int:
