@@ -34,11 +34,13 @@ class DetectorSuite:
     Attributes:
         detectors: name -> detector, in order.
         fitted: name -> fitted tensors of the detectors that require a fit and have one.
+        refused: name -> why a detector cannot be fitted on the training images at all.
     """
 
     def __init__(self, detectors: Mapping[str, Detector | None]) -> None:
         self.detectors = {name: detector for name, detector in detectors.items() if detector is not None}
         self.fitted: Fits = {}
+        self.refused: dict[str, InputError] = {}
 
     @property
     def requiring_fit(self) -> dict[str, Detector]:
@@ -47,8 +49,18 @@ class DetectorSuite:
 
     @property
     def unfitted(self) -> dict[str, Detector]:
-        """Detectors that still have to be fitted."""
-        return {name: detector for name, detector in self.requiring_fit.items() if name not in self.fitted}
+        """Detectors that still have to be fitted, and can be."""
+        done = self.fitted.keys() | self.refused.keys()
+        return {name: detector for name, detector in self.requiring_fit.items() if name not in done}
+
+    def refuse_without_labels(self) -> None:
+        """Takes the detectors that need labels out of the fit, before ``setup``; the others are fitted."""
+        for name, detector in self.unfitted.items():
+            if detector.needs_labels:
+                self.refused[name] = InputError(
+                    f"detector {name!r} needs the labels of the training images, and they have none; give class "
+                    f"labels, or leave it out (--scoring.detectors.{name} null)"
+                )
 
     def setup(self, info: NetworkInfo) -> None:
         """Sets up every detector; detectors that are fitted together share their statistics.
@@ -94,7 +106,7 @@ class DetectorSuite:
         Returns:
             name -> error of each detector that could not be fitted. One failure does not discard the others' fits.
         """
-        reasons: dict[str, InputError] = {}
+        reasons = dict(self.refused)
         to_host = _Mover("cpu")
         for name, detector in self.unfitted.items():
             try:
@@ -140,7 +152,7 @@ class DetectorSuite:
         """Resets all sums and drops all fits."""
         for detector in self.detectors.values():
             detector.reset()
-        self.fitted = {}
+        self.fitted, self.refused = {}, {}
 
     def state_dict(self) -> dict[str, Any]:
         """Returns ``fitted``, name -> tensors, and ``spec``, name -> class and arguments of the fit in plain values."""

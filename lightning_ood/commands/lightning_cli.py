@@ -204,6 +204,7 @@ class CLI(LightningCLI):
             "data": {key: options["data"][key] for key in ("id", "batch_size", "augment", "seed")},
             "trainer": {key: options["trainer"][key] for key in STEPS},
             "seed": options["seed_everything"],
+            **({"exif_orientation": True} if options["data"]["exif_orientation"] else {}),
         }
         return hashlib.sha256(json.dumps(parts, default=str, sort_keys=True).encode()).hexdigest()
 

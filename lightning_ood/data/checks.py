@@ -49,16 +49,30 @@ def check_training_classes(images: ImageSet) -> None:
     labels = images.labels
     if labels is None:
         return
-    unlabelled = int((labels < 0).sum())
+    unlabelled = int((labels < 0).sum()) - len(images.unreadable)
     if unlabelled:
         raise InputError(f"data.id.train: {unlabelled} of {len(labels)} images of {images.name} have no label")
-    counts = torch.bincount(labels)
+    counts = torch.bincount(labels[labels >= 0])
     names = images.classes or [str(label) for label in range(len(counts))]
     _check_range(images, len(names), "data.id.train")
     empty = [name for label, name in enumerate(names) if label >= len(counts) or counts[label] == 0]
     if empty:
         some = ", ".join(empty[:5]) + (f", … ({len(empty)} in all)" if len(empty) > 5 else "")
         raise InputError(f"data.id.train: no training image in {images.name} for class {some}; add some or renumber")
+
+
+def check_trainable(images: ImageSet, key: str) -> None:
+    """Checks that a network can be trained or validated on a set.
+
+    Raises:
+        InputError: if an image has no label.
+    """
+    unlabelled = len(images) if images.labels is None else int((images.labels < 0).sum()) - len(images.unreadable)
+    if unlabelled:
+        raise InputError(
+            f"{key}: {unlabelled} of {len(images)} images of {images.name} have no label, and training needs them; "
+            "give class labels, or write model.finetune: none"
+        )
 
 
 def check_same_classes(train: list[str] | None, images: ImageSet, key: str) -> None:

@@ -11,9 +11,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, DistributedSampler, Sampler
 
 from lightning_ood.data.augment import Augment, KeepSize
-from lightning_ood.data.checks import check_names, check_same_classes, check_training_classes
+from lightning_ood.data.checks import check_names, check_same_classes, check_trainable, check_training_classes
 from lightning_ood.data.files import ImageList
 from lightning_ood.data.fingerprint import fingerprint
+from lightning_ood.data.item_labels import learn_labels
 from lightning_ood.data.root import data_root
 from lightning_ood.data.sampling import ExactSampler
 from lightning_ood.data.sets import Batch, ImageSet, Transform, collate, open_set
@@ -52,6 +53,7 @@ class OODDataModule(L.LightningDataModule):
         val_ood: name -> validation OOD set, which a search of hyper-parameters may use; disjoint from the test sets.
         csid: name -> covariate-shifted ID set: the same classes and labels in another look. Counted as ID in the
             full-spectrum rows of the table, which stand beside the others.
+        exif_orientation: turn images as their EXIF orientation says; by default they are read as they are stored.
 
     Attributes:
         reads_val_ood: whether the fit pass runs over the validation OOD sets; the scoring sets it to what its detectors
@@ -73,6 +75,7 @@ class OODDataModule(L.LightningDataModule):
         seed: int = 0,
         val_ood: dict[str, Spec | None] | None = None,
         csid: dict[str, Spec | None] | None = None,
+        exif_orientation: bool = False,
     ) -> None:
         super().__init__()
         self.id = id
@@ -82,6 +85,7 @@ class OODDataModule(L.LightningDataModule):
         self.batch_size = batch_size
         self.num_workers = num_workers
         self.bad_images = bad_images
+        self.exif_orientation = exif_orientation
         self.augment = augment or []
         self.seed = seed
         self.transform: Transform | None = None
@@ -113,17 +117,20 @@ class OODDataModule(L.LightningDataModule):
             self.train_set = self._open(self.id.train, "data.id.train")
             check_training_classes(self.train_set)
             for name, spec in self.val_ood.items():
-                self.val_ood_sets[f"val_ood/{name}"] = self._open(spec, f"data.val_ood.{name}").without_labels()
-        if stage == "fit" and self.id.val is not None:
-            self.val_set = self._open(self.id.val, "data.id.val")
-            check_same_classes(self.train_set.classes if self.train_set else None, self.val_set, "data.id.val")
+                self.val_ood_sets[f"val_ood/{name}"] = self._open(spec, f"data.val_ood.{name}", labelled=False)
+        if stage == "fit" and self.train_set is not None:
+            check_trainable(self.train_set, "data.id.train")
+            if self.id.val is not None:
+                self.val_set = self._open(self.id.val, "data.id.val")
+                check_trainable(self.val_set, "data.id.val")
+                check_same_classes(self.train_set.classes, self.val_set, "data.id.val")
         if stage == "test":
             if not self.ood:
                 raise InputError("no out-of-distribution set: add one as `--data.ood.<group>/<name> <folder or list>`")
             self.sets = {"id": TestSet(self.id.name, "id", "id", self._open(self.id.test, "data.id.test"))}
             for key, spec in self.ood.items():
                 group, name = key.split("/")
-                images = self._open(spec, f"data.ood.{key}").without_labels()
+                images = self._open(spec, f"data.ood.{key}", labelled=False)
                 self.sets[f"ood/{key}"] = TestSet(name, "ood", group, images)
             for name, spec in self.csid.items():
                 self.sets[f"csid/{name}"] = TestSet(name, "csid", "csid", self._open(spec, f"data.csid.{name}"))
@@ -188,14 +195,17 @@ class OODDataModule(L.LightningDataModule):
         """Restores the class names of the fit."""
         self._class_names = state_dict.get("classes")
 
-    def _open(self, spec: Spec, key: str) -> ImageSet:
+    def _open(self, spec: Spec, key: str, labelled: bool = True) -> ImageSet:
         if key not in self._opened:  # fit has two phases; a large folder is walked once
             try:
-                self._opened[key] = open_set(spec, self.root, self._transform(spec), self.bad_images)
+                images = open_set(spec, self.root, self._transform(spec), self.bad_images, labelled)
+                images.upright = self.exif_orientation
+                learn_labels(images, self.num_workers)
+                self._opened[key] = images
             except InputError as error:
                 raise InputError(f"{key}: {error}") from error
-            if self._opened[key].notice:
-                rank_zero_print(f"{key}: {self._opened[key].notice}")
+            if images.notice:
+                rank_zero_print(f"{key}: {images.notice}")
         images = self._opened[key].using(self._transform(spec))
         if len(images) < 2:
             raise InputError(

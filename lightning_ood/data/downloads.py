@@ -10,7 +10,7 @@ from typing import Any
 from filelock import FileLock
 from torch.utils.data import Dataset, Subset
 
-from lightning_ood.data.sets import stored_labels
+from lightning_ood.data.labels import stored_labels
 from lightning_ood.errors import InputError
 
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from lightning_ood.data.images import ENDINGS
+from lightning_ood.data.folders import LeftOut, Walk, ending, image_endings
 from lightning_ood.errors import InputError
 
 HOW_ROOT = "set the root by `--data.root` or the environment variable LIGHTNING_OOD_DATA"
@@ -34,7 +33,7 @@ class Files(NamedTuple):
     files: list[Path]
     labels: list[int]
     classes: list[str] | None
-    repeated: str = ""  # notice about images that a list names more than once
+    notice: str = ""  # about images that a list names more than once, and files that are left out
 
 
 def find_files(path: Path, root: Path, start: Path | None = None) -> Files:
@@ -69,43 +68,46 @@ def relative(path: Path, root: Path) -> str:
     return text.removeprefix(start) if text.startswith(start) else path.absolute().as_posix()
 
 
-def _is_image(name: str) -> bool:
-    return name.lower().endswith(ENDINGS) and not name.startswith(".")
-
-
 def _folder(path: Path) -> Files:
-    entries = sorted(path.iterdir())
-    classes = [entry.name for entry in entries if entry.is_dir() and not entry.name.startswith(".")]
-    loose = [entry for entry in entries if _is_image(entry.name) and entry.is_file()]
-    if not classes and not loose:
-        raise InputError(f"{path}: no images here (looked for {', '.join(ENDINGS)}) and no class folders")
-    if classes and loose:
+    walk = Walk()
+    classes, images = walk.entries(path)
+    if not classes and not images:
+        raise InputError(f"{path}: no images here and no class folders{_but(walk.left_out)}")
+    if classes and images:
         raise InputError(
-            f"{path}: holds both images ({loose[0].name}, …) and folders ({classes[0]}, …); a set is a folder of "
+            f"{path}: holds both images ({images[0]}, …) and folders ({classes[0]}, …); a set is a folder of "
             "images or a folder of class folders"
         )
-    if loose:
-        return Files(loose, [-1] * len(loose), None)
-    return _class_folders(path, classes)
+    if images:
+        return Files([path / name for name in images], [-1] * len(images), None, _notice(path, walk.left_out))
+    return _class_folders(path, classes, walk)
 
 
-def _class_folders(path: Path, classes: list[str]) -> Files:
+def _class_folders(path: Path, classes: list[str], walk: Walk) -> Files:
     """The order of torchvision's ``ImageFolder``: sorted classes, each walked to the bottom, sorted."""
     files: list[Path] = []
     labels: list[int] = []
     empty: list[str] = []
     for label, name in enumerate(classes):
-        walk = sorted(os.walk(path / name, followlinks=True))
-        found = [Path(folder, file) for folder, _, names in walk for file in sorted(names) if _is_image(file)]
+        found = walk.below(path / name)
         files += found
         labels += [label] * len(found)
         if not found:
             empty.append(name)
     if not files:
-        raise InputError(f"{path}: no images in its {len(classes)} folders (looked for {', '.join(ENDINGS)})")
+        raise InputError(f"{path}: no images in its {len(classes)} folders{_but(walk.left_out)}")
     if empty:
-        raise InputError(f"{path}: class folders without images: {_some(empty)}; fill or remove them")
-    return Files(files, labels, classes)
+        some = f"{_some(empty)}; fill or remove them"
+        raise InputError(f"{path}: class folders without images: {some}{_but(walk.left_out)}")
+    return Files(files, labels, classes, _notice(path, walk.left_out))
+
+
+def _notice(path: Path, left_out: LeftOut) -> str:
+    return f"{path}: {left_out}" if left_out.kinds else ""
+
+
+def _but(left_out: LeftOut) -> str:
+    return f"; {left_out}" if left_out.kinds else ""
 
 
 def _image_list(path: Path, start: Path, where_from: str) -> Files:
@@ -113,10 +115,11 @@ def _image_list(path: Path, start: Path, where_from: str) -> Files:
         lines = path.read_text(encoding="utf-8-sig").split("\n")
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: not a text file in UTF-8 ({error.reason})") from error
+    endings = image_endings()
     named: list[tuple[int, str, int]] = []  # line, path, label
     for number, line in enumerate(lines, start=1):
         if line.strip():
-            named.append((number, *_parse(line.strip(), f"{path}, line {number}")))
+            named.append((number, *_parse(line.strip(), endings, f"{path}, line {number}")))
     if not named:
         raise InputError(f"{path}: the image list is empty")
     repeated = _repeated(named, path)
@@ -156,9 +159,9 @@ def _repeated(named: list[tuple[int, str, int]], path: Path) -> str:
     )
 
 
-def _parse(line: str, where: str) -> tuple[str, int]:
+def _parse(line: str, endings: frozenset[str], where: str) -> tuple[str, int]:
     """``path label``; a path may hold blanks, so a line that ends like an image has no label."""
-    if line.lower().endswith(ENDINGS):
+    if ending(line) in endings:
         return line, -1
     name, _, word = line.replace("\t", " ").rpartition(" ")
     try:

@@ -17,6 +17,7 @@ def fingerprint(sets: Iterable[ImageSet]) -> str:
     for images in sets:
         labels = [] if images.labels is None else images.labels.tolist()
         digest.update(repr((len(images), list(images.paths), labels, images.bad_images)).encode())
+        digest.update(b"upright" if images.upright else b"")
         for index in range(0, len(images), max(1, len(images) // SAMPLED)):
             item = images[index]
             digest.update(b"" if item.image is None else item.image.contiguous().numpy().tobytes())

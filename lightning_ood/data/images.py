@@ -2,6 +2,7 @@
 
 import os
 import struct
+import warnings
 import zlib
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,6 @@ from PIL import Image
 from torch import Tensor
 
 from lightning_ood.errors import InputError
-
-ENDINGS = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 
 # What PIL and its decoders raise on a file that is no image, or only the start of one.
 _BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
@@ -27,18 +26,39 @@ class ImageError(InputError):
         super().__init__(message.rsplit(f"{type(self).__name__}: ", 1)[-1].strip())
 
 
-def load_image(path: str | os.PathLike[str]) -> Image.Image:
+# Values of the EXIF tag Orientation -> what turns the image upright.
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_ORIENTATION, _PHOTOMETRIC, _BITS = 274, 262, 258  # tags of EXIF and TIFF
+_WHITE_IS_ZERO = 0
+
+_DARK = 2**14  # 14 bits in 16 are already four times as dark as they should be
+_told: set[str] = set()  # modes of which this process has told that an image is dark
+
+
+def load_image(path: str | os.PathLike[str], upright: bool = False) -> Image.Image:
     """Reads a file of any mode and size as 8-bit RGB.
 
-    Alpha is dropped and orientation tags are not applied, as in torchvision's ``ImageFolder``; 16-bit grey is scaled
-    to 8 bit, where PIL alone would clip it. Of an animation, the first frame.
+    Alpha is dropped, as in torchvision's ``ImageFolder``; 16-bit grey is scaled to 8 bit, where PIL alone would clip
+    it. Of an animation, the first frame.
+
+    Args:
+        path: of the file.
+        upright: turns the image as its EXIF orientation says. ``ImageFolder`` does not; of TIFF files PIL always does.
 
     Raises:
         ImageError: if the file is missing, truncated or no image; names the file.
     """
     try:
         with Path(path).open("rb") as file, Image.open(file) as image:
-            return to_rgb(image)
+            return _turned(to_rgb(image, str(path)), image) if upright else to_rgb(image, str(path))
     except _BROKEN as error:
         raise bad_image(str(path), error) from error
 
@@ -52,33 +72,90 @@ def bad_image(where: str, error: Exception) -> ImageError:
     )
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Converts any PIL mode to 8-bit RGB, on a copy.
+def to_rgb(image: Image.Image, where: str = "an image") -> Image.Image:
+    """Converts any PIL mode to 8-bit RGB, on a copy. Warns of integers that use little of the 16 bits.
+
+    Args:
+        image: of any mode.
+        where: its file or position, for the warning.
 
     Raises:
         ValueError: if 32-bit pixels lie outside the supported range: 0 to 65535 for integers, 0 to 1 for floats.
     """
-    if image.mode == "I" or image.mode.startswith("I;16"):
-        return Image.fromarray(_from_integers(np.asarray(image))).convert("RGB")
+    if is_deep(image):
+        pixels = _from_integers(integers(image))
+        if message := darkness(image):
+            _tell_once(image.mode, f"{where}: {message}")
+        return Image.fromarray(pixels).convert("RGB")
     if image.mode == "F":
-        return Image.fromarray(_from_floats(np.asarray(image))).convert("RGB")
+        pixels = _from_floats(np.asarray(image))
+        return Image.fromarray(np.uint8(255) - pixels if _white_is_zero(image) else pixels).convert("RGB")
     if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")  # PIL warns on the direct way; the colours are the same
     return image.convert("RGB")
 
 
-def to_image(item: Any) -> Image.Image:
+def is_deep(image: Image.Image) -> bool:
+    """Returns whether the pixels are integers of more than 8 bits."""
+    return image.mode == "I" or image.mode.startswith("I;16")
+
+
+def integers(image: Image.Image) -> np.ndarray:
+    """Returns the pixels ``[H, W]`` of a deep image on the scale 0 to 65535, black to white.
+
+    PIL leaves a TIFF of 12 bits as it is, and one of 16 bits whose zero is white.
+    """
+    pixels = np.asarray(image).astype(np.int64)
+    bits = _tag(image, _BITS)
+    if isinstance(bits, tuple) and len(bits) == 1 and 8 < bits[0] < 16:
+        pixels = np.rint(pixels * (65535 / (2 ** bits[0] - 1))).astype(np.int64)
+    return 65535 - pixels if _white_is_zero(image) else pixels
+
+
+def darkness(image: Image.Image) -> str:
+    """Says that a deep image looks as though it held fewer bits than its mode; empty where it does not."""
+    high = int(integers(image).max()) if is_deep(image) else 0
+    if not 0 < high < _DARK:
+        return ""
+    return (
+        f"mode {image.mode}, and no value is above {high} of 65535: it is read as a dark image; where it holds fewer "
+        "than 16 bits, scale its values to 16 bits or save it in 8"
+    )
+
+
+def _tell_once(mode: str, message: str) -> None:
+    if mode not in _told:
+        _told.add(mode)
+        warnings.warn(f"{message} (other images of this mode are not named; `check` counts them)", stacklevel=2)
+
+
+def _tag(image: Image.Image, tag: int) -> Any:
+    return getattr(image, "tag_v2", {}).get(tag)
+
+
+def _white_is_zero(image: Image.Image) -> bool:
+    return _tag(image, _PHOTOMETRIC) == _WHITE_IS_ZERO
+
+
+def _turned(rgb: Image.Image, image: Image.Image) -> Image.Image:
+    turn = _TURNS.get(image.getexif().get(_ORIENTATION, 1))
+    return rgb if turn is None else rgb.transpose(turn)
+
+
+def to_image(item: Any, upright: bool = False, where: str = "an image") -> Image.Image:
     """Converts what map-style datasets give to 8-bit RGB.
 
     Args:
         item: a PIL image; an array, ``[H, W]`` or ``[H, W, C]``; or a tensor, ``[H, W]`` or ``[C, H, W]``; of uint8, or
             of floats in [0, 1]; C is 1, 2 (grey and alpha), 3 or 4 (alpha).
+        upright: turns a PIL image as its EXIF orientation says.
+        where: its position, for a warning.
 
     Raises:
         InputError: if it is something else, or its floats lie outside [0, 1].
     """
     if isinstance(item, Image.Image):
-        return to_rgb(item)
+        return _turned(to_rgb(item, where), item) if upright else to_rgb(item, where)
     if isinstance(item, Tensor):
         pixels = item.detach().cpu()
         pixels = pixels.float() if pixels.dtype == torch.bfloat16 else pixels

@@ -12,10 +12,11 @@ from typing import Any, Literal, NamedTuple
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import Dataset, IterableDataset, Subset
+from torch.utils.data import Dataset, IterableDataset
 
 from lightning_ood.data.files import ImageList, find_files, relative
 from lightning_ood.data.images import ImageError, bad_image, load_image, to_image
+from lightning_ood.data.labels import NONE, class_names, known, plain_label, stored_labels, to_number
 from lightning_ood.errors import InputError
 
 Transform = Callable[[Image.Image], Tensor]
@@ -75,6 +76,9 @@ class ImageSet(Dataset[Item]):
         labels: ``[N]`` int64, -1 where an image has none; None if none has one, or if only decoding would tell.
         classes: names of the classes in the order of the labels, or None.
         paths: of each image, relative to the root where it lies below it; None for images that are no files.
+        labelled: whether labels are read; those of an OOD set are not, and every label is -1.
+        upright: whether images are turned as their EXIF orientation says.
+        unreadable: positions whose label could not be read, since the image could not be.
         notice: a sentence that warns the user about the set; empty if there is none.
     """
 
@@ -88,6 +92,8 @@ class ImageSet(Dataset[Item]):
         self.transform: Transform | None = None
         self.bad_images: BadImages = "error"
         self.labelled = True
+        self.upright = False
+        self.unreadable: frozenset[int] = frozenset()
         self.notice = ""
 
     def __len__(self) -> int:
@@ -108,7 +114,7 @@ class ImageSet(Dataset[Item]):
             if self.bad_images == "error":
                 raise
             return Item(None, -1, index)
-        return Item(self.transform(image), label if self.labelled else -1, index)
+        return Item(self.transform(image), label, index)
 
     @abstractmethod
     def read(self, index: int) -> tuple[Image.Image, int]:
@@ -120,60 +126,78 @@ class ImageSet(Dataset[Item]):
         other.transform = transform
         return other
 
-    def without_labels(self) -> ImageSet:
-        """The same set with no labels: those of another label space mean nothing to the classifier."""
-        other = copy.copy(self)
-        other.labels, other.classes, other.labelled = None, None, False
-        return other
-
 
 class FileSet(ImageSet):
     """Image files, from a folder or a list."""
 
-    def __init__(self, path: Path, root: Path, start: Path | None = None) -> None:
+    def __init__(self, path: Path, root: Path, start: Path | None = None, labelled: bool = True) -> None:
         found = find_files(path, root, start)
         labels = torch.tensor(found.labels, dtype=torch.int64)
-        super().__init__(relative(path, root), _known(labels), found.classes, [relative(p, root) for p in found.files])
-        self.root = root
-        self.notice = found.repeated
+        classes = found.classes if labelled else None
+        paths = [relative(p, root) for p in found.files]
+        super().__init__(relative(path, root), known(labels) if labelled else None, classes, paths)
+        self.root, self.labelled = root, labelled
+        self.notice = found.notice
         self._labels = labels
 
     def read(self, index: int) -> tuple[Image.Image, int]:
         """Decodes a file; an absolute path stays as it is."""
-        return load_image(self.root / str(self.paths[index])), int(self._labels[index])
+        image = load_image(self.root / str(self.paths[index]), self.upright)
+        return image, int(self._labels[index]) if self.labelled else NONE
 
 
 class WrappedSet(ImageSet):
     """Any map-style Dataset of images or of (image, label, …)."""
 
-    def __init__(self, dataset: Dataset) -> None:
+    def __init__(self, dataset: Dataset, labelled: bool = True) -> None:
         name = type(dataset).__name__
         if isinstance(dataset, IterableDataset) or not hasattr(dataset, "__len__"):
             raise InputError(f"{name} is not map-style: a data set needs __len__ and __getitem__")
         size = len(dataset)
         if size == 0:
             raise InputError(f"{name} is empty")
-        super().__init__(name, stored_labels(dataset, size), _classes_of(dataset), [None] * size)
-        self.dataset = dataset
+        labels, classes = (stored_labels(dataset, size), class_names(dataset)) if labelled else (None, None)
+        super().__init__(name, labels, classes, [None] * size)
+        self.dataset, self.labelled = dataset, labelled
 
     def read(self, index: int) -> tuple[Image.Image, int]:
         """Takes an item of the dataset apart."""
         where = f"{self.name}[{index}]"
+        image, label = self._item(index)
         try:
-            item = self.dataset[index]
-            image, label = (item[0], item[1]) if isinstance(item, (tuple, list)) and len(item) > 1 else (item, None)
-            if isinstance(image, Image.Image):
-                image.load()
-        except InputError:
-            raise
-        except (OSError, SyntaxError) as error:
-            raise bad_image(where, error) from error
-        try:
-            return to_image(image), _as_label(label)
+            return to_image(image, self.upright, where), self._number(label, index) if self.labelled else NONE
         except InputError as error:
             raise InputError(f"{where}: {error}") from error
         except ValueError as error:  # pixels of unknown range
             raise bad_image(where, error) from error
+
+    def item_label(self, index: int) -> int | str:
+        """Returns the label that an item gives, -1 for none, or the name of its class; decodes no image itself."""
+        label = self._item(index, decode=False)[1]
+        try:
+            return plain_label(label)
+        except InputError as error:
+            raise InputError(f"{self.name}[{index}]: {error}") from error
+
+    def _item(self, index: int, decode: bool = True) -> tuple[Any, Any]:
+        try:
+            item = self.dataset[index]
+            image, label = (item[0], item[1]) if isinstance(item, (tuple, list)) and len(item) > 1 else (item, None)
+            if decode and isinstance(image, Image.Image):
+                image.load()
+        except InputError:
+            raise
+        except (OSError, SyntaxError) as error:
+            raise bad_image(f"{self.name}[{index}]", error) from error
+        return image, label
+
+    def _number(self, label: Any, index: int) -> int:
+        """Returns an item's label; checks that the dataset stores the same one beside the image."""
+        number = to_number(plain_label(label), self.classes)
+        stored = number if self.labels is None else int(self.labels[index])
+        if NONE not in (number, stored) and number != stored:
+            raise InputError(f"its label is {number}, and the data set stores {stored} beside it; give it one label")
+        return stored if number == NONE else number
 
 
 def open_set(
@@ -181,6 +205,7 @@ def open_set(
     root: Path,
     transform: Transform,
     bad_images: BadImages = "error",
+    labelled: bool = True,
 ) -> ImageSet:
     """Opens a data set; decodes nothing yet.
 
@@ -191,6 +216,7 @@ def open_set(
         root: what relative paths start from, those inside a list too.
         transform: the preprocessing, PIL image to ``[3, H, W]``.
         bad_images: what to do with an image that cannot be read: stop, or skip and report it.
+        labelled: whether to read labels; those of an OOD set mean nothing to the classifier, whatever they are.
 
     Raises:
         InputError: if the set is missing, empty, or not of one of these forms.
@@ -198,53 +224,13 @@ def open_set(
     images: ImageSet
     root = root.expanduser().absolute()
     if isinstance(spec, (str, os.PathLike)):
-        images = FileSet(root / Path(spec).expanduser(), root)
+        images = FileSet(root / Path(spec).expanduser(), root, labelled=labelled)
     elif isinstance(spec, ImageList):
-        images = FileSet(root / Path(spec.list).expanduser(), root, root / Path(spec.folder).expanduser())
+        images = FileSet(root / Path(spec.list).expanduser(), root, root / Path(spec.folder).expanduser(), labelled)
     elif isinstance(spec, Dataset):
-        images = WrappedSet(spec)
+        images = WrappedSet(spec, labelled)
     else:
         raise InputError(f"a data set is a path or a torch Dataset, not {type(spec).__name__}: {spec!r}")
     images.transform = transform
     images.bad_images = bad_images
     return images
-
-
-def stored_labels(dataset: Any, size: int) -> Tensor | None:
-    """Labels that a dataset holds beside its images: torchvision calls them targets, labels or _labels."""
-    if isinstance(dataset, Subset):
-        inner = stored_labels(dataset.dataset, len(dataset.dataset))  # type: ignore[arg-type]
-        return None if inner is None else inner[torch.as_tensor(dataset.indices, dtype=torch.int64)]
-    for name in ("targets", "labels", "_labels"):
-        values = getattr(dataset, name, None)
-        if values is None:
-            continue
-        try:
-            labels = torch.as_tensor(values)
-        except (TypeError, ValueError, RuntimeError):
-            continue
-        if labels.shape == (size,) and not labels.is_floating_point():
-            return _known(labels.to(torch.int64))
-    return None
-
-
-def _known(labels: Tensor) -> Tensor | None:
-    """None where no image has a label."""
-    return labels if bool((labels >= 0).any()) else None
-
-
-def _classes_of(dataset: Any) -> list[str] | None:
-    if isinstance(dataset, Subset):
-        return _classes_of(dataset.dataset)
-    classes = getattr(dataset, "classes", None)
-    # torchvision's ImageNet names a class by a tuple of synonyms
-    return [c if isinstance(c, str) else ", ".join(map(str, c)) for c in classes] if classes else None
-
-
-def _as_label(label: Any) -> int:
-    if label is None:
-        return -1
-    try:
-        return int(label)
-    except (TypeError, ValueError, RuntimeError):
-        raise InputError(f"its label is {label!r}; it must be one integer, -1 for none") from None

@@ -37,6 +37,7 @@ class Detector(UncachedAccumulator):
         views: transforms of the training images that ``update`` reads.
         val_ood: whether the fit reads validation OOD images, for a search (``update_ood``).
         linear_head: whether the weights of a linear classifier are needed.
+        labels: whether the fit needs the labels of the training images.
         score_only: arguments that only ``score`` reads, so that a search fits once for all their values.
         positive: whether the score has a positive form, whose logarithm ``log_score`` returns. False where scores are
             never positive and the class does not override ``log_score``.
@@ -51,6 +52,7 @@ class Detector(UncachedAccumulator):
     views: tuple[View, ...] = ()
     val_ood: bool = False
     linear_head: bool = False
+    labels: bool = False
     score_only: tuple[str, ...] = ()
     positive: bool = True
 
@@ -156,6 +158,11 @@ class Detector(UncachedAccumulator):
         """Whether the detector has to be fitted on training images before it can score."""
         own = type(self).update is not Detector.update
         return own or any(one.requires_fit for one in self.descendants() if one is not self)
+
+    @property
+    def needs_labels(self) -> bool:
+        """Whether the fit of this detector or of a descendant needs the labels of the training images."""
+        return any(one.labels for one in self.descendants())
 
     def descendants(self) -> Iterator[Detector]:
         """Yields this detector, its children and their descendants."""

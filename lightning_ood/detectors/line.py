@@ -50,6 +50,8 @@ class LINe(Shaping):
         base: the score of the new logits; Energy where None.
     """
 
+    labels = True
+
     sums: Tensor
     images: Tensor
 

@@ -34,6 +34,7 @@ class MDS(Detector):
     """
 
     positive = False
+    labels = True
 
     moments: Shared[Moments]
 

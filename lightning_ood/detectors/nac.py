@@ -87,6 +87,7 @@ class NAC(Detector):
         self.edges = {name: bin_edges(layer.bins, scheme) for name, layer in self.layers.items()}
         self.taps = self.gradients = tuple(name for name in self.layers if name != POOLED)
         self.linear_head = POOLED in self.layers
+        self.labels = images is not None  # to balance the subset
 
     def setup(self, info: NetworkInfo) -> None:
         """Declares a histogram per layer and draws the subset."""

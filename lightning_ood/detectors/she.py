@@ -26,6 +26,8 @@ class SHE(Detector):
         InputError: if no training image is classified correctly.
     """
 
+    labels = True
+
     sums: Tensor
     count: Tensor
 

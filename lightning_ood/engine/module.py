@@ -118,9 +118,9 @@ class OODModule(L.LightningModule):
         """Logits ``[B, K]`` of preprocessed images ``[B, 3, H, W]``."""
         return self.backbone.network(images)
 
-    def features(self, batch: Batch, views: bool = True) -> Features:
+    def features(self, batch: Batch, views: bool = True, labelled: bool = True) -> Features:
         """Everything that the backbone was configured to read, from one forward (and one per view and perturbation)."""
-        return self.backbone(batch.image, batch.label, batch.index, views)
+        return self.backbone(batch.image, batch.label if labelled else None, batch.index, views)
 
     def on_fit_start(self) -> None:
         """Switches to train mode: Lightning leaves the mode as it finds it.
@@ -157,8 +157,10 @@ class OODModule(L.LightningModule):
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> Any:
         """Updates the validation accuracy during training; returns the features of the batch in the fit pass."""
         if self.trainer.state.fn == TrainerFn.VALIDATING:
-            # Views are of training images; a validation OOD set has none.
-            return self.features(batch, views=dataloader_idx == 0) if len(batch.index) else None
+            training = dataloader_idx == 0  # a validation OOD set has neither views nor labels
+            data: OODDataModule | None = self.trainer.datamodule  # type: ignore[attr-defined]
+            labelled = training and (data is None or data.labels is not None)
+            return self.features(batch, training, labelled) if len(batch.index) else None
         if len(batch.index):
             self.accuracy.update(self(batch.image), batch.label)
         return None

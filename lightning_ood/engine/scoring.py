@@ -16,6 +16,7 @@ from lightning_ood.data.sets import Batch
 from lightning_ood.detectors.base import Detector
 from lightning_ood.errors import InputError
 from lightning_ood.features import Features
+from lightning_ood.ops.console import rank_zero_print
 from lightning_ood.ops.processes import gather
 from lightning_ood.ops.transfer import beside
 from lightning_ood.suite import DetectorSuite
@@ -54,11 +55,26 @@ class ScoringCallback(L.Callback):
         data: OODDataModule = trainer.datamodule  # type: ignore[attr-defined]
         module: OODModule = pl_module  # type: ignore[assignment]
         check_logits(module.backbone.probe.num_classes, data.classes, data.known_labels)
+        for entry in data.sets.values():
+            if entry.role == "csid":
+                check_logits(module.backbone.probe.num_classes, None, entry.images.labels, entry.name)
+        if stage != "test" and data.labels is None:
+            self._refuse()
         self.suite.setup(module.backbone.info(data.labels))
         if stage != "test":
             reads = self.suite.reads("fit")
             module.backbone.configure(reads)
             data.reads_val_ood = reads.val_ood
+
+    def _refuse(self) -> None:
+        """Refuses detectors that need labels, by name; raises InputError where nothing else is to be fitted."""
+        before = self.suite.unfitted
+        self.suite.refuse_without_labels()
+        reasons = "; ".join(str(reason) for reason in self.suite.refused.values())
+        if before and not self.suite.unfitted:
+            raise InputError(f"data.id.train: {reasons}")
+        if reasons:
+            rank_zero_print(f"Not fitted: {reasons}")
 
     # -- fit ----------------------------------------------------------------------------------------------------------
 

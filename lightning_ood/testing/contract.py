@@ -125,6 +125,10 @@ def _check_refusals(make: Make, toy: Toy, batch: Features, id_test: Features) ->
         require_refusal(lambda: detector.compute(), detector, "compute refuses an empty fit")
     else:
         require(detector.compute() == {}, detector, "what fits nothing computes {}")
+    if detector.requires_fit and detector.needs_labels:
+        require_refusal(lambda: _fit_unlabelled(make, toy, batch), detector, "update refuses a batch without labels")
+    elif detector.requires_fit:
+        _fit_unlabelled(make, toy, batch)  # what uses labels says so: `labels = True`
     reads, whole = detector.reads, toy.info()
     bare: dict[str, NetworkInfo] = {}
     if reads.taps:
@@ -205,6 +209,12 @@ def _fit(make: Make, toy: Toy, batches: Sequence[Features], order: Tensor | None
     for batch in batches:
         detector.update(batch)
     return detector, detector.compute()
+
+
+def _fit_unlabelled(make: Make, toy: Toy, batch: Features) -> None:
+    detector = make()
+    detector.setup(toy.info())
+    detector.update(replace(batch, labels=None))
 
 
 def _merged(make: Make, toy: Toy, shares: Sequence[Sequence[Features]]) -> Fit:

@@ -151,3 +151,24 @@ def test_a_fit_that_fails_is_named_and_the_others_are_saved(config: Path, train:
     assert set(saved["callbacks"]["ScoringCallback"]["fitted"]) == {"react", "dice", "line", "nac", "feature_norm"}
     tested = train("test", "--config", config)
     assert tested.returncode == 0, "the others can be tested"
+
+
+def test_a_training_set_without_labels_refuses_who_needs_them_and_fits_the_others(
+    config: Path, train: Run, tmp_path: Path
+) -> None:
+    dataset = ("--data.id.train.class_path", "tests.helpers.usersets.Unlabelled")
+    more = ("--scoring.detectors.mds", DETECTORS / "mds.yaml", "--scoring.detectors.knn", DETECTORS / "knn.yaml")
+    fitted = train("fit", "--config", config, *dataset, *more)
+    assert fitted.returncode == 2 and "Traceback" not in fitted.stderr
+    for name in ("line", "mds"):
+        assert f"detector '{name}' needs the labels of the training images, and they have none" in fitted.stderr
+    assert "Fitted on 61 images" in fitted.stdout
+    saved = torch.load(tmp_path / "runs" / "tiny" / "checkpoints" / "last.ckpt", weights_only=True)
+    names = set(saved["callbacks"]["ScoringCallback"]["fitted"])
+    assert names >= {"react", "dice", "feature_norm", "knn"} and not names & {"line", "mds"}
+    left_out = ("--scoring.detectors.line", "null", "--scoring.detectors.mds", "null")
+    tested = train("test", "--config", config, *dataset, *more, *left_out)
+    assert tested.returncode == 0, tested.stderr
+    only = [part for name in CORE if name != "line" for part in (f"--scoring.detectors.{name}", "null")]
+    alone = train("fit", "--config", config, *dataset, *only, "--overwrite")
+    assert alone.returncode == 2 and "data.id.train: detector 'line' needs the labels" in alone.stderr

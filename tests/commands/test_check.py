@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torchvision
@@ -16,7 +17,7 @@ import yaml
 from PIL import Image
 
 from lightning_ood.commands.cli import main
-from tests.commands.test_bad_input import folder
+from tests.commands.test_bad_input import folder, refuse
 from tests.helpers.runs import ROOT, Run
 from tests.helpers.tiny import Net
 
@@ -158,6 +159,35 @@ def test_what_each_detector_needs(check: Check, tmp_path: Path) -> None:
     assert "needs the labels" in message(found, "error", "detectors", "line")
     assert "not finite" in message(found, "error", "detectors", "bad")
     assert found["estimate"]["test"]["images"] == 23 + 17 + 2 and found["estimate"]["fit"]["seconds"] > 0
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("FromOne", "no training image in FromOne for class 0"),
+        ("SevenClasses", "the network has 4 logits and SevenClasses the label 6, counted from 0"),
+    ],
+)
+def test_check_and_fit_agree_on_labels_that_only_items_tell(
+    name: str, message: str, check: Check, config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dataset = ("--data.id.train.class_path", f"tests.helpers.usersets.{name}")
+    found = [f for f in check(*dataset, code=1)["findings"] if (f["topic"], f["level"]) == ("classes", "error")]
+    assert any(message in f["message"] for f in found)
+    assert message.partition(" and ")[0] in refuse(capsys, "fit", "--config", config, *dataset)
+
+
+def test_what_is_left_out_or_dark_is_told_and_labels_of_ood_sets_are_not_read(check: Check, tmp_path: Path) -> None:
+    images = folder(tmp_path / "images", classes=1)
+    (images / "class0" / "features.npy").write_bytes(b"")
+    for i in range(2):
+        Image.fromarray(np.full((8, 8), 4000, np.uint16)).save(images / "class0" / f"deep{i}.tif")
+    boxes = ("--data.ood.far/boxes.class_path", "tests.helpers.usersets.Boxes", "--data.ood.far/folder", images)
+    found = check(*boxes, code=0)
+    messages = [f["message"] for f in found["findings"] if f["subject"] == "data.ood.far/folder"]
+    assert any("left out, since Pillow cannot read such files as images: 1 .npy" in message for message in messages)
+    assert any("2 of 8 images may be too dark" in message and "deep0.tif" in message for message in messages)
+    assert said(found, "ok", "sets", "data.ood.far/boxes") == "Boxes: 30 images, 12x12"
 
 
 def test_published_accuracy_of_torchvision(config: Path, check: Check, tmp_path: Path) -> None:

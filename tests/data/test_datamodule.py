@@ -176,6 +176,24 @@ def test_images_of_the_networks_size_may_stay_as_they_are(tmp_path):
     assert torch.equal(sets[True][0].image, sets[False][0].image)
 
 
+def test_orientation_is_an_option(tmp_path):
+    exif = Image.Exif()
+    exif[274] = 6  # the top of the scene is on the right
+    (tmp_path / "set").mkdir()
+    for i in range(2):
+        image = Image.new("L", (3, 2))
+        image.putpixel((0, 0), 255)
+        image.save(tmp_path / "set" / f"{i}.png", exif=exif)
+    bright = {}
+    for option in (False, True):
+        data = OODDataModule(IDSets(Digits(), "set"), {"far/a": "set"}, str(tmp_path), exif_orientation=option)
+        data.transform = to_tensor
+        data.setup("test")
+        for entry in data.sets.values():
+            bright[option] = entry.images[0].image[0].nonzero().tolist(), list(entry.images[0].image.shape)
+    assert bright == {False: ([[0, 0]], [3, 2, 3]), True: ([[0, 1]], [3, 3, 2])}
+
+
 def test_the_root_is_the_argument_the_environment_or_data(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("LIGHTNING_OOD_DATA", "/somewhere")

@@ -1,3 +1,5 @@
+import os
+
 import pytest
 from PIL import Image
 from torchvision.transforms.functional import to_tensor
@@ -119,3 +121,83 @@ def test_a_set_that_cannot_be_opened_says_why(tmp_path, make, spec, message):
     make(tmp_path)
     with pytest.raises(InputError, match=message):
         open_(spec, tmp_path)
+
+
+ENDINGS = ["jfif", "JPE", "avif", "jp2", "tga", "pbm", "pnm", "qoi", "ico", "dds", "sgi", "pcx", "apng", "TIF", "webp"]
+
+
+def test_what_pillow_reads_is_an_image(tmp_path):
+    for i, ending in enumerate(ENDINGS):
+        folder = tmp_path / "set" / f"class{i % 2}"
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.new("1" if ending == "pbm" else "RGB", (16, 16), 1).save(folder / f"{i}.{ending}")
+    images = open_("set", tmp_path)
+    assert sorted(path.rpartition(".")[2] for path in images.paths) == sorted(ENDINGS)
+    assert [images[i].label for i in range(len(images))] == images.labels.tolist() == [0] * 8 + [1] * 7
+    assert images.notice == ""
+    (tmp_path / "set.txt").write_text("".join(f"{path}\n" for path in images.paths))
+    assert open_("set.txt", tmp_path).paths == images.paths
+
+
+def test_what_is_left_out_is_counted_and_named(tmp_path):
+    save(tmp_path / "set/a/0.png")
+    for name in ("a/x.npy", "a/y.npy", "a/z.heic", "a/paper.h5", "a/plain", "README"):
+        (tmp_path / "set" / name).write_bytes(b"no image")
+    (tmp_path / "set/a/gone.png").symlink_to(tmp_path / "nowhere.png")
+    os.mkfifo(tmp_path / "set/a/pipe.png")  # opening it would wait for a writer
+    images = open_("set", tmp_path)
+    assert images.paths == ["set/a/0.png"]
+    kinds = {kind: f"{n} {kind}" for n, kind in [(2, ".npy"), (1, ".heic"), (1, ".h5"), (2, "without an ending")]}
+    for part in (*kinds.values(), "1 dangling link", "1 fifo, socket or device", "set/README, ", "left out"):
+        assert part in images.notice
+    for name in ("x.npy", "y.npy", "z.heic", "paper.h5", "plain", "pipe.png", "gone.png", "0.png"):
+        (tmp_path / "set/a" / name).unlink()
+    (tmp_path / "set/a/x.npy").write_bytes(b"")
+    with pytest.raises(InputError, match=r"no images in its 1 folders; left out, .*1 \.npy"):
+        open_("set", tmp_path)
+
+
+def test_hidden_and_system_folders_are_not_read(tmp_path):
+    for folder in ("a", ".ipynb_checkpoints", "@eaDir", "__MACOSX", "a/.ipynb_checkpoints", "a/@eaDir", "a/__MACOSX/a"):
+        save(tmp_path / "set" / folder / "0.png")
+    (tmp_path / "set/a/Thumbs.db").write_bytes(b"")
+    save(tmp_path / "set/a/._0.png")
+    images = open_("set", tmp_path)
+    assert (images.paths, images.classes, images.notice) == (["set/a/0.png"], ["a"], "")
+
+
+@pytest.mark.parametrize("target", ["set", ".", "set/a", "set/a/deep"])
+def test_a_link_to_a_folder_above_is_refused(tmp_path, target):
+    save(tmp_path / "set/a/deep/0.png")
+    (tmp_path / "set/a/deep/again").symlink_to(tmp_path / target, target_is_directory=True)
+    with pytest.raises(InputError, match=r"again: this link leads to a folder above it"):
+        open_("set", tmp_path)
+
+
+def test_links_that_lead_to_themselves_are_refused_and_others_followed(tmp_path):
+    save(tmp_path / "elsewhere/0.png")
+    save(tmp_path / "set/a/1.png")
+    (tmp_path / "set/a/more").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
+    assert open_("set", tmp_path).paths == ["set/a/1.png", "set/a/more/0.png"]
+    (tmp_path / "set/a/self").symlink_to("self")
+    with pytest.raises(InputError, match="self: this link leads to itself"):
+        open_("set", tmp_path)
+    (tmp_path / "set/a/self").unlink()
+    (tmp_path / "set/up").symlink_to(tmp_path / "set", target_is_directory=True)
+    with pytest.raises(InputError, match="up: this link leads to a folder above it"):
+        open_("set", tmp_path)
+
+
+def test_a_folder_that_cannot_be_listed_is_an_error(tmp_path, monkeypatch):
+    save(tmp_path / "set/a/0.png")
+    save(tmp_path / "set/a/closed/1.png")
+    scandir = os.scandir
+
+    def refuse(path):  # root may list every folder
+        if str(path).endswith("closed"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(InputError, match=r"set/a/closed: cannot be read \(Permission denied\)"):
+        open_("set", tmp_path)

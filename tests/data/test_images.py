@@ -1,12 +1,15 @@
 import pickle
+import struct
+import warnings
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from lightning_ood.data import images as module
 from lightning_ood.data import load_image, to_image
-from lightning_ood.data.images import ImageError, to_rgb
+from lightning_ood.data.images import ImageError, darkness, to_rgb
 from lightning_ood.errors import InputError
 
 COLOUR = (200, 30, 90)
@@ -114,3 +117,78 @@ def test_arrays_and_tensors_give_back_their_pixels():
 def test_what_is_no_image_is_refused(item, message):
     with pytest.raises(InputError, match=message):
         to_image(item)
+
+
+def grey(path):
+    return np.asarray(load_image(path))[:, :, 0].tolist()
+
+
+@pytest.mark.parametrize("compression", [None, "tiff_lzw"])
+def test_a_deep_tiff_whose_zero_is_white_is_inverted(tmp_path, compression):
+    pixels = np.array([[0, 257 * 100, 65535]], np.uint16)
+    Image.fromarray(pixels).save(tmp_path / "white.tif", tiffinfo={262: 0}, compression=compression)
+    assert grey(tmp_path / "white.tif") == [[255, 155, 0]]
+    Image.fromarray(pixels).save(tmp_path / "black.tif", compression=compression)
+    assert grey(tmp_path / "black.tif") == [[0, 100, 255]]
+    Image.fromarray(np.array([[0, 0.6, 1]], np.float32)).save(tmp_path / "float.tif", tiffinfo={262: 0})
+    assert grey(tmp_path / "float.tif") == [[255, 102, 0]]
+
+
+def test_a_tiff_of_twelve_bits_is_scaled(tmp_path):
+    entries = [(256, 3, 2), (257, 3, 1), (258, 3, 12), (259, 3, 1), (262, 3, 1), (273, 4, 122), (277, 3, 1)]
+    entries += [(278, 3, 1), (279, 4, 3)]
+    content = b"II*\0" + (8).to_bytes(4, "little") + len(entries).to_bytes(2, "little")
+    for tag, kind, value in entries:
+        content += struct.pack("<HHII", tag, kind, 1, value)
+    content += bytes(4)
+    content += bytes(122 - len(content)) + bytes([0xFF, 0xF6, 0x66])  # values 4095 and 0x666 = 1638
+    (tmp_path / "twelve.tif").write_bytes(content)
+    assert grey(tmp_path / "twelve.tif") == [[255, 102]]
+
+
+@pytest.mark.parametrize(
+    ("pixels", "told"),
+    [
+        (np.array([[0, 255]], np.int32), "mode I, and no value is above 255 of 65535"),
+        (np.array([[0, 4095]], np.uint16), "mode I;16, and no value is above 4095 of 65535"),
+        (np.array([[0, 40000]], np.uint16), ""),
+        (np.array([[0, 0]], np.uint16), ""),
+    ],
+)
+def test_a_deep_image_of_few_bits_is_told_once(tmp_path, pixels, told, monkeypatch):
+    monkeypatch.setattr(module, "_told", set())
+    Image.fromarray(pixels).save(tmp_path / "dim.tif")
+    with Image.open(tmp_path / "dim.tif") as image:
+        assert darkness(image).startswith(told) and bool(darkness(image)) == bool(told)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        load_image(tmp_path / "dim.tif")
+        load_image(tmp_path / "dim.tif")
+    messages = [str(warning.message) for warning in caught if warning.category is UserWarning]
+    assert len(messages) == bool(told)
+    assert all(f"{tmp_path / 'dim.tif'}: {told}" in message for message in messages)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("ending", ["png", "tif"])
+def test_orientation_is_applied_on_request(tmp_path, orientation, ending):
+    pixels = np.arange(6, dtype=np.uint8).reshape(2, 3) * 40
+    exif = Image.Exif()
+    exif[274] = orientation
+    Image.fromarray(pixels).save(tmp_path / f"a.{ending}", exif=exif)
+    turned = {
+        1: pixels,
+        2: pixels[:, ::-1],
+        3: pixels[::-1, ::-1],
+        4: pixels[::-1],
+        5: pixels.T,
+        6: np.rot90(pixels, -1),
+        7: np.rot90(pixels, 2).T,
+        8: np.rot90(pixels),
+    }[orientation]
+    assert np.array_equal(np.asarray(load_image(tmp_path / f"a.{ending}", upright=True))[:, :, 0], turned)
+    stored = turned if ending == "tif" else pixels  # PIL itself turns TIFF files
+    assert np.array_equal(np.asarray(load_image(tmp_path / f"a.{ending}"))[:, :, 0], stored)
+    # Opened by its path, a TIFF file is mapped into memory, and Pillow 13 scrambles orientations from 5 on.
+    with (tmp_path / f"a.{ending}").open("rb") as file, Image.open(file) as image:
+        assert np.array_equal(np.asarray(to_image(image, upright=True))[:, :, 0], turned)

@@ -172,7 +172,7 @@ def test_images_of_different_sizes_name_the_cause():
 
 
 def test_a_set_without_labels_gives_none(folder):
-    images = open_("set", folder).without_labels()
+    images = open_set("set", folder, to_tensor, labelled=False)
     assert images.labels is None
     assert images.classes is None
     assert {images[i].label for i in range(len(images))} == {-1}

@@ -12,7 +12,7 @@ from typing import Any
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from lightning_ood.data.images import ImageError
+from lightning_ood.data.images import ImageError, darkness
 from lightning_ood.data.sets import FileSet, ImageSet
 
 
@@ -25,12 +25,14 @@ class Contents:
         sizes: ``(width, height)`` -> number of images.
         modes: PIL's mode of the file before conversion to RGB -> number of images; empty where images are not files.
         unreadable: position -> reason.
+        dark: position -> why an image may be read darker than it is.
     """
 
     digests: dict[int, bytes] = field(default_factory=dict)
     sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
     modes: Counter[str] = field(default_factory=Counter)
     unreadable: dict[int, str] = field(default_factory=dict)
+    dark: dict[int, str] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.digests) + len(self.unreadable)
@@ -41,6 +43,7 @@ class Contents:
         self.sizes += other.sizes
         self.modes += other.modes
         self.unreadable |= other.unreadable
+        self.dark |= other.dark
 
     def plain(self, images: ImageSet) -> dict[str, Any]:
         """Returns the facts about the set as plain values for JSON."""
@@ -87,6 +90,8 @@ def _read(images: ImageSet, positions: Sequence[int]) -> Contents:
         if isinstance(images, FileSet):
             with Image.open(images.root / str(images.paths[position])) as file:
                 contents.modes[file.mode] += 1
+                if dark := darkness(file):
+                    contents.dark[position] = dark
     return contents
 
 

@@ -13,6 +13,7 @@ from lightning_ood.commands.check.make import make
 from lightning_ood.commands.check.reading import Contents, read_all
 from lightning_ood.data.checks import check_logits, check_same_classes, check_training_classes
 from lightning_ood.data.datamodule import OODDataModule, data_root
+from lightning_ood.data.item_labels import learn_labels
 from lightning_ood.data.sets import ImageSet, open_set
 from lightning_ood.data.specs import IDSets, Spec
 
@@ -36,7 +37,10 @@ def open_sets(found: Findings, data: Mapping[str, Any]) -> dict[str, ImageSet]:
     sets: dict[str, ImageSet] = {}
     for key, spec in specs.items():
         with found.catching("sets", key):
-            images = open_set(make(Spec, spec), root, lambda image: image, data["bad_images"])  # type: ignore[arg-type, return-value]
+            labelled = not key.startswith(("data.ood.", "data.val_ood."))
+            images = open_set(make(Spec, spec), root, lambda image: image, data["bad_images"], labelled)  # type: ignore[arg-type, return-value]
+            images.upright = data["exif_orientation"]
+            learn_labels(images, data["num_workers"])
             if len(images) < 2:
                 found.add("error", "sets", key, f"{images.name} has one image; at least two are needed")
             if images.notice:
@@ -81,6 +85,11 @@ def _describe(key: str, images: ImageSet, read: Contents, skips: bool) -> Iterat
         ", ".join(f"{count} {mode}" if len(read.modes) > 1 else mode for mode, count in read.modes.most_common()),
     ]
     yield Finding("ok", "sets", key, ", ".join(part for part in parts if part))
+    if read.dark:
+        position, reason = next(iter(read.dark.items()))
+        where = image_name(images, position)
+        dark = f"{len(read.dark)} of {len(read)} images may be too dark: {where}: {reason}"
+        yield Finding("warning", "sets", key, dark)
     if bad:
         reasons = "; ".join(bad[:EXAMPLES]) + ("; …" if len(bad) > EXAMPLES else "")
         advice = "left out, as data.bad_images says" if skips else "repair or remove, or `--data.bad_images skip`"
@@ -111,7 +120,7 @@ def check_classes(found: Findings, sets: Mapping[str, ImageSet], logits: int | N
                 check_same_classes(names, images, key)
     if logits is None:
         return
-    for key in (TRAIN, TEST):
+    for key in (TRAIN, TEST, *(key for key in sets if role(key) == "csid")):
         with found.catching("classes", key) as failures:
             if key in sets:
                 check_logits(logits, sets[key].classes, sets[key].labels, sets[key].name)
