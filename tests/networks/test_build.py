@@ -17,7 +17,7 @@ from lightning_ood.networks import online
 from lightning_ood.networks.build import build
 from lightning_ood.networks.cifar import ResNet20
 from lightning_ood.networks.preprocess import Preprocess
-from lightning_ood.networks.weights import weights_hash
+from lightning_ood.ops.checksums import weights_hash
 
 SMALL = {"layers": [1, 1, 1, 1], "channels": [8, 8, 8, 8], "num_classes": 4}
 

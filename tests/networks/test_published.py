@@ -12,7 +12,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from lightning_ood.networks.cifar import DenseNet, ResNet18, WideResNet
-from lightning_ood.networks.weights import load_weights, weights_hash
+from lightning_ood.networks.weights import load_weights
+from lightning_ood.ops.checksums import weights_hash
 
 State = dict[str, Tensor]
 

@@ -13,7 +13,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from lightning_ood.errors import InputError
-from lightning_ood.networks.weights import load_weights, weights_hash
+from lightning_ood.networks.weights import load_weights
+from lightning_ood.ops.checksums import weights_hash
 
 
 def _net(classes: int = 3, seed: int = 0) -> nn.Sequential:

@@ -23,7 +23,7 @@ from lightning_ood.commands.check.show import show
 from lightning_ood.commands.check.trial import Trial
 from lightning_ood.data.sets import ImageSet
 from lightning_ood.detectors.base import Detector
-from lightning_ood.engine import run
+from lightning_ood.engine.exact import check_exact
 from lightning_ood.engine.module import OODModule
 from lightning_ood.engine.scoring import ScoringCallback
 
@@ -123,7 +123,7 @@ def _trainer(found: Findings, arguments: dict[str, Any]) -> L.Trainer | None:
     trainer: L.Trainer | None = None
     with found.catching("trainer", "trainer"):
         trainer = make_class(L.Trainer, {**arguments, "logger": False, "enable_progress_bar": False})
-        run._check_exact(trainer)
+        check_exact(trainer)
     return trainer
 
 
