@@ -95,13 +95,15 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         raise InputError(f"{path} cannot be read as a checkpoint: {_first_line(error)}") from error
     stored = content.pop(CHECKSUMS, None) if isinstance(content, dict) else None
     if not isinstance(stored, dict):
-        raise InputError(f"{path} holds no checksums: an earlier version or another program wrote it. Run fit again")
+        raise InputError(
+            f"{path} holds no checksums: an earlier version or another program wrote it. Run fit with --overwrite"
+        )
     wrong = changed(content, stored)
     if wrong:
         more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
         raise InputError(
             f"{path} is damaged or was changed after it was written: {', '.join(wrong[:3])}{more} differ from their "
-            "checksums. Run fit again"
+            "checksums. Run fit with --overwrite"
         )
     return content
 

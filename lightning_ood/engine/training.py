@@ -44,18 +44,12 @@ def train(
         InputError: if the folder holds weights, or an unfinished training, of another configuration or world size.
     """
     images = _images(trainer, module, data)
-    before = {} if overwrite else _before(folder, training_config_hash)
-    for path, saved in before.items():
-        if not same_images(saved.get("images"), images, partial(data.content, training=True)):
-            raise InputError(
-                f"{path} was trained on other images, labels, class names or another data root than "
-                f"{data.root.resolve()} holds now. Give --overwrite to train again, or another "
-                "--trainer.default_root_dir to keep it"
-            )
-        for name, entry in saved["images"].items():
-            images[name]["content"] = entry["content"]
+    before = {} if overwrite else _before(folder, training_config_hash, images, data)
     if folder.trained in before and folder.training not in before:
-        module.load_state_dict(before[folder.trained]["state_dict"])
+        saved = before[folder.trained]
+        module.load_state_dict(saved["state_dict"])
+        if saved["images"] != images and trainer.is_global_zero:  # the same images under new dates
+            folder.save(folder.trained, partial(torch.save, with_checksums({**saved, "images": images})))
         rank_zero_print(f"Taking over the weights trained before ({folder.trained})")
         return
     if folder.training in before:
@@ -137,17 +131,31 @@ def _images(trainer: L.Trainer, module: OODModule, data: OODDataModule) -> Finge
     return data.fingerprint(training=True)
 
 
-def _before(folder: RunFolder, training_config_hash: str) -> dict[Path, dict[str, Any]]:
-    """Returns the checkpoints of an earlier training with this configuration: path -> content."""
+def _before(
+    folder: RunFolder, training_config_hash: str, images: Fingerprint, data: OODDataModule
+) -> dict[Path, dict[str, Any]]:
+    """Returns the checkpoints of an earlier training with this configuration on these images: path -> content.
+
+    The content of the images is completed from them.
+
+    Raises:
+        InputError: if there are checkpoints, and they are of another configuration or other images.
+    """
     stored = {path: read_checkpoint(path) for path in (folder.training, folder.trained) if path.is_file()}
     same = {path: saved for path, saved in stored.items() if saved.get("training_config_hash") == training_config_hash}
+    advice = "Give --overwrite to train again, or another --trainer.default_root_dir to keep it"
     if stored and not same:
         path = next(iter(stored))
         what = "an unfinished training" if path == folder.training else "weights"
-        raise InputError(
-            f"{path} holds {what} of another model, data or optimiser setting. Give --overwrite to train again, "
-            "or another --trainer.default_root_dir to keep it"
-        )
+        raise InputError(f"{path} holds {what} of another model, data or optimiser setting. {advice}")
+    for path, saved in same.items():
+        if not same_images(saved.get("images"), images, partial(data.content, training=True)):
+            raise InputError(
+                f"{path} was trained on other images, labels, class names or another data root than "
+                f"{data.root.resolve()} holds now. {advice}"
+            )
+        for name, entry in saved["images"].items():
+            images[name]["content"] = entry["content"]
     return same
 
 
