@@ -46,7 +46,8 @@ class ScoringCallback(L.Callback):
         if not self.suite.detectors:
             raise InputError("scoring.detectors: name at least one detector")
         self.fingerprint: Fingerprint = {}  # of the images that were fitted on
-        self._content: dict[str, Tensor] = {}  # set of the fit pass -> [] sum of its images' hashes
+        self._sets: list[str] = []  # that the fit pass reads
+        self._content: dict[int, Tensor] = {}  # position of a set -> [] sum of its images' hashes
         self.seen = 0  # images that this process has fitted on
         self._rows: list[Tensor] = []  # per batch [B, 4]: loader, index, label, prediction
         self._scores: list[Tensor] = []  # per batch [B, detectors]
@@ -61,10 +62,7 @@ class ScoringCallback(L.Callback):
             reads = self.suite.reads("fit")
             module.backbone.configure(reads)
             data.reads_val_ood = reads.val_ood
-            self._content = {
-                name: torch.zeros((), dtype=torch.int64)
-                for name in ("fit", *(data.val_ood_sets if reads.val_ood else ()))
-            }
+            self._sets = ["fit", *(data.val_ood_sets if reads.val_ood else ())]
 
     # -- fit ----------------------------------------------------------------------------------------------------------
 
@@ -72,7 +70,6 @@ class ScoringCallback(L.Callback):
         """Moves the empty sums to the network's device."""
         if trainer.state.fn == TrainerFn.VALIDATING:
             self.suite.to(pl_module.device)
-            self._content = {name: total.to(pl_module.device) for name, total in self._content.items()}
 
     def on_validation_batch_end(
         self,
@@ -86,7 +83,8 @@ class ScoringCallback(L.Callback):
         """Adds a batch of training images to the sums, or offers a batch of a validation OOD set to searches."""
         if outputs is None or trainer.state.fn != TrainerFn.VALIDATING:
             return
-        self._content[list(self._content)[dataloader_idx]] += pixel_sum(batch)
+        total = pixel_sum(batch)
+        self._content[dataloader_idx] = self._content.get(dataloader_idx, torch.zeros_like(total)) + total
         if dataloader_idx == 0:
             self.suite.update(outputs)
             self.seen += len(outputs)
@@ -115,9 +113,10 @@ class ScoringCallback(L.Callback):
             raise InputError(f"none of the {expected} training images could be read: there is nothing to fit on")
         if seen > expected:
             raise RuntimeError(f"{seen} images were fitted on, of a set of {expected}: an image was seen twice")
-        for name, total in self._content.items():
-            everywhere = gather(total.to(device)[None]).sum()
-            self.fingerprint.setdefault(name, {})["content"] = content_text(everywhere)
+        none = torch.zeros((), dtype=torch.int64)
+        for i, name in enumerate(self._sets):
+            totals = gather(self._content.get(i, none).to(device)[None])  # [processes]
+            self.fingerprint.setdefault(name, {})["content"] = content_text(totals.sum())
         return seen, self.suite.compute()
 
     # -- test ---------------------------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ from lightning_ood.engine.module import OODModule, Training
 from lightning_ood.engine.run_dir import RunFolder, read_checkpoint
 from lightning_ood.engine.scoring import ScoringCallback
 from lightning_ood.errors import InputError
+from lightning_ood.ops.checksums import changed, file_hash
 from tests.helpers.tiny import Images, Net, quiet_trainer
 
 
@@ -55,13 +56,14 @@ def fit(folder: Path, *callbacks: L.Callback, network: nn.Module | None = None, 
     return scoring.suite.fitted["mds"], module, read_checkpoint(last)
 
 
-def best() -> ModelCheckpoint:
-    return ModelCheckpoint(monitor="val/accuracy", mode="max", filename="best")
+def early() -> ModelCheckpoint:
+    """Chooses an epoch whose weights are far from the average over the whole training."""
+    return ModelCheckpoint(monitor="val/accuracy", mode="min", filename="best")
 
 
 def test_the_pass_runs_on_the_weights_that_are_saved(tmp_path: Path) -> None:
     loud = Loud()
-    fitted, module, saved = fit(tmp_path / "run", best(), EMAWeightAveraging(decay=0.8), loud)
+    fitted, module, saved = fit(tmp_path / "run", early(), EMAWeightAveraging(decay=0.8), loud)
     assert saved["backbone"]["hash"] == module.weights_hash()
     mine = module.state_dict()
     assert mine and all(torch.equal(value, mine[key]) for key, value in saved["state_dict"].items())
@@ -83,3 +85,14 @@ def test_a_network_that_changes_in_the_pass_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="weights or buffers changed during the fit pass"):
         fit(tmp_path, network=Counts(), finetune="none")
     assert not (tmp_path / "checkpoints" / "last.ckpt").exists()
+
+
+def test_the_weight_file_is_recorded(tmp_path: Path) -> None:
+    torch.save(Net(seed=4).state_dict(), tmp_path / "net.pth")
+    module = OODModule(network=Net(), weights=str(tmp_path / "net.pth"))
+    checkpoint: dict[str, Any] = {"state_dict": {}}
+    module.on_save_checkpoint(checkpoint)
+    assert checkpoint["backbone"]["file_sha256"] == file_hash(tmp_path / "net.pth")
+    assert (
+        changed({key: value for key, value in checkpoint.items() if key != "checksums"}, checkpoint["checksums"]) == []
+    )

@@ -45,7 +45,7 @@ LAYOUTS: dict[str, tuple[Callable[[], nn.Module], Callable[[State], Any], str, s
     "torchvision ResNet-50": (
         lambda: torchvision.models.resnet50(),
         dict,
-        "resnet50-0676ba61.pth",
+        "resnet50.pth",  # a published name ends in a hash, which random weights do not have
         "layer4.2.conv3.weight",
     ),
     "OpenOOD ImageNet ResNet-50": (
