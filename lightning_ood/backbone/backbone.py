@@ -19,7 +19,7 @@ from lightning_ood.backbone.probe import Probe, probe
 from lightning_ood.backbone.taps import Tap
 from lightning_ood.errors import InputError, write_one_of
 from lightning_ood.features import Features, Head, NetworkInfo, Reads
-from lightning_ood.networks.weights import weights_hash
+from lightning_ood.ops.checksums import weights_hash
 from lightning_ood.views.perturbation import Perturbation
 
 

@@ -10,11 +10,12 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from lightning_ood.features import Features, Head
+from lightning_ood.ops.checksums import digest
 from lightning_ood.ops.files import PARTIAL, write_whole
 
 
@@ -59,7 +60,8 @@ class FeatureCache:
 
     The key of a batch is the SHA-256 of the network's weights, its precision and the preprocessed pixels of the batch.
     Any other weight, image, preprocessing or batch is therefore a miss, and no entry becomes stale. A file has the
-    tensors that were read so far (logits, pooled, maps, gradients, attention). A request for another one is a miss,
+    tensors that were read so far (logits, pooled, maps, gradients, attention) and a checksum of them: a damaged file is
+    a miss. A request for another one is a miss,
     after which the file has it too. The least recently used files are deleted to make room.
 
     Args:
@@ -105,7 +107,7 @@ class FeatureCache:
         if not self._make_room(sum(part.nbytes for part in content.values())):
             return
         with suppress(FileNotFoundError):  # another process has deleted it meanwhile
-            write_whole(path, partial(save_file, content))
+            write_whole(path, partial(save_file, content, metadata={"sha256": digest({"key": key, **content})}))
 
     def _path(self, key: str) -> Path:
         return self.folder / key[:2] / f"{key}.safetensors"
@@ -134,8 +136,11 @@ class FeatureCache:
 
 
 def _load(path: Path) -> dict[str, Tensor]:
-    """Loads the tensors of a file; none if it is missing or damaged."""
+    """Loads the tensors of a file; none if it is missing, or not what was written under its key."""
     try:
-        return load_file(path)
-    except (OSError, SafetensorError):
+        with safe_open(path, framework="pt") as file:
+            stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no mapping
+            checksum = (file.metadata() or {}).get("sha256")
+    except Exception:  # the reader raises whatever the bytes lead it to
         return {}
+    return stored if checksum == digest({"key": path.stem, **stored}) else {}

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, DistributedSampler, Sampler
 from lightning_ood.data.augment import Augment, KeepSize
 from lightning_ood.data.checks import check_names, check_same_classes, check_trainable, check_training_classes
 from lightning_ood.data.files import ImageList
-from lightning_ood.data.fingerprint import fingerprint
+from lightning_ood.data.fingerprint import Fingerprint, content_of, fingerprint
 from lightning_ood.data.item_labels import learn_labels
 from lightning_ood.data.root import data_root
 from lightning_ood.data.sampling import ExactSampler
@@ -135,10 +135,22 @@ class OODDataModule(L.LightningDataModule):
             for name, spec in self.csid.items():
                 self.sets[f"csid/{name}"] = TestSet(name, "csid", "csid", self._open(spec, f"data.csid.{name}"))
 
-    def fingerprint(self) -> str:
-        """Returns a fingerprint of the images that a fit reads, validation OOD sets included; after ``setup``."""
+    def fingerprint(self, training: bool = False) -> Fingerprint:
+        """Returns a fingerprint of the sets that a training or a fit reads, by name; after ``setup``."""
+        with torch.random.fork_rng(devices=[]):  # a training must not draw other numbers for it
+            return {name: fingerprint(images, self.root) for name, images in self._read(training).items()}
+
+    def content(self, name: str, training: bool = False) -> str:
+        """Reads a whole set, on this process alone, and returns the content of its fingerprint."""
+        images = self._read(training)[name]
+        with torch.random.fork_rng(devices=[]):
+            return content_of(self._loader(images, ExactSampler(len(images), 0, 1)))
+
+    def _read(self, training: bool) -> dict[str, ImageSet]:
         assert self.train_set is not None
-        return fingerprint([self.train_set, *self.val_ood_sets.values()])
+        if not training:
+            return {"fit": self.train_set, **self.val_ood_sets}
+        return {"fit": self.train_set} | ({} if self.val_set is None else {"val": self.val_set})
 
     @property
     def labels(self) -> Tensor | None:

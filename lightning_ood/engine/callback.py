@@ -17,6 +17,7 @@ from lightning_ood.detectors.base import Detector
 from lightning_ood.errors import InputError
 from lightning_ood.features import Features
 from lightning_ood.metrics.rates import ood_metrics
+from lightning_ood.ops.checksums import changed, checksums
 from lightning_ood.ops.console import rank_zero_print
 from lightning_ood.ops.processes import gather
 from lightning_ood.ops.transfer import beside
@@ -151,12 +152,20 @@ class OODCallback(L.Callback):
             self._backbone.close()
 
     def state_dict(self) -> dict[str, Any]:
-        """The fits, for a checkpoint."""
-        return self.suite.state_dict()
+        """The fits and their checksums, for a checkpoint."""
+        state = self.suite.state_dict()
+        return {**state, "checksums": checksums(state)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Keeps the fits of detectors whose arguments are the same."""
-        self.suite.keep(state_dict)
+        """Keeps the fits of detectors whose arguments are the same.
+
+        Raises:
+            InputError: if a value is not the one that was saved.
+        """
+        state = {key: value for key, value in state_dict.items() if key != "checksums"}
+        if wrong := changed(state, state_dict.get("checksums", {})):
+            raise InputError(f"OODCallback: {', '.join(wrong[:3])} in the checkpoint differ from their checksums")
+        self.suite.keep(state)
 
     def _find_backbone(self, module: L.LightningModule, size: tuple[int, int]) -> Backbone:
         found: Any = module

@@ -17,10 +17,11 @@ from lightning_ood.backbone import Backbone
 from lightning_ood.backbone.cache import FeatureCache
 from lightning_ood.data.datamodule import OODDataModule, data_root
 from lightning_ood.data.sets import Batch
+from lightning_ood.engine.run_dir import with_checksums
 from lightning_ood.errors import InputError
 from lightning_ood.features import Features
 from lightning_ood.networks.build import build
-from lightning_ood.networks.weights import weights_hash
+from lightning_ood.ops.checksums import weights_hash
 
 
 @dataclass(frozen=True)
@@ -195,8 +196,13 @@ class OODModule(L.LightningModule):
         return weights_hash(self.backbone.network)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Saves the source, hash and precision of the network; leaves frozen weights out."""
+        """Saves source, hashes and precision of the network, leaves frozen weights out, and adds the checksums.
+
+        Lightning calls this hook last: the checksums are those of all that is saved.
+        """
         run_in = {"precision": self.trainer.precision} if self._trainer is not None else {}
         checkpoint["backbone"] = {"source": str(self.source), "hash": self.weights_hash(), **run_in}
+        checkpoint["backbone"]["file_sha256"] = self.source.sha256
         if self.finetune == "none":
             checkpoint["state_dict"] = {}
+        checkpoint |= with_checksums(checkpoint)

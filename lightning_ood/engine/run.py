@@ -10,8 +10,9 @@ import lightning as L
 import pandas as pd
 
 from lightning_ood.data.datamodule import OODDataModule
+from lightning_ood.engine.exact import check_exact, only_ours, unchanged
 from lightning_ood.engine.module import OODModule
-from lightning_ood.engine.private_lightning import child_processes, forks
+from lightning_ood.engine.private_lightning import child_processes
 from lightning_ood.engine.run_dir import RunFolder, read_checkpoint
 from lightning_ood.engine.scoring import ScoringCallback
 from lightning_ood.engine.training import train
@@ -50,16 +51,17 @@ def fit(
         InputError: if the trainer cannot make one exact pass, the folder holds weights of another training, or a
             detector cannot be fitted or its fit is not a number (the others' are saved before).
     """
-    _check_exact(trainer)
+    check_exact(trainer)
     with _together(trainer), folder.under_way("fit"):
         if module.finetune != "none":
             train(trainer, module, data, folder, training_config_hash, overwrite)
         _prepare(trainer, module, data, scoring, None if overwrite else folder.last)
-        reasons = _fit_detectors(trainer, module, data, scoring) if scoring.suite.unfitted else {}
-        wrong = "; ".join(str(reason) for reason in reasons.values())
-        if wrong and not scoring.suite.fitted:
-            raise InputError(wrong)
-        folder.save(folder.last, partial(trainer.save_checkpoint, weights_only=False), trainer.is_global_zero)
+        with only_ours(trainer):  # also while it is saved: EMA would put other weights in the file
+            reasons = _fit_detectors(trainer, module, data, scoring) if scoring.suite.unfitted else {}
+            wrong = "; ".join(str(reason) for reason in reasons.values())
+            if wrong and not scoring.suite.fitted:
+                raise InputError(wrong)
+            folder.save(folder.last, partial(trainer.save_checkpoint, weights_only=False), trainer.is_global_zero)
         trainer.strategy.barrier()
     if wrong:
         raise InputError(f"{wrong}. The other detectors' fit is saved in {folder.last}")
@@ -77,7 +79,7 @@ def _prepare(
     scoring.reset()
     scoring.fingerprint = data.fingerprint()
     if before is not None and before.is_file():
-        _keep(before, module, scoring, trainer.precision)
+        _keep(before, module, data, scoring, trainer.precision)
     rank_zero_print(f"Fitting {', '.join(scoring.suite.unfitted) or 'no detector: none of them needs it'}")
 
 
@@ -85,7 +87,8 @@ def _fit_detectors(
     trainer: L.Trainer, module: OODModule, data: OODDataModule, scoring: ScoringCallback
 ) -> dict[str, InputError]:
     """One exact pass over the training images."""
-    trainer.validate(module, datamodule=data, verbose=False)
+    with unchanged(module, "the fit pass"):
+        trainer.validate(module, datamodule=data, verbose=False)
     assert data.train_set is not None
     images = len(data.train_set)
     seen, reasons = scoring.finish_fit(trainer.strategy.root_device, images)
@@ -96,16 +99,19 @@ def _fit_detectors(
     return reasons
 
 
-def _keep(path: Path, module: OODModule, scoring: ScoringCallback, precision: str) -> None:
+def _keep(path: Path, module: OODModule, data: OODDataModule, scoring: ScoringCallback, precision: str) -> None:
     """Takes over from an earlier fit what need not be fitted again."""
     try:
         saved = read_checkpoint(path)
         state = saved["callbacks"][STATE]
-    except (InputError, KeyError):
+    except InputError as error:
+        rank_zero_print(f"Nothing is kept of an earlier fit, which is going to be replaced: {error}")
+        return
+    except KeyError:
         return  # it is going to be replaced
     backbone = saved["backbone"]
     if backbone["hash"] == module.weights_hash() and backbone.get("precision", precision) == precision:
-        kept = scoring.keep(state)
+        kept = scoring.keep(state, data.content)
         if kept:
             rank_zero_print(f"Keeping the fit of {', '.join(kept)} ({path}); --overwrite fits them again")
 
@@ -120,21 +126,6 @@ def _say_cached(module: OODModule) -> None:
 
 def _together(trainer: L.Trainer) -> AbstractContextManager[None]:
     return naming_the_dead(child_processes(trainer), trainer.world_size)
-
-
-def _check_exact(trainer: L.Trainer) -> None:
-    if forks(trainer):
-        raise InputError(
-            "this strategy starts its processes by spawn or fork and leaves what they fitted in them: use "
-            "`--trainer.strategy ddp`"
-        )
-    limits = {name: getattr(trainer, name) for name in ("limit_val_batches", "limit_test_batches")}
-    shortened = [f"{name} {value}" for name, value in limits.items() if isinstance(value, int) or value < 1]
-    if shortened:
-        raise InputError(
-            f"{', '.join(shortened)}: fast_dev_run, overfit_batches and limit_*_batches would shorten the fit and the "
-            "test in silence; give shorter sets instead (an image list)"
-        )
 
 
 def load(path: Path, module: OODModule, data: OODDataModule, scoring: ScoringCallback, precision: str) -> None:
@@ -196,10 +187,11 @@ def test(
         InputError: if a fit is needed and missing, or a score is not finite (the other detectors' scores and table
             are written before).
     """
-    _check_exact(trainer)
+    check_exact(trainer)
     with _together(trainer), folder.under_way("test"):
         _restore(checkpoint or folder.last, module, data, scoring, trainer.precision, command)
-        trainer.test(module, datamodule=data, verbose=False)
+        with unchanged(module, "the test"):
+            trainer.test(module, datamodule=data, verbose=False)
         _say_cached(module)
         rows, scores = scoring.finish_test(trainer.strategy.root_device)
         if not trainer.is_global_zero:

@@ -14,8 +14,11 @@ import torch
 from lightning.pytorch.utilities import rank_zero_only
 
 from lightning_ood.errors import InputError
+from lightning_ood.ops.checksums import changed, check_zip, checksums
 from lightning_ood.ops.console import rank_zero_print
 from lightning_ood.ops.files import PARTIAL, write_text
+
+CHECKSUMS = "checksums"  # key of a checkpoint: path of each value in it -> SHA-256
 
 
 class RunFolder:
@@ -74,13 +77,36 @@ class RunFolder:
         return path
 
 
+def with_checksums(content: dict[str, Any]) -> dict[str, Any]:
+    """Returns what a checkpoint holds and its checksums, for ``read_checkpoint`` to compare."""
+    return {**content, CHECKSUMS: checksums(content)}
+
+
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Returns the content of a checkpoint; loads tensors and plain values only, never code.
+    """Returns the content of a checkpoint of this package; loads tensors and plain values only, never code.
 
     Raises:
-        InputError: if the file is no complete checkpoint.
+        InputError: if the file is no complete checkpoint, or a value in it is not the one that was written.
     """
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        check_zip(path)  # before anything in it is read
+        content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise InputError(f"{path} cannot be read as a checkpoint: {str(error).splitlines()[0]}") from error
+        raise InputError(f"{path} cannot be read as a checkpoint: {_first_line(error)}") from error
+    stored = content.pop(CHECKSUMS, None) if isinstance(content, dict) else None
+    if not isinstance(stored, dict):
+        raise InputError(
+            f"{path} holds no checksums: an earlier version or another program wrote it. Run fit with --overwrite"
+        )
+    wrong = changed(content, stored)
+    if wrong:
+        more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+        raise InputError(
+            f"{path} is damaged or was changed after it was written: {', '.join(wrong[:3])}{more} differ from their "
+            "checksums. Run fit with --overwrite"
+        )
+    return content
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

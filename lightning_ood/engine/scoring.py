@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
 from lightning_ood.data.checks import check_logits
+from lightning_ood.data.fingerprint import Fingerprint, content_text, pixel_sum, same_images
 from lightning_ood.data.sets import Batch
 from lightning_ood.detectors.base import Detector
 from lightning_ood.errors import InputError
@@ -45,7 +46,9 @@ class ScoringCallback(L.Callback):
                 raise InputError(f"scoring.detectors: {name!r} is a column of scores.parquet; choose another name")
         if not self.suite.detectors:
             raise InputError("scoring.detectors: name at least one detector")
-        self.fingerprint = ""  # of the images that were fitted on
+        self.fingerprint: Fingerprint = {}  # of the images that were fitted on
+        self._sets: list[str] = []  # that the fit pass reads
+        self._content: dict[int, Tensor] = {}  # position of a set -> [] sum of its images' hashes
         self.seen = 0  # images that this process has fitted on
         self._rows: list[Tensor] = []  # per batch [B, 4]: loader, index, label, prediction
         self._scores: list[Tensor] = []  # per batch [B, detectors]
@@ -65,6 +68,7 @@ class ScoringCallback(L.Callback):
             reads = self.suite.reads("fit")
             module.backbone.configure(reads)
             data.reads_val_ood = reads.val_ood
+            self._sets = ["fit", *(data.val_ood_sets if reads.val_ood else ())]
 
     def _refuse(self) -> None:
         """Refuses detectors that need labels, by name; raises InputError where nothing else is to be fitted."""
@@ -95,6 +99,8 @@ class ScoringCallback(L.Callback):
         """Adds a batch of training images to the sums, or offers a batch of a validation OOD set to searches."""
         if outputs is None or trainer.state.fn != TrainerFn.VALIDATING:
             return
+        total = pixel_sum(batch)
+        self._content[dataloader_idx] = self._content.get(dataloader_idx, torch.zeros_like(total)) + total
         if dataloader_idx == 0:
             self.suite.update(outputs)
             self.seen += len(outputs)
@@ -123,6 +129,10 @@ class ScoringCallback(L.Callback):
             raise InputError(f"none of the {expected} training images could be read: there is nothing to fit on")
         if seen > expected:
             raise RuntimeError(f"{seen} images were fitted on, of a set of {expected}: an image was seen twice")
+        none = torch.zeros((), dtype=torch.int64)
+        for i, name in enumerate(self._sets):
+            totals = gather(self._content.get(i, none).to(device)[None])  # [processes]
+            self.fingerprint.setdefault(name, {})["content"] = content_text(totals.sum())
         return seen, self.suite.compute()
 
     # -- test ---------------------------------------------------------------------------------------------------------
@@ -175,15 +185,24 @@ class ScoringCallback(L.Callback):
     def reset(self) -> None:
         """Forgets everything that was summed, fitted or scored."""
         self.suite.reset()
-        self.seen, self._rows, self._scores = 0, [], []
+        self.seen, self._rows, self._scores, self._content = 0, [], [], {}
 
     def state_dict(self) -> dict[str, Any]:
         """The suite's state and the fingerprint of the images that it was fitted on."""
         return {**self.suite.state_dict(), "images": self.fingerprint}
 
-    def keep(self, state: Mapping[str, Any]) -> list[str]:
-        """Reuses, of an earlier fit on the same images, the detectors whose arguments have not changed."""
-        return self.suite.keep(state) if state.get("images") == self.fingerprint else []
+    def keep(self, state: Mapping[str, Any], content: Callable[[str], str]) -> list[str]:
+        """Reuses, of an earlier fit on the same images, the detectors whose arguments have not changed.
+
+        Args:
+            state: ``state_dict`` of the earlier fit.
+            content: reads a whole set and returns its content, for sets whose files cannot tell.
+        """
+        if not same_images(state.get("images"), self.fingerprint, content):
+            return []
+        for name, entry in state["images"].items():
+            self.fingerprint[name]["content"] = entry["content"]
+        return self.suite.keep(state)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Takes the fits of a checkpoint; raises InputError where one is missing or has other arguments."""

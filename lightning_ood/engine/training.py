@@ -11,8 +11,9 @@ import torch
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 
 from lightning_ood.data.datamodule import OODDataModule
+from lightning_ood.data.fingerprint import Fingerprint, same_images
 from lightning_ood.engine.module import OODModule
-from lightning_ood.engine.run_dir import RunFolder, read_checkpoint
+from lightning_ood.engine.run_dir import RunFolder, read_checkpoint, with_checksums
 from lightning_ood.errors import InputError
 from lightning_ood.ops.console import rank_zero_print
 
@@ -42,22 +43,27 @@ def train(
     Raises:
         InputError: if the folder holds weights, or an unfinished training, of another configuration or world size.
     """
-    before = {} if overwrite else _before(folder, training_config_hash)
+    images = _images(trainer, module, data)
+    before = {} if overwrite else _before(folder, training_config_hash, images, data)
     if folder.trained in before and folder.training not in before:
-        module.load_state_dict(before[folder.trained]["state_dict"])
+        saved = before[folder.trained]
+        module.load_state_dict(saved["state_dict"])
+        if saved["images"] != images and trainer.is_global_zero:  # the same images under new dates
+            folder.save(folder.trained, partial(torch.save, with_checksums({**saved, "images": images})))
         rank_zero_print(f"Taking over the weights trained before ({folder.trained})")
         return
     if folder.training in before:
         _check_processes(before[folder.training]["processes"], trainer.world_size, folder.training)
         epochs = before[folder.training]["epoch"] + 1
         rank_zero_print(f"Going on with the training after epoch {epochs} of {trainer.max_epochs} ({folder.training})")
-    _train(trainer, module, data, folder, training_config_hash, folder.training if folder.training in before else None)
+    elif trainer.is_global_zero:  # the others save nothing
+        for name, entry in images.items():
+            entry["content"] = data.content(name, training=True)
+    origin = {"training_config_hash": training_config_hash, "images": images}
+    _train(trainer, module, data, folder, origin, folder.training if folder.training in before else None)
     if trainer.is_global_zero:
         weights = {key: value.cpu() for key, value in module.state_dict().items()}
-        folder.save(
-            folder.trained,
-            lambda file: torch.save({"state_dict": weights, "training_config_hash": training_config_hash}, file),
-        )
+        folder.save(folder.trained, partial(torch.save, with_checksums({"state_dict": weights, **origin})))
         folder.training.unlink(missing_ok=True)
     trainer.strategy.barrier()
 
@@ -67,7 +73,7 @@ def _train(
     module: OODModule,
     data: OODDataModule,
     folder: RunFolder,
-    training_config_hash: str,
+    origin: dict[str, Any],
     start: Path | None,
 ) -> None:
     choosing = [callback for callback in trainer.checkpoint_callbacks if isinstance(callback, ModelCheckpoint)]
@@ -76,7 +82,7 @@ def _train(
             callback.dirpath = str(folder.training.parent.absolute())
     if start is None and trainer.is_global_zero:
         folder.training.unlink(missing_ok=True)  # overwritten
-    each_epoch = EachEpoch(folder, training_config_hash)
+    each_epoch = EachEpoch(folder, origin)
     trainer.callbacks.append(each_epoch)  # type: ignore[attr-defined]  # the last one: it saves the others' states too
     trainer.fit(module, datamodule=data, ckpt_path=start, weights_only=True)
     trainer.callbacks.remove(each_epoch)  # type: ignore[attr-defined]
@@ -93,8 +99,8 @@ class EachEpoch(Checkpoint):
     callbacks and of torch's random generators (crops, flips, dropout), but not of numpy's or Python's generators.
     """
 
-    def __init__(self, folder: RunFolder, training_config_hash: str) -> None:
-        self.folder, self.training_config_hash = folder, training_config_hash
+    def __init__(self, folder: RunFolder, origin: dict[str, Any]) -> None:
+        self.folder, self.origin = folder, origin
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Saves the checkpoint, after validation and the other callbacks."""
@@ -102,9 +108,9 @@ class EachEpoch(Checkpoint):
         self.folder.save(self.folder.training, write, trainer.is_global_zero)
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Adds the configuration hash and the world size; leaves out the detectors, none of which is fitted yet."""
+        """Adds configuration hash, images and world size; leaves out the detectors, none of which is fitted yet."""
         checkpoint["callbacks"].pop("ScoringCallback", None)
-        checkpoint |= {"training_config_hash": self.training_config_hash, "processes": trainer.world_size}
+        checkpoint |= {**self.origin, "processes": trainer.world_size}
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the random states of rank 0; all ranks draw the same numbers."""
@@ -117,17 +123,39 @@ class EachEpoch(Checkpoint):
             torch.cuda.set_rng_state(state_dict["cuda"])
 
 
-def _before(folder: RunFolder, training_config_hash: str) -> dict[Path, dict[str, Any]]:
-    """Returns the checkpoints of an earlier training with this configuration: path -> content."""
+def _images(trainer: L.Trainer, module: OODModule, data: OODDataModule) -> Fingerprint:
+    """Returns the fingerprint of the images that the training reads."""
+    trainer.strategy.connect(module)
+    data.trainer = trainer
+    data.setup("fit")
+    return data.fingerprint(training=True)
+
+
+def _before(
+    folder: RunFolder, training_config_hash: str, images: Fingerprint, data: OODDataModule
+) -> dict[Path, dict[str, Any]]:
+    """Returns the checkpoints of an earlier training with this configuration on these images: path -> content.
+
+    The content of the images is completed from them.
+
+    Raises:
+        InputError: if there are checkpoints, and they are of another configuration or other images.
+    """
     stored = {path: read_checkpoint(path) for path in (folder.training, folder.trained) if path.is_file()}
     same = {path: saved for path, saved in stored.items() if saved.get("training_config_hash") == training_config_hash}
+    advice = "Give --overwrite to train again, or another --trainer.default_root_dir to keep it"
     if stored and not same:
         path = next(iter(stored))
         what = "an unfinished training" if path == folder.training else "weights"
-        raise InputError(
-            f"{path} holds {what} of another model, data or optimiser setting. Give --overwrite to train again, "
-            "or another --trainer.default_root_dir to keep it"
-        )
+        raise InputError(f"{path} holds {what} of another model, data or optimiser setting. {advice}")
+    for path, saved in same.items():
+        if not same_images(saved.get("images"), images, partial(data.content, training=True)):
+            raise InputError(
+                f"{path} was trained on other images, labels, class names or another data root than "
+                f"{data.root.resolve()} holds now. {advice}"
+            )
+        for name, entry in saved["images"].items():
+            images[name]["content"] = entry["content"]
     return same
 
 

@@ -16,6 +16,7 @@ from lightning_ood.errors import InputError, close_names
 from lightning_ood.networks.online import hub, reachable
 from lightning_ood.networks.preprocess import Preprocess
 from lightning_ood.networks.weights import load_weights
+from lightning_ood.ops.checksums import check_hash
 
 _SUFFIXES = (".pth", ".pt", ".tar", ".th", ".bin", ".ckpt", ".safetensors")
 _ELSEWHERE = ("hf-hub:", "local-dir:")  # timm's own words for a repository and a folder that hold config and weights
@@ -30,12 +31,14 @@ class Source:
         name: name of the network in its library, or name of its class.
         kind: kind of the weights: ``library`` for those that timm or torchvision publishes.
         weights: the weight file, or the published entry (``IMAGENET1K_V1``, ``pretrained``); empty for random weights.
+        sha256: SHA-256 of the weight file; empty where there is none or the library found it.
     """
 
     library: Literal["timm", "torchvision", "own"]
     name: str
     kind: Literal["library", "file", "random"] = "random"
     weights: str = ""
+    sha256: str = ""
 
     @property
     def network(self) -> str:
@@ -73,6 +76,7 @@ def build(
     options: Mapping[str, Any] | None = None,
     preprocess: Mapping[str, Any] | None = None,
     root: Path = Path(),
+    sha256: str | None = None,
 ) -> Built:
     """Builds a network, loads its weights and derives its preprocessing.
 
@@ -84,6 +88,7 @@ def build(
         options: keyword arguments of the named network, such as ``num_classes``.
         preprocess: fields of ``Preprocess`` that replace the derived ones.
         root: folder that a relative path of a weight file starts from.
+        sha256: SHA-256 of the weight file, or at least its first 8 hex digits; another file is refused.
 
     Raises:
         InputError: if the name, an option or the file is unknown, or the weights do not fit or cannot be downloaded.
@@ -91,6 +96,8 @@ def build(
     options, changes = dict(options or {}), dict(preprocess or {})
     if (name is None) == (network is None):
         raise InputError("give either the name of a network or a network (class_path), and not both")
+    if sha256 is not None:
+        _check_file(root / Path(weights).expanduser(), sha256)
     if network is not None:
         return _own(network, weights, options, changes, root)
     assert name is not None
@@ -194,8 +201,14 @@ def _filled(network: nn.Module, preprocess: Preprocess, source: Source, weights:
     file = _file(weights, root)
     if file is None:
         return Built(network.eval(), preprocess, source)
-    load_weights(network, file)
-    return Built(network.eval(), preprocess, replace(source, kind="file", weights=str(file)))
+    found = load_weights(network, file)
+    return Built(network.eval(), preprocess, replace(source, kind="file", weights=str(file), sha256=found))
+
+
+def _check_file(path: Path, sha256: str) -> None:
+    if not path.is_file():
+        raise InputError(f"sha256 is the hash of a weight file, and there is no file {path}: give weights: FILE")
+    check_hash(path, sha256)
 
 
 def _file(weights: str, root: Path, entries: tuple[str, ...] = ()) -> Path | None:
@@ -220,9 +233,11 @@ def _folder(given: str, root: Path) -> Path:
 
 
 def _downloadable(what: str, url: str) -> None:
-    """Raises early if torch.hub would have to download a file that is out of reach."""
+    """Raises early if torch.hub holds a damaged file, or would have to download one that is out of reach."""
     cached = Path(torch.hub.get_dir()) / "checkpoints" / Path(url).name
-    if not cached.is_file() and not reachable(url):
+    if cached.is_file():
+        check_hash(cached)
+    elif not reachable(url):
         raise InputError(_missing(what, f"{url} is out of reach, {cached} does not exist"))
 
 

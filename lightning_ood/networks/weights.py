@@ -1,7 +1,6 @@
 """Weight files: read without running code in them, fitted to a network's names, or refused with the reason."""
 
 import argparse
-import hashlib
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -14,6 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from lightning_ood.errors import InputError
+from lightning_ood.ops.checksums import check_hash, check_zip
 
 State = dict[str, Tensor]
 
@@ -21,7 +21,7 @@ _NESTED = ("state_dict", "model_state_dict", "model", "net", "network", "module"
 _PREFIXES = ("module.", "model.", "backbone.", "network.", "net.", "encoder.", "_orig_mod.")
 
 
-def load_weights(network: nn.Module, path: str | Path) -> None:
+def load_weights(network: nn.Module, path: str | Path) -> str:
     """Copies the weights of a file into a network, all or nothing.
 
     A ``.safetensors`` file, or anything that ``torch.save`` wrote of tensors and plain values: the state dict itself or
@@ -31,12 +31,19 @@ def load_weights(network: nn.Module, path: str | Path) -> None:
 
     Args:
         network: the network, built with the file's number of classes.
-        path: the file.
+        path: the file. A hash in its name (``resnet50-0676ba61.pth``) is compared with its bytes.
+
+    Returns:
+        the SHA-256 of the file.
 
     Raises:
-        InputError: if the file is missing, damaged or holds code; if names or shapes differ from the network's.
+        InputError: if the file is missing, damaged or holds code; if names or shapes differ
+            from the network's.
     """
     path = Path(path)
+    if not path.is_file():
+        raise InputError(f"there is no weight file {path}")
+    found = check_hash(path)
     own = network.state_dict()
     state = _matching(_tensors(_read(path), path), set(own), getattr(network, "renamed", {}))
     missing = [key for key in own if key not in state and not key.endswith("num_batches_tracked")]
@@ -44,27 +51,16 @@ def load_weights(network: nn.Module, path: str | Path) -> None:
     resized = [key for key in own if key in state and state[key].shape != own[key].shape]
     if not (missing or unexpected or resized):
         network.load_state_dict(state, strict=False)
-        return
+        return found
     raise InputError(_mismatch(network, path, state, missing, unexpected, resized))
-
-
-def weights_hash(network: nn.Module) -> str:
-    """SHA-256 over the name, type, shape and bytes of every parameter and saved buffer, sorted by name."""
-    digest = hashlib.sha256()
-    for name, value in sorted(network.state_dict().items()):
-        if isinstance(value, Tensor):  # extra state that a module keeps in Python objects is not weights
-            digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
-            digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
 
 
 def _read(path: Path) -> Any:
     """What the file holds, through the reader that cannot run code."""
-    if not path.is_file():
-        raise InputError(f"there is no weight file {path}")
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
+        check_zip(path)
         with torch.serialization.safe_globals(_harmless()):
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # the readers raise whatever the bytes lead them to
@@ -77,7 +73,7 @@ def _read(path: Path) -> Any:
                 "Where you trust the file, load it yourself and save the tensors alone: "
                 "torch.save(network.state_dict(), 'weights.pth')"
             ) from None
-        known = isinstance(error, SafetensorError | EOFError | RuntimeError | OSError)
+        known = isinstance(error, SafetensorError | EOFError | RuntimeError | OSError | ValueError)
         first = (text.splitlines() or [""])[0] if known else type(error).__name__
         raise InputError(
             f"{path} ({path.stat().st_size} bytes) cannot be read as weights: it is truncated, damaged or of another "

@@ -187,7 +187,7 @@ def test_what_is_left_out_or_dark_is_told_and_labels_of_ood_sets_are_not_read(ch
     messages = [f["message"] for f in found["findings"] if f["subject"] == "data.ood.far/folder"]
     assert any("left out, since Pillow cannot read such files as images: 1 .npy" in message for message in messages)
     assert any("2 of 8 images may be too dark" in message and "deep0.tif" in message for message in messages)
-    assert said(found, "ok", "sets", "data.ood.far/boxes") == "Boxes: 30 images, 12x12"
+    assert message(found, "ok", "sets", "data.ood.far/boxes") == "Boxes: 30 images, 12x12"
 
 
 def test_published_accuracy_of_torchvision(config: Path, check: Check, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 import yaml
 
-from lightning_ood.networks.weights import weights_hash
+from lightning_ood.ops.checksums import weights_hash
 from tests.helpers.runs import CORE, Run
 from tests.helpers.tiny import Net
 

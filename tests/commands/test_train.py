@@ -46,14 +46,14 @@ class Dies(L.Callback):
 def training(config: Path, val: int = 0, callbacks: tuple[dict[str, Any], ...] = ()) -> Path:
     """Makes the config one that trains its network for six epochs with all that is random in training."""
     content = yaml.safe_load(config.read_text())
-    content["model"] |= {"network": {"class_path": "tests.cli.test_train.DropNet"}, "finetune": "all"}
+    content["model"] |= {"network": {"class_path": "tests.commands.test_train.DropNet"}, "finetune": "all"}
     optimizer = {"class_path": "torch.optim.SGD", "init_args": {"lr": 0.2, "momentum": 0.9}}
     content["model"]["training"] = {"optimizer": optimizer}
     content["data"]["augment"] = ["crop", "flip"]
     if val:
         content["data"]["id"]["val"] = images(val, seed=5)
     content["trainer"] |= {"max_epochs": 6, "enable_checkpointing": True}
-    content["trainer"]["callbacks"] = [{"class_path": "tests.cli.test_train.Dies"}, *callbacks]
+    content["trainer"]["callbacks"] = [{"class_path": "tests.commands.test_train.Dies"}, *callbacks]
     config.write_text(yaml.safe_dump(content, sort_keys=False))
     return config
 
@@ -96,7 +96,7 @@ def test_fewer_validation_images_than_processes_are_refused(config: Path, train:
 
 def test_other_classes_at_test_are_refused(config: Path, train: Run, tmp_path: Path) -> None:
     """A label means what it meant in the fit, and a fit that has nothing to fit says so too."""
-    names = {"class_path": "tests.cli.test_train.Renamed", "init_args": {"size": 23, "seed": 1}}
+    names = {"class_path": "tests.commands.test_train.Renamed", "init_args": {"size": 23, "seed": 1}}
     content = yaml.safe_load(config.read_text())
     content["scoring"]["detectors"] = {"msp": content["scoring"]["detectors"]["msp"]}
     config.write_text(yaml.safe_dump(content, sort_keys=False))

@@ -137,7 +137,7 @@ def test_fit_and_test_are_two_runs_of_a_group(
     """With loggers of the user's own beside each other, one of them broken, and a checkpoint that is too large."""
     content = without_logger(config, "msp", "react")
     csv = {"class_path": "lightning.pytorch.loggers.CSVLogger", "init_args": {"save_dir": "logs"}}
-    broken = {"class_path": "tests.cli.test_wandb.Broken", "init_args": {"save_dir": "broken"}}
+    broken = {"class_path": "tests.commands.test_wandb.Broken", "init_args": {"save_dir": "broken"}}
     wandb = {"class_path": "lightning.pytorch.loggers.WandbLogger", "init_args": {"tags": ["mine"]}}
     content["trainer"]["logger"] = [broken, csv, wandb]
     config.write_text(yaml.safe_dump(content))

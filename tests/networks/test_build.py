@@ -1,3 +1,4 @@
+import hashlib
 import socket
 import threading
 import time
@@ -17,7 +18,8 @@ from lightning_ood.networks import online
 from lightning_ood.networks.build import build
 from lightning_ood.networks.cifar import ResNet20
 from lightning_ood.networks.preprocess import Preprocess
-from lightning_ood.networks.weights import weights_hash
+from lightning_ood.ops import checksums
+from lightning_ood.ops.checksums import weights_hash
 
 SMALL = {"layers": [1, 1, 1, 1], "channels": [8, 8, 8, 8], "num_classes": 4}
 
@@ -66,7 +68,7 @@ def test_any_answer_counts_as_reachable() -> None:
         assert online.reachable(f"http://127.0.0.1:{server.getsockname()[1]}/weights")
 
 
-def test_cached_weights_need_no_network(offline: None, tmp_path: Path) -> None:
+def test_cached_weights_need_no_network(offline: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     url = torchvision.models.ResNet18_Weights.IMAGENET1K_V1.url
     torch.manual_seed(3)
     published = torchvision.models.resnet18()
@@ -74,6 +76,9 @@ def test_cached_weights_need_no_network(offline: None, tmp_path: Path) -> None:
     file.parent.mkdir(parents=True)
     torch.save(published.state_dict(), file)
     # torch.hub checks the hash that stands in a file's name only when it downloads
+    with pytest.raises(InputError, match=r"resnet18-f37072fd\.pth has the SHA-256 .* its name says f37072fd"):
+        build("torchvision:resnet18", weights="IMAGENET1K_V1")
+    monkeypatch.setattr(checksums, "file_hash", lambda path: "f37072fd" + 56 * "0")
     built = build("torchvision:resnet18", weights="IMAGENET1K_V1")
     assert weights_hash(built.network) == weights_hash(published) and not built.source.random
     assert str(built.source) == "torchvision:resnet18, IMAGENET1K_V1"
@@ -112,6 +117,23 @@ def test_file_is_looked_for_in_the_root(tmp_path: Path, suffix: str) -> None:
     assert weights_hash(absolute.network) == weights_hash(network)
 
 
+def test_a_weight_file_is_the_one_of_its_hash(tmp_path: Path) -> None:
+    network = timm.create_model("resnet18", **SMALL)
+    file = tmp_path / "small.pth"
+    torch.save(network.state_dict(), file)
+    found = hashlib.sha256(file.read_bytes()).hexdigest()
+    given = {"weights": "small.pth", "options": SMALL, "root": tmp_path}
+    assert build("timm:resnet18", **given).source.sha256 == found, "recorded"
+    for same in (found, found[:8], found.upper()):
+        build("timm:resnet18", **given, sha256=same)
+    with pytest.raises(InputError, match=rf"small\.pth has the SHA-256 {found}, not 0{found[1:9]}1"):
+        build("timm:resnet18", **given, sha256=f"0{found[1:9]}1")
+    with pytest.raises(InputError, match="is no hash; give 8 to 64 hex digits"):
+        build("timm:resnet18", **given, sha256="abc")
+    with pytest.raises(InputError, match="sha256 is the hash of a weight file"):
+        build("timm:resnet18", weights="none", options=SMALL, sha256=found)
+
+
 def test_folder_with_config_and_weights(tmp_path: Path) -> None:
     network = timm.create_model("resnet18", **SMALL, pretrained_cfg_overlay={"mean": (0.1, 0.2, 0.3)})
     timm.models.save_for_hf(network, tmp_path / "mine", model_args=SMALL)
@@ -125,7 +147,8 @@ def test_folder_with_config_and_weights(tmp_path: Path) -> None:
         build("local-dir:mine", root=tmp_path)
 
 
-def test_torchvision_file_keeps_the_preprocessing_of_its_entry(tmp_path: Path) -> None:
+def test_torchvision_file_keeps_the_preprocessing_of_its_entry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checksums, "file_hash", lambda path: "b0353104" + 56 * "0")  # the published file's
     first = torchvision.models.MobileNet_V2_Weights.IMAGENET1K_V1
     torch.save(torchvision.models.mobilenet_v2().state_dict(), tmp_path / Path(first.url).name)
     built = build("torchvision:mobilenet_v2", weights=Path(first.url).name, root=tmp_path)

@@ -12,7 +12,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from lightning_ood.networks.cifar import DenseNet, ResNet18, WideResNet
-from lightning_ood.networks.weights import load_weights, weights_hash
+from lightning_ood.networks.weights import load_weights
+from lightning_ood.ops.checksums import weights_hash
 
 State = dict[str, Tensor]
 
@@ -44,7 +45,7 @@ LAYOUTS: dict[str, tuple[Callable[[], nn.Module], Callable[[State], Any], str, s
     "torchvision ResNet-50": (
         lambda: torchvision.models.resnet50(),
         dict,
-        "resnet50-0676ba61.pth",
+        "resnet50.pth",  # a published name ends in a hash, which random weights do not have
         "layer4.2.conv3.weight",
     ),
     "OpenOOD ImageNet ResNet-50": (

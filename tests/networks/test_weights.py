@@ -13,7 +13,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from lightning_ood.errors import InputError
-from lightning_ood.networks.weights import load_weights, weights_hash
+from lightning_ood.networks.weights import load_weights
+from lightning_ood.ops.checksums import weights_hash
 
 
 def _net(classes: int = 3, seed: int = 0) -> nn.Sequential:
@@ -156,23 +157,26 @@ def test_missing_file_and_foreign_content(tmp_path: Path) -> None:
         load_weights(_net(), tmp_path / "odd.pth")
 
 
-def test_hash_is_of_names_types_shapes_and_bytes() -> None:
-    network = nn.Linear(2, 1)
-    nn.init.ones_(network.weight)
-    nn.init.zeros_(network.bias)
-    ones, zero = np.ones((1, 2), np.float32).tobytes(), np.zeros(1, np.float32).tobytes()
-    text = b"bias torch.float32 (1,)\n" + zero + b"weight torch.float32 (1, 2)\n" + ones
-    assert weights_hash(network) == hashlib.sha256(text).hexdigest()
+def test_the_hash_in_a_files_name_is_compared(tmp_path: Path) -> None:
+    """As torch hub and timm write it; a date or a word is no hash."""
+    torch.save(_prefixed(""), tmp_path / "weights.pth")
+    found = hashlib.sha256((tmp_path / "weights.pth").read_bytes()).hexdigest()
+    for name in (f"weights-{found[:8]}.pth", f"a-b-{found}.pth.tar", "net-20240131.pth", "net-best.pth"):
+        (tmp_path / name).write_bytes((tmp_path / "weights.pth").read_bytes())
+        assert load_weights(_net(seed=1), tmp_path / name) == found
+    wrong = (tmp_path / "weights.pth").rename(tmp_path / "weights-0676ba61.pth")
+    network = _net(seed=1)
+    with pytest.raises(InputError, match=r"weights-0676ba61\.pth has the SHA-256 .*its name says 0676ba61"):
+        load_weights(network, wrong)
+    assert weights_hash(network) == weights_hash(_net(seed=1))
 
 
-def test_hash_sees_each_weight_and_buffer() -> None:
-    network = _net()
-    seen = {weights_hash(network)}
-    with torch.no_grad():
-        network[0].weight[2, 1] += 1e-6
-        seen.add(weights_hash(network))
-        network[1].running_mean[0] = 1e-6
-        seen.add(weights_hash(network))
-        network.to(torch.bfloat16)
-        seen.add(weights_hash(network))
-    assert len(seen) == 4
+def test_an_archive_without_checksums_is_read(tmp_path: Path) -> None:
+    torch.serialization.set_crc32_options(False)
+    try:
+        torch.save(_prefixed(""), tmp_path / "weights.pth")
+    finally:
+        torch.serialization.set_crc32_options(True)
+    network = _net(seed=1)
+    load_weights(network, tmp_path / "weights.pth")
+    assert weights_hash(network) == weights_hash(_net())

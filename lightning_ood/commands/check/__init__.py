@@ -20,7 +20,7 @@ from lightning_ood.commands.check.model import check_accuracy, check_preprocessi
 from lightning_ood.commands.check.sets import TEST, TRAIN, check_classes, open_sets, read_sets
 from lightning_ood.commands.check.show import show
 from lightning_ood.detectors.base import Detector
-from lightning_ood.engine import run
+from lightning_ood.engine.exact import check_exact
 
 
 def add_arguments(parser: LightningArgumentParser) -> None:
@@ -66,7 +66,7 @@ def check(found: Findings, config: dict[str, Any], quiet: bool = True) -> None:
     detectors = _make_detectors(found, config["scoring"]["detectors"])
     trainer = found.attempt("trainer", "trainer", make_trainer, config["trainer"])
     if trainer is not None:
-        found.attempt("trainer", "trainer", run._check_exact, trainer)
+        found.attempt("trainer", "trainer", check_exact, trainer)
     if module is None:
         return
     found.collect("model", "model.preprocess", check_preprocessing(module, config["model"]))

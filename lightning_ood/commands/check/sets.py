@@ -10,7 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from lightning_ood.commands.check.findings import Finding, Findings
 from lightning_ood.commands.check.make import make
-from lightning_ood.commands.check.reading import Contents, read_all
+from lightning_ood.commands.check.reading import Contents, image_name, read_all
 from lightning_ood.data.checks import check_logits, check_same_classes, check_training_classes
 from lightning_ood.data.datamodule import OODDataModule, data_root
 from lightning_ood.data.item_labels import learn_labels
