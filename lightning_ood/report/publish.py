@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,9 @@ from lightning_ood.report import (
     write_metrics,
     write_report,
 )
+from lightning_ood.report.doubts import read_doubts, write_doubts
 
-FILES = ("scores.parquet", "metrics.csv", "config.test.yaml", "report/index.html")  # the logger's artifact
+_LOGGED = ("scores.parquet", "metrics.csv", "doubts.csv", "config.test.yaml", "report/index.html")
 
 
 def publish(
@@ -31,6 +32,7 @@ def publish(
     loggers: Iterable[Any] = (),
     costs: Mapping[str, Mapping[str, int]] | None = None,
     read: Read | None = None,
+    doubts: Mapping[str, Sequence[str]] | None = None,
 ) -> pd.DataFrame:
     """Writes metrics.csv, prints the table, writes pictures and page, logs to the loggers.
 
@@ -42,6 +44,7 @@ def publish(
         loggers: Lightning's.
         costs: detector -> forward passes per image beyond the shared one; likewise.
         read: reads an image of the table, for thumbnails.
+        doubts: detector -> what is doubtful about its row; those of the run's last test where None.
 
     Returns:
         metrics.csv as a table.
@@ -49,9 +52,20 @@ def publish(
     metrics = summarise(table)
     write_metrics(metrics, folder)
     correct = accuracy(table)
-    print_table(metrics, correct, costs=costs)
+    if doubts is not None:
+        write_doubts(doubts, folder)
+    doubts = {name: said for name, said in read_doubts(folder).items() if name in table}
+    print_table(metrics, correct, costs=costs, doubts=doubts)
     pictures = write_report(
-        folder, table, metrics, accuracy=correct, summaries=summaries, config=config, costs=costs, read=read
+        folder,
+        table,
+        metrics,
+        accuracy=correct,
+        summaries=summaries,
+        config=config,
+        costs=costs,
+        read=read,
+        doubts=doubts,
     )
     runs = []
     for logger in loggers:
@@ -62,8 +76,9 @@ def publish(
             accuracy=correct,
             pictures=pictures,
             summaries=summaries,
+            doubts=doubts,
             read=read,
-            files=[folder / name for name in FILES],
+            files=[folder / name for name in _LOGGED],
         )
         runs.append(str(getattr(logger, "save_dir", None) or type(logger).__name__))
     where = f"Scores, table and pictures are in {folder}"

@@ -17,6 +17,8 @@ from lightning_ood.commands.check.findings import Findings
 from lightning_ood.commands.check.reading import evenly_spaced
 from lightning_ood.data.sets import Batch, ImageSet, collate
 from lightning_ood.detectors.base import Detector
+from lightning_ood.detectors.doubts import Seen
+from lightning_ood.detectors.witness import Witness
 from lightning_ood.engine.module import OODModule
 from lightning_ood.errors import InputError, NotFiniteError
 from lightning_ood.features import Features
@@ -63,6 +65,15 @@ class TimedSuite(DetectorSuite):
         super().__init__(detectors)
         self._found, self._timer = found, timer
         self._images = 1
+        self.whole: ImageSet | None = None  # the training images of which the suite sees a sample
+
+    def _seen(self, witness: Witness) -> Seen:
+        """Returns what was seen, with the counts of the whole set: a sample has too few images for much."""
+        seen = super()._seen(witness)
+        if self.whole is None or seen.labelled is None or self.whole.labels is None:
+            return seen
+        labelled = torch.as_tensor(self.whole.labels).bincount(minlength=len(seen.labelled))
+        return replace(seen, images=len(self.whole), labelled=labelled)
 
     def update(self, features: Features) -> None:
         """Adds a batch."""
@@ -134,6 +145,7 @@ class Trial:
         batches = list(self._batches(train))
         self._find_needs(detectors, batches[0][1], train.labels is not None)
         suite, backbone = self.suite(detectors), self.module.backbone
+        suite.whole = train
         labels = torch.cat([batch.label for _, batch in batches]).cpu() if train.labels is not None else None
         suite.setup(backbone.info(labels))
         backbone.configure(suite.reads("fit"))
@@ -154,6 +166,10 @@ class Trial:
             hint = f" (with {self.samples} of the images; more may do: --check.samples)" if few else ""
             self.found.add("warning" if few else "error", "detectors", name, f"{error}{hint}")
             del suite.detectors[name]
+        hint = "" if whole else f" (found with {self.samples} of the images)"
+        for name, said in suite.doubts.items():
+            for doubt in said:
+                self.found.add("warning", "detectors", name, doubt + hint)
         for name, fitted in suite.fitted.items():
             self.found.detectors[name]["fitted_bytes"] = sum(value.nbytes for value in fitted.values())
 
