@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 
 from lightning_ood.detectors.base import Detector
+from lightning_ood.detectors.doubts import Seen, jigsaw_doubts
+from lightning_ood.detectors.witness import Witness
 from lightning_ood.errors import InputError, NotFiniteError, context
 from lightning_ood.features import Features, NetworkInfo, Reads
 
@@ -35,12 +37,15 @@ class DetectorSuite:
         detectors: name -> detector, in order.
         fitted: name -> fitted tensors of the detectors that require a fit and have one.
         refused: name -> why a detector cannot be fitted on the training images at all.
+        doubts: name -> sentences about what is doubtful, of the detectors that a fit pass has looked at.
     """
 
     def __init__(self, detectors: Mapping[str, Detector | None]) -> None:
         self.detectors = {name: detector for name, detector in detectors.items() if detector is not None}
         self.fitted: Fits = {}
         self.refused: dict[str, InputError] = {}
+        self.doubts: dict[str, list[str]] = {}
+        self._witness: Witness | None = None
 
     @property
     def requiring_fit(self) -> dict[str, Detector]:
@@ -72,6 +77,7 @@ class DetectorSuite:
         # Unfitted detectors first: the first to ask for a statistic owns it, and only an unfitted one is updated.
         for name, detector in {**self.unfitted, **self.detectors}.items():
             self.attempt("setup", name, partial(detector.setup, info))
+        self._witness = Witness(list(self.detectors.values()), self.reads("fit"), info) if self.unfitted else None
 
     def reads(self, phase: Phase) -> Reads:
         """Returns the fields of a batch that the detectors read, for ``Backbone.configure``.
@@ -94,6 +100,8 @@ class DetectorSuite:
         """Adds a batch of ID training images to the sums of every unfitted detector."""
         for name, detector in self.unfitted.items():
             self.attempt("fit", name, partial(detector.update, features))
+        if self._witness is not None:
+            self._witness.update(features)
 
     def update_ood(self, features: Features) -> None:
         """Passes a batch of validation OOD images to every unfitted detector; searches use it."""
@@ -115,9 +123,25 @@ class DetectorSuite:
                 reasons[name] = error
             else:
                 self.fitted |= {} if fitted is None else {name: to_host(fitted)}
+        if self._witness is not None:
+            self._look_for_doubts(self._seen(self._witness))
+            self._witness.reset()
         for detector in self.detectors.values():  # after the loop: a reset of its owner empties a shared statistic
             detector.reset()
         return reasons
+
+    def _seen(self, witness: Witness) -> Seen:
+        """Returns what the fit pass saw. A dry run on a part of the images overrides it with the whole set's counts."""
+        return witness.compute()
+
+    @torch.no_grad()
+    def _look_for_doubts(self, seen: Seen) -> None:
+        for name, detector in self.detectors.items():
+            if name in self.doubts or name in self.unfitted or seen.images == 0:
+                continue
+            fitted = {key: value.cpu() for key, value in self.fitted.get(name, {}).items()}
+            with context(f"doubts of detector {name!r}"):
+                self.doubts[name] = [*jigsaw_doubts(detector, fitted, seen), *detector.doubts(fitted, seen)]
 
     def score(self, features: Features) -> Tensor:
         """Scores a batch with every detector: ``[B, detectors]`` float32, higher = more in-distribution."""
@@ -146,6 +170,8 @@ class DetectorSuite:
         for detector in self.detectors.values():
             detector.to(device)
         self.fitted = {name: move(fitted) for name, fitted in self.fitted.items()}
+        if self._witness is not None:
+            self._witness.to(device)
         return self
 
     def reset(self) -> None:
@@ -153,16 +179,27 @@ class DetectorSuite:
         for detector in self.detectors.values():
             detector.reset()
         self.fitted, self.refused = {}, {}
+        self.doubts, self._witness = {}, None
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns ``fitted``, name -> tensors, and ``spec``, name -> class and arguments of the fit in plain values."""
+        """Returns ``fitted``, name -> tensors, and in plain values ``spec`` and ``doubts``.
+
+        ``spec`` is name -> class and arguments of the fit; ``doubts`` holds the same and the sentences, also of
+        detectors that fit nothing.
+        """
         spec = {name: self.detectors[name].config() for name in self.fitted}
-        return {"fitted": dict(self.fitted), "spec": spec}
+        doubts = {name: {"spec": self.detectors[name].config(), "said": said} for name, said in self.doubts.items()}
+        return {"fitted": dict(self.fitted), "spec": spec, "doubts": doubts}
 
     def keep(self, state: Mapping[str, Any]) -> list[str]:
         """Loads those fits of a ``state_dict`` whose detector has the same arguments, and returns their names."""
         same = [name for name, d in self.requiring_fit.items() if state["spec"].get(name) == d.config()]
         self.fitted = {name: dict(state["fitted"][name]) for name in same}
+        self.doubts = {
+            name: list(entry["said"])
+            for name, entry in state.get("doubts", {}).items()
+            if name in self.detectors and entry["spec"] == self.detectors[name].config()
+        }
         return same
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from lightning_ood.detectors._contract import after_fit, arguments, children, plain, unnest
+from lightning_ood.detectors.doubts import Seen, inside
 from lightning_ood.errors import InputError, write_one_of
 from lightning_ood.features import Features, Head, NetworkInfo, Reads
 from lightning_ood.statistics import Shared
@@ -152,6 +153,19 @@ class Detector(UncachedAccumulator):
     def summary(self, fitted: Fitted) -> dict[str, Any]:
         """Returns plain values of the fit for the report (a threshold, a chosen block, a curve); none by default."""
         return {}
+
+    def doubts(self, fitted: Fitted, seen: Seen) -> list[str]:
+        """Returns what is doubtful about the fit: a sentence each, what was found, why it matters, what to write.
+
+        The default returns those of the children. A detector overrides it, with ``super().doubts(fitted, seen)``, if
+        its numbers can be right and useless: too few images, constants of another network, a search without an answer.
+
+        Args:
+            fitted: what ``compute`` returned.
+            seen: what the fit pass saw; nothing else is computed for it.
+        """
+        inner = [(name, child) for name, child in self.named_children() if isinstance(child, Detector)]
+        return [doubt for name, child in inner for doubt in inside(name, child.doubts(unnest(name, fitted), seen))]
 
     @property
     def requires_fit(self) -> bool:

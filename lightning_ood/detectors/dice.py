@@ -6,6 +6,7 @@ from torch import Tensor
 from lightning_ood.detectors.base import Fitted
 from lightning_ood.detectors.centred import Centred
 from lightning_ood.detectors.logit_score import LogitScore
+from lightning_ood.detectors.ranges import check_percentile
 from lightning_ood.detectors.shaping import Shaping
 from lightning_ood.features import Features
 from lightning_ood.ops.quantiles import percentile
@@ -29,6 +30,7 @@ class DICE(Centred, Shaping):
 
     def __init__(self, percentile: float = 90.0, base: LogitScore | None = None) -> None:
         super().__init__(base)
+        check_percentile("percentile", percentile)
         self.percentile = percentile
 
     def compute(self) -> dict[str, Tensor]:

@@ -3,6 +3,7 @@
 from torch import Tensor
 
 from lightning_ood.detectors.logit_score import LogitScore
+from lightning_ood.detectors.ranges import check_positive
 
 
 class Energy(LogitScore):
@@ -16,6 +17,7 @@ class Energy(LogitScore):
 
     def __init__(self, temperature: float = 1.0) -> None:
         super().__init__()
+        check_positive("temperature", temperature)
         self.temperature = temperature
 
     def of_logits(self, logits: Tensor) -> Tensor:

@@ -4,6 +4,8 @@ import torch
 from torch import Tensor
 
 from lightning_ood.detectors.base import Detector, Fitted
+from lightning_ood.detectors.doubts import Seen
+from lightning_ood.detectors.ranges import check_at_least
 from lightning_ood.errors import InputError
 from lightning_ood.features import Features, NetworkInfo
 from lightning_ood.views import Jigsaw, Raw, View
@@ -50,6 +52,7 @@ class FeatureNorm(Detector):
         super().__init__()
         if blocks is not None and block is not None:
             raise InputError("FeatureNorm takes `blocks` to choose from or the one `block` to use, not both")
+        check_at_least("grid", grid, 2)
         self.blocks, self.block, self.raw = blocks, block, raw
         self.grid, self.seed, self.border = grid, seed, border
         self.jigsaw = Jigsaw(grid, seed, border)
@@ -102,6 +105,17 @@ class FeatureNorm(Detector):
         ratios = fitted["ratios"].tolist() if self.requires_fit else []
         block = self.taps[self.position(fitted)]
         return {"block": block, **{f"ratio.{tap}": r for tap, r in zip(self.taps, ratios, strict=False)}}
+
+    def doubts(self, fitted: Fitted, seen: Seen) -> list[str]:
+        """Doubts a choice where jigsaws have the larger norm in every block."""
+        found = super().doubts(fitted, seen)
+        largest = float(fitted["ratios"].max()) if self.requires_fit else 2.0
+        if largest < 1:
+            found.append(
+                f"its largest NormRatio is {largest:.3f}: jigsaws have the larger norm in every block, and no block "
+                "responds to objects; name a block after an activation in `block`, or leave it out"
+            )
+        return found
 
     def position(self, fitted: Fitted) -> int:
         """Returns the index of the chosen block in ``taps``."""

@@ -30,7 +30,7 @@ class GEN(LogitScore):
 
     def __init__(self, gamma: float = 0.1, top: int = 100) -> None:
         super().__init__()
-        if gamma <= 0 or top < 1:
+        if not 0 < gamma < float("inf") or not top >= 1:
             raise InputError(f"gamma={gamma} and top={top} have to be positive; the authors use 0.1 and 100")
         self.gamma, self.top = gamma, top
 

@@ -6,6 +6,7 @@ https://arxiv.org/abs/2110.00218
 from torch import Tensor
 
 from lightning_ood.detectors.base import Detector, Fitted
+from lightning_ood.detectors.ranges import check_positive
 from lightning_ood.features import Features
 
 
@@ -26,6 +27,7 @@ class GradNorm(Detector):
 
     def __init__(self, temperature: float = 1.0) -> None:
         super().__init__()
+        check_positive("temperature", temperature)
         self.temperature = temperature
 
     def score(self, features: Features, fitted: Fitted) -> Tensor:

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from lightning_ood.detectors.base import Detector, Fitted
+from lightning_ood.detectors.doubts import Seen, class_doubts
 from lightning_ood.features import Features, NetworkInfo
 
 
@@ -49,3 +50,8 @@ class KLMatching(Detector):
         # sum_j p_j log p_j - p_j log d_kj as one matrix product [B, K], without a tensor [B, K, K].
         divergence = -torch.special.entr(probs).sum(1, keepdim=True) - probs @ log_typical.T
         return -divergence.where(fitted["present"], torch.inf).amin(1).float()
+
+    def doubts(self, fitted: Fitted, seen: Seen) -> list[str]:
+        """Doubts classes without a template."""
+        what = "have no template (no training image is predicted as one): their images are compared with other classes"
+        return [*super().doubts(fitted, seen), *class_doubts(fitted["present"], what)]

@@ -5,6 +5,7 @@ from torch import Tensor
 
 from lightning_ood.detectors.base import SMALLEST, Detector, Fitted
 from lightning_ood.detectors.batch_fields import index_of
+from lightning_ood.detectors.ranges import check_at_least
 from lightning_ood.errors import InputError
 from lightning_ood.features import Features, NetworkInfo
 from lightning_ood.statistics import Shared, share
@@ -70,6 +71,8 @@ class Neighbours(Detector):
 
     def __init__(self, k: int, bank_size: int, seed: int) -> None:
         super().__init__()
+        check_at_least("k", k, 1)
+        check_at_least("bank_size", bank_size, 1)
         self.k, self.bank_size, self.seed = k, bank_size, seed
 
     def setup(self, info: NetworkInfo) -> None:

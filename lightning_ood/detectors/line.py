@@ -7,7 +7,9 @@ from torch import Tensor
 
 from lightning_ood.detectors.base import Fitted
 from lightning_ood.detectors.batch_fields import labels_of
+from lightning_ood.detectors.doubts import Seen, class_doubts, clip_doubts
 from lightning_ood.detectors.logit_score import LogitScore
+from lightning_ood.detectors.ranges import check_number, check_percentile
 from lightning_ood.detectors.shaping import Shaping
 from lightning_ood.features import Features, NetworkInfo
 from lightning_ood.ops.quantiles import percentile, percentile_curves
@@ -64,6 +66,10 @@ class LINe(Shaping):
         base: LogitScore | None = None,
     ) -> None:
         super().__init__(base)
+        check_percentile("weight_percentile", weight_percentile)
+        check_percentile("activation_percentile", activation_percentile)
+        check_percentile("clip_percentile", clip_percentile)
+        check_number("threshold", threshold)
         self.weight_percentile, self.activation_percentile = weight_percentile, activation_percentile
         self.threshold, self.clip_percentile = threshold, clip_percentile
 
@@ -128,6 +134,21 @@ class LINe(Shaping):
         """Returns the clipping threshold and percentiles over classes of the sorted contributions of their units."""
         contributions = fitted["contributions"].sort(dim=1, descending=True).values
         return {"clip": float(fitted["clip"]), "contributions": percentile_curves(contributions)}
+
+    def doubts(self, fitted: Fitted, seen: Seen) -> list[str]:
+        """Doubts a given threshold of another network, percentiles that are all zero, and classes without images."""
+        found = super().doubts(fitted, seen)
+        if self.clip_percentile is None:
+            found += clip_doubts(float(fitted["clip"]), seen)
+        for key in ("unit_thresholds", "weight_thresholds"):
+            known = fitted[key][fitted[key].isfinite()]
+            if len(known) and not known.any():
+                found.append(
+                    f"its {key.replace('_', ' ')} are 0 in all classes: the percentile falls among entries that are "
+                    "exactly zero or of both signs, and prunes by sign alone; write a higher percentile"
+                )
+        what = "have no training image: nothing is pruned for images that are predicted as one"
+        return found + (class_doubts(seen.labelled, what) if seen.labelled is not None else [])
 
     def _clip(self) -> Tensor:
         if self.clip_percentile is not None:

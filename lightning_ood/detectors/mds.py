@@ -4,10 +4,11 @@ from torch import Tensor
 
 from lightning_ood.detectors.base import Detector, Fitted
 from lightning_ood.detectors.batch_fields import labels_of
+from lightning_ood.detectors.doubts import Seen, class_doubts, rank_doubts
 from lightning_ood.detectors.normalization import check_power, normalized, normalized_products
 from lightning_ood.features import Features, NetworkInfo
 from lightning_ood.statistics import Shared, share
-from lightning_ood.statistics.moments import Moments, whitening
+from lightning_ood.statistics.moments import Moments, Shrinkage, check_shrinkage, shrunk, whitening
 
 
 class MDS(Detector):
@@ -28,9 +29,12 @@ class MDS(Detector):
 
     Args:
         power: exponent of the length that the feature is divided by; 0 leaves it as it is.
+        shrinkage: share of the identity in the covariance, in (0, 1], or ``oas``, which computes it from the data; None
+            shrinks nothing, as in the paper. Needed with fewer images than classes and units together, where the
+            covariance has no full rank and directions without training images count nothing.
 
     Raises:
-        InputError: if ``power`` is negative or not finite.
+        InputError: if ``power`` is negative or not finite, or ``shrinkage`` is outside (0, 1].
     """
 
     positive = False
@@ -38,10 +42,12 @@ class MDS(Detector):
 
     moments: Shared[Moments]
 
-    def __init__(self, power: float = 0.0) -> None:
+    def __init__(self, power: float = 0.0, shrinkage: Shrinkage = None) -> None:
         super().__init__()
         check_power(power)
+        check_shrinkage(shrinkage)
         self.power = power
+        self.shrinkage: Shrinkage = shrinkage
 
     def setup(self, info: NetworkInfo) -> None:
         """Declares the sums."""
@@ -61,13 +67,35 @@ class MDS(Detector):
         """Computes the fit from shares ``[K]`` and means ``[K, D]`` of classes and the mean of ``z z^T`` ``[D, D]``."""
         self._require_images(share)
         center = share @ means  # [K] @ [K, D] -> [D]
-        within = lambda: whitening(second - means.T @ (share[:, None] * means), second)  # noqa: E731
-        factor = self.moments.once("within", within)
+
+        def within() -> Tensor:
+            covariance = second - means.T @ (share[:, None] * means)
+            return whitening(shrunk(covariance, self.shrinkage, self._images(), (share > 0).sum()), second)
+
+        factor = self.moments.once(("within", self.shrinkage), within)
         return {"center": center, "whitening": factor, "means": (means[share > 0] - center) @ factor}
 
     def score(self, features: Features, fitted: Fitted) -> Tensor:
         """Scores a batch: ``[B]``, at most 0."""
         return -self.distance(features, fitted).float()
+
+    def doubts(self, fitted: Fitted, seen: Seen) -> list[str]:
+        """Doubts a covariance of deficient rank, and classes without images."""
+        if seen.labelled is None:
+            return super().doubts(fitted, seen)
+        classes = int((seen.labelled > 0).sum())
+        rank = self._rank_doubts(seen, classes, "the covariance within classes")
+        what = "have no training image: their images are compared with other classes' means"
+        return [*super().doubts(fitted, seen), *rank, *class_doubts(seen.labelled, what)]
+
+    def _rank_doubts(self, seen: Seen, means: int, what: str) -> list[str]:
+        advice = "fit on more images, or write shrinkage: oas"
+        return rank_doubts(seen.images, means, seen.width, what, advice) if self.shrinkage is None else []
+
+    def _images(self) -> Tensor:
+        """Returns the number of images in the moments, a float64 scalar."""
+        count: Tensor = self.moments.compute()["count"]
+        return count.sum()
 
     def distance(self, features: Features, fitted: Fitted) -> Tensor:
         """Computes the squared distance ``[B]`` to the nearest class mean, float64.

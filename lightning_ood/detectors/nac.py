@@ -9,6 +9,8 @@ from torch import Tensor, nn
 
 from lightning_ood.detectors.base import Detector, Fitted
 from lightning_ood.detectors.batch_fields import index_of
+from lightning_ood.detectors.doubts import Seen
+from lightning_ood.detectors.ranges import check_at_least, check_positive
 from lightning_ood.errors import InputError
 from lightning_ood.features import Features, NetworkInfo
 from lightning_ood.ops.hashing import hash_index
@@ -35,6 +37,10 @@ class NACLayer:
     samples: int = 50
     bins: int = 50
     alpha: float = 3000.0
+
+    def __post_init__(self) -> None:
+        check_at_least("samples", self.samples, 1)
+        check_positive("alpha", self.alpha)
 
 
 class NAC(Detector):
@@ -83,6 +89,7 @@ class NAC(Detector):
         self.layers = {POOLED: NACLayer()} if layers is None else dict(layers)
         if not self.layers:
             raise InputError("NAC needs at least one layer, for example layers: {pooled: {}}")
+        check_at_least("images", 1 if images is None else images, 1)
         self.images, self.seed, self.scheme, self.pool = images, seed, scheme, pool
         self.edges = {name: bin_edges(layer.bins, scheme) for name, layer in self.layers.items()}
         self.taps = self.gradients = tuple(name for name in self.layers if name != POOLED)
@@ -159,6 +166,17 @@ class NAC(Detector):
         for name, layer in self.layers.items():
             summary[f"coverage.{name}"] = percentile_curves(covered(counts[name], layer.samples), self.edges[name])
         return summary
+
+    def doubts(self, fitted: Fitted, seen: Seen) -> list[str]:
+        """Doubts layers whose O is above the number of images."""
+        images = seen.images if self.images is None else min(self.images, seen.images)
+        found = [
+            f"{name}: its samples={layer.samples} is above the {images} images that it counts, so that no bin can be "
+            f"fully covered and the score is a mean of counts; fit on more images, or write samples below {images}"
+            for name, layer in self.layers.items()
+            if layer.samples > images
+        ]
+        return [*super().doubts(fitted, seen), *found]
 
     def _chosen(self) -> Tensor:
         """Returns the mask of the training images in the subset, on the host."""

@@ -8,7 +8,9 @@ from torch import Tensor
 
 from lightning_ood.detectors._contract import nest, unnest
 from lightning_ood.detectors.base import SMALLEST, Detector, Fitted
+from lightning_ood.detectors.doubts import Seen, search_doubts
 from lightning_ood.detectors.pseudo_ood import PseudoOOD, criterion, middle_of_best
+from lightning_ood.detectors.ranges import check_at_least, check_positive, check_share
 from lightning_ood.errors import InputError
 from lightning_ood.features import Features, NetworkInfo
 from lightning_ood.views import Jigsaw, View
@@ -81,6 +83,10 @@ class NAP(Detector):
             raise InputError(f"NAP: weight={weight} is not between 0 and 1; write the weight of the base, or `search`")
         if weight == "search" and base is None:
             raise InputError("NAP searches the weight of a base: name one, or leave `weight` out")
+        check_at_least("eps", eps, 0)
+        check_positive("power", power)
+        check_at_least("images", images, 1)
+        check_share("held_out", held_out)
         self.base, self.weight, self.form = base, weight, form
         self.tap, self.eps, self.power = tap, eps, power
         self.head_reduction, self.self_entry = head_reduction, self_entry
@@ -193,6 +199,16 @@ class NAP(Detector):
         for name, row in zip(self.trial.names, curve.tolist(), strict=True):
             own[f"AUROC against {name}, w = 0 to 1"] = " ".join(f"{100 * value:.1f}" for value in row)
         return {**own, **below}
+
+    def doubts(self, fitted: Fitted, seen: Seen) -> list[str]:
+        """Doubts a search that ends at 0 or 1, or finds nothing above chance."""
+        found = super().doubts(fitted, seen)
+        if not self.searches:
+            return found
+        weight = float(fitted["weight"])
+        ends = {0.0: "weight=0 (NAP alone)", 1.0: "weight=1 (the base alone)"}
+        best = float(fitted["curve"].mean(dim=0).max())
+        return [*found, *search_doubts(best, [ends[weight]] if weight in ends else [])]
 
     def _attention_prior(self, attention: Tensor) -> Tensor:
         # [B, heads, N]; the class token is the first of N.

@@ -5,6 +5,7 @@ from torch import Tensor
 
 from lightning_ood.detectors.base import Fitted
 from lightning_ood.detectors.centred import Centred
+from lightning_ood.detectors.ranges import check_at_least
 from lightning_ood.features import Features
 
 
@@ -26,6 +27,7 @@ class NCI(Centred):
 
     def __init__(self, alpha: float = 1e-4) -> None:
         super().__init__()
+        check_at_least("alpha", alpha, 0)
         self.alpha = alpha
 
     def compute(self) -> dict[str, Tensor]:

@@ -39,7 +39,7 @@ class ODIN(LogitScore):
 
     def __init__(self, temperature: float = 1000.0, epsilon: float = 0.0, in_pixels: bool = True) -> None:
         super().__init__()
-        if temperature <= 0 or epsilon < 0:
+        if not 0 < temperature < float("inf") or not 0 <= epsilon < float("inf"):
             raise InputError(
                 f"ODIN: temperature={temperature} has to be positive and epsilon={epsilon} at least 0; OpenOOD uses "
                 "1000 and 0.0014"

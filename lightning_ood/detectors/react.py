@@ -3,7 +3,9 @@
 from torch import Tensor
 
 from lightning_ood.detectors.base import Fitted
+from lightning_ood.detectors.doubts import Seen, clip_doubts
 from lightning_ood.detectors.logit_score import LogitScore
+from lightning_ood.detectors.ranges import check_number, check_percentile
 from lightning_ood.detectors.shaping import Shaping
 from lightning_ood.features import Features, NetworkInfo
 from lightning_ood.statistics import share
@@ -32,6 +34,8 @@ class ReAct(Shaping):
         self, base: LogitScore | None = None, threshold: float | None = None, percentile: float = 90.0
     ) -> None:
         super().__init__(base)
+        check_number("threshold", threshold)
+        check_percentile("percentile", percentile)
         self.threshold, self.percentile = threshold, percentile
 
     @property
@@ -69,3 +73,8 @@ class ReAct(Shaping):
         if self.threshold is not None:
             return {"threshold": self.threshold}
         return {"threshold": float(fitted["threshold"]), "percentile": self.percentile}
+
+    def doubts(self, fitted: Fitted, seen: Seen) -> list[str]:
+        """Doubts a given threshold that clips nothing, or more than half of the entries."""
+        given = [] if self.threshold is None else clip_doubts(self.threshold, seen)
+        return [*super().doubts(fitted, seen), *given]

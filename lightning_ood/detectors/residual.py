@@ -4,7 +4,9 @@ import torch
 from torch import Tensor
 
 from lightning_ood.detectors.base import Detector, Fitted
+from lightning_ood.detectors.doubts import Seen, rank_doubts
 from lightning_ood.detectors.normalization import check_power, normalized, normalized_products
+from lightning_ood.detectors.ranges import check_at_least
 from lightning_ood.errors import InputError
 from lightning_ood.features import Features, NetworkInfo
 from lightning_ood.statistics import Shared, share
@@ -49,6 +51,7 @@ class Residual(Detector):
 
     def __init__(self, dim: int | None = None, power: float = 0.0) -> None:
         super().__init__()
+        check_at_least("dim", 0 if dim is None else dim, 0)
         check_power(power)
         self.dim, self.power = dim, power
 
@@ -85,6 +88,12 @@ class Residual(Detector):
     def score(self, features: Features, fitted: Fitted) -> Tensor:
         """Scores a batch: ``[B]``, at most 0."""
         return -residual_norm(normalized(features, self.power), fitted)
+
+    def doubts(self, fitted: Fitted, seen: Seen) -> list[str]:
+        """Doubts a residual space in which training images have no component. Shrinkage would not change it."""
+        advice = "fit on more images than the feature has units"
+        what = "the second moment, whose smallest eigenvectors are the residual space,"
+        return [*super().doubts(fitted, seen), *rank_doubts(seen.images, 0, seen.width, what, advice)]
 
     def _origin(self) -> Tensor:
         assert self.head is not None  # setup refuses a network without a linear head

@@ -4,10 +4,11 @@ import torch
 from torch import Tensor
 
 from lightning_ood.detectors.base import Fitted
+from lightning_ood.detectors.doubts import Seen
 from lightning_ood.detectors.mds import MDS
 from lightning_ood.detectors.normalization import normalized
 from lightning_ood.features import Features
-from lightning_ood.statistics.moments import whitening
+from lightning_ood.statistics.moments import shrunk, whitening
 
 
 class RMDS(MDS):
@@ -20,6 +21,7 @@ class RMDS(MDS):
 
     Args:
         power: exponent of the length that the feature is divided by; 1 is RMDS++, 0 leaves the feature as it is.
+        shrinkage: of both covariances; see :class:`MDS`.
     """
 
     positive = True  # the score is positive for clearly ID images
@@ -28,9 +30,14 @@ class RMDS(MDS):
         """Computes the fit of MDS and ``background`` [D, D], the whitening of the global covariance."""
         fitted = super().fit(share, means, second)
         center = fitted["center"]
-        return {**fitted, "background": whitening(second - torch.outer(center, center), second)}
+        covariance = shrunk(second - torch.outer(center, center), self.shrinkage, self._images(), 1)
+        return {**fitted, "background": whitening(covariance, second)}
 
     def score(self, features: Features, fitted: Fitted) -> Tensor:
         """Scores a batch: ``[B]``, any sign."""
         white = (normalized(features, self.power).double() - fitted["center"]) @ fitted["background"]
         return (white.square().sum(1) - self.distance(features, fitted)).float()
+
+    def doubts(self, fitted: Fitted, seen: Seen) -> list[str]:
+        """Doubts those of MDS, and a global covariance of deficient rank."""
+        return [*super().doubts(fitted, seen), *self._rank_doubts(seen, 1, "the covariance of all images")]

@@ -5,6 +5,7 @@ from abc import abstractmethod
 from torch import Tensor
 
 from lightning_ood.detectors.base import Detector, Fitted
+from lightning_ood.detectors.doubts import Seen, shaping_doubts
 from lightning_ood.detectors.energy import Energy
 from lightning_ood.detectors.logit_score import LogitScore, perturbed
 from lightning_ood.features import Features
@@ -41,6 +42,13 @@ class Shaping(Detector):
         """Returns the base's perturbation, along the gradient through the shaping, if there is one."""
         step = self._step(fitted)
         return [] if step is None else [step]
+
+    def doubts(self, fitted: Fitted, seen: Seen) -> list[str]:
+        """Doubts a shaping that predicts other classes than the network does."""
+        found = super().doubts(fitted, seen)
+        if seen.sample is None or not seen.holds(self):
+            return found
+        return [*found, *shaping_doubts(self.logits(seen.sample, fitted), seen.sample)]
 
     def _logits(self, features: Features, fitted: Fitted) -> Tensor:
         return self.logits(perturbed(features, self._step(fitted)), fitted)

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from lightning_ood.detectors.base import Detector, Fitted
 from lightning_ood.detectors.batch_fields import labels_of
+from lightning_ood.detectors.doubts import Seen, class_doubts
 from lightning_ood.errors import InputError
 from lightning_ood.features import Features, NetworkInfo
 
@@ -58,3 +59,8 @@ class SHE(Detector):
         prediction = features.logits.where(fitted["present"], -torch.inf).argmax(1)
         templates = fitted["templates"]
         return (features.pooled * templates[prediction]).sum(1)
+
+    def doubts(self, fitted: Fitted, seen: Seen) -> list[str]:
+        """Doubts classes without a template."""
+        what = "have no template (no correctly classified training image): their images are scored with another class"
+        return [*super().doubts(fitted, seen), *class_doubts(fitted["present"], what)]

@@ -6,6 +6,7 @@ from torch import Tensor
 from lightning_ood.detectors.base import Fitted
 from lightning_ood.detectors.batch_fields import index_of
 from lightning_ood.detectors.normalization import normalized, normalized_rows
+from lightning_ood.detectors.ranges import check_at_least
 from lightning_ood.detectors.residual import Residual, residual_norm
 from lightning_ood.features import Features, NetworkInfo
 from lightning_ood.statistics import Shared, share
@@ -41,6 +42,7 @@ class ViM(Residual):
 
     def __init__(self, dim: int | None = None, rows: int = 4096, seed: int = 0, power: float = 0.0) -> None:
         super().__init__(dim, power)
+        check_at_least("rows", rows, 1)
         self.rows, self.seed = rows, seed
 
     def setup(self, info: NetworkInfo) -> None:

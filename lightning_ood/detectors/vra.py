@@ -6,6 +6,7 @@ from torch import Tensor
 from lightning_ood.detectors.base import Fitted
 from lightning_ood.detectors.batch_fields import index_of
 from lightning_ood.detectors.logit_score import LogitScore
+from lightning_ood.detectors.ranges import check_at_least, check_number
 from lightning_ood.detectors.shaping import Shaping
 from lightning_ood.errors import InputError
 from lightning_ood.features import Features, NetworkInfo
@@ -63,6 +64,9 @@ class VRA(Shaping):
             )
         if low is not None and high is not None and low > high:
             raise InputError(f"low={low} is above high={high}; write a low of at most {high}")
+        for name, value in (("low", low), ("high", high), ("shift", shift)):
+            check_number(name, value)
+        check_at_least("rows", rows, 1)
         self.low_percentile, self.high_percentile = low_percentile, high_percentile
         self.low, self.high, self.shift = low, high, shift
         self.rows, self.seed = rows, seed

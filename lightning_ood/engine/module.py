@@ -38,6 +38,11 @@ class Training:
     warmup: float = 0.1
     label_smoothing: float = 0.0
 
+    def __post_init__(self) -> None:
+        for name in ("warmup", "label_smoothing"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise InputError(f"training.{name}={getattr(self, name)} is no share: write a number from 0 to 1")
+
 
 @dataclass(frozen=True)
 class Reading:
@@ -178,7 +183,7 @@ class OODModule(L.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """Returns the optimizer with linear warm-up and cosine decay, stepped per batch."""
-        optimizer = self.training_options.optimizer(p for p in self.parameters() if p.requires_grad)
+        optimizer = self._optimizer()
         steps = int(self.trainer.estimated_stepping_batches)
         rise = max(1, round(self.training_options.warmup * steps))
         schedule = torch.optim.lr_scheduler.SequentialLR(
@@ -190,6 +195,16 @@ class OODModule(L.LightningModule):
             milestones=[rise],
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def _optimizer(self) -> torch.optim.Optimizer:
+        try:
+            optimizer = self.training_options.optimizer(p for p in self.parameters() if p.requires_grad)
+        except ValueError as error:  # torch refuses what is out of range
+            raise InputError(f"training.optimizer: {error}") from error
+        rates = [float(group["lr"]) for group in optimizer.param_groups]
+        if not all(0 < rate < float("inf") for rate in rates):
+            raise InputError(f"training.optimizer: the learning rate {rates[0]} trains nothing: write one above 0")
+        return optimizer
 
     def weights_hash(self) -> str:
         """Returns the SHA-256 of the network's weights, buffers and head included."""

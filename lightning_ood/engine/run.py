@@ -19,6 +19,7 @@ from lightning_ood.engine.training import train
 from lightning_ood.errors import InputError
 from lightning_ood.ops.console import rank_zero_print
 from lightning_ood.ops.processes import naming_the_dead
+from lightning_ood.report.doubts import print_doubts
 from lightning_ood.report.results import finish, table_of
 
 STATE = "ScoringCallback"
@@ -63,6 +64,8 @@ def fit(
                 raise InputError(wrong)
             folder.save(folder.last, partial(trainer.save_checkpoint, weights_only=False), trainer.is_global_zero)
         trainer.strategy.barrier()
+        if trainer.is_global_zero:
+            print_doubts(scoring.suite.doubts)
     if wrong:
         raise InputError(f"{wrong}. The other detectors' fit is saved in {folder.last}")
     return folder.last
@@ -200,7 +203,8 @@ def test(
         suite = scoring.suite
         extra_forwards = {name: detector.extra_forwards for name, detector in suite.detectors.items()}
         summaries = {name: detector.summary(suite.fitted.get(name, {})) for name, detector in suite.detectors.items()}
-        return finish(table, folder.path, summaries, suite.fitted, extra_forwards, config, trainer.loggers, data)
+        fits = (summaries, suite.fitted, extra_forwards)
+        return finish(table, folder.path, *fits, config, trainer.loggers, data, suite.doubts)
 
 
 def _restore(

@@ -41,8 +41,11 @@ def train(
         overwrite: train from the start even if the run directory holds weights.
 
     Raises:
-        InputError: if the folder holds weights, or an unfinished training, of another configuration or world size.
+        InputError: if ``max_epochs`` is 0; if the folder holds weights, or an unfinished training, of another
+            configuration or world size.
     """
+    if trainer.max_epochs == 0:
+        raise InputError("trainer.max_epochs=0 trains nothing: write at least 1, or model.finetune: none")
     images = _images(trainer, module, data)
     before = {} if overwrite else _before(folder, training_config_hash, images, data)
     if folder.trained in before and folder.training not in before:

@@ -37,8 +37,8 @@ def load_weights(network: nn.Module, path: str | Path) -> str:
         the SHA-256 of the file.
 
     Raises:
-        InputError: if the file is missing, damaged or holds code; if names or shapes differ
-            from the network's.
+        InputError: if the file is missing, damaged or holds code; if names or shapes differ from the network's; if a
+            weight is complex, NaN or infinite.
     """
     path = Path(path)
     if not path.is_file():
@@ -50,9 +50,23 @@ def load_weights(network: nn.Module, path: str | Path) -> str:
     unexpected = [key for key in state if key not in own]
     resized = [key for key in own if key in state and state[key].shape != own[key].shape]
     if not (missing or unexpected or resized):
+        _check_values(path, {key: state[key] for key in own if key in state})
         network.load_state_dict(state, strict=False)
         return found
     raise InputError(_mismatch(network, path, state, missing, unexpected, resized))
+
+
+def _check_values(path: Path, state: State) -> None:
+    """Refuses complex weights, and those that are NaN or infinite."""
+    for key, value in state.items():
+        if value.is_complex():
+            raise InputError(f"{path} holds complex weights ({key}); give the file of a network with real ones")
+        if value.is_floating_point() and not value.isfinite().all():
+            bad = int((~value.isfinite()).sum())
+            raise InputError(
+                f"{path} holds weights that are NaN or infinite ({key}: {bad} of {value.numel()}): the training that "
+                "wrote it diverged, or it is damaged; give another checkpoint"
+            )
 
 
 def _read(path: Path) -> Any:

@@ -10,6 +10,7 @@ import pandas as pd
 
 from lightning_ood.ops.files import write_text
 from lightning_ood.report.console import Costs, print_table
+from lightning_ood.report.doubts import Doubts
 from lightning_ood.report.environment import environment
 from lightning_ood.report.fits import read_fits, write_fits
 from lightning_ood.report.loggers import log_checkpoint, log_run, scalars, warn_on_failure
@@ -55,6 +56,7 @@ def write_report(
     config: str = "",
     costs: Costs | None = None,
     read: Read | None = None,
+    doubts: Doubts | None = None,
 ) -> list[Path]:
     """Writes ``report/*.png`` and ``report/index.html``, one self-contained page.
 
@@ -69,6 +71,7 @@ def write_report(
         config: config of the run as YAML.
         costs: detector -> extra forwards per image.
         read: reads an image of the table, for thumbnails.
+        doubts: detector -> what is doubtful about its row.
 
     Returns:
         Paths of the plots, then of the page.
@@ -81,7 +84,7 @@ def write_report(
     shown = without_csid(scores)
     mistakes, note = write_mistakes(shown, folder, read)
     pictures = write_pictures(shown, without_csid(metrics), folder, summaries) + mistakes
-    context = _page_context(Path(run_dir), fits) | {"note": note, "config": config}
+    context = _page_context(Path(run_dir), fits) | {"note": note, "config": config, "doubts": doubts}
     text = render_page(metrics, pictures, accuracy=accuracy, summaries=summaries, **context)
     return [*pictures, write_text(folder / "index.html", text)]
 

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from lightning_ood.report.doubts import Doubts, print_doubts
 from lightning_ood.report.table import FULL_SPECTRUM, MEAN, is_best, without_csid
 
 _CELL = 13  # "100.0*/100.0*"
@@ -31,7 +32,11 @@ Costs = Mapping[str, Mapping[str, int]]  # detector -> Detector.extra_forwards
 
 
 def print_table(
-    metrics: pd.DataFrame, accuracy: float | None = None, console: Console | None = None, costs: Costs | None = None
+    metrics: pd.DataFrame,
+    accuracy: float | None = None,
+    console: Console | None = None,
+    costs: Costs | None = None,
+    doubts: Doubts | None = None,
 ) -> None:
     """Prints AUROC and FPR95 in percent, detectors by sets with group means; the best are bold and starred.
 
@@ -43,6 +48,7 @@ def print_table(
         accuracy: accuracy on the ID images in percent.
         console: console to print on, standard output by default; its width sets the layout.
         costs: extra forwards per image of each detector and command; shown as a column where any is not 0.
+        doubts: detector -> what is doubtful about its row; counted in the table's first column, listed below it.
     """
     console = console or Console()
     detectors = list(metrics["detector"].drop_duplicates())
@@ -52,15 +58,19 @@ def print_table(
     groups = {str(name): _columns(rows) for name, rows in metrics.groupby("group", sort=False)}
     if any(any(cost.values()) for cost in (costs or {}).values()):
         groups[str(metrics["group"].iloc[-1])].append(_cost_column(costs or {}))
-    all_columns = [column for columns in groups.values() for column in columns]
+    first = [_doubt_column(doubts)] if doubts and any(doubts.values()) else []
+    all_columns = [*first, *(column for columns in groups.values() for column in columns)]
     fits = sum(column.width + _GAP for column in all_columns) <= room
-    tables = {", ".join(groups): all_columns} if fits else groups
+    tables = (
+        {", ".join(groups): all_columns} if fits else {name: [*first, *columns] for name, columns in groups.items()}
+    )
     for name, columns in tables.items():
         parts = 1 if fits else math.ceil(len(columns) / fit)
         size = math.ceil(len(columns) / parts)
         for start in range(0, len(columns), size):
             console.print(_table(name, detectors, columns[start : start + size], width))
     console.print(Text(caption(metrics, accuracy)))
+    print_doubts(doubts or {}, console)
 
 
 def caption(metrics: pd.DataFrame, accuracy: float | None) -> str:
@@ -98,6 +108,11 @@ def _cost_column(costs: Costs) -> _Column:
     expensive = {name: cost for name, cost in costs.items() if any(cost.values())}
     cells = {name: Text("\n".join(f"{n} {job}" for job, n in cost.items() if n)) for name, cost in expensive.items()}
     return _Column("extra\npasses", cells, width=6)
+
+
+def _doubt_column(doubts: Doubts) -> _Column:
+    cells = {name: Text(f"{len(said)} !", style="yellow") for name, said in doubts.items() if said}
+    return _Column("doubts", {name: cells.get(name, Text("")) for name in doubts}, width=6)
 
 
 def _cells(column: pd.DataFrame) -> dict[str, Text]:

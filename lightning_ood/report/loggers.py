@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 
 from lightning_ood.report import wandb_run
+from lightning_ood.report.doubts import Doubts
 from lightning_ood.report.mistakes import Read
 from lightning_ood.report.table import MEAN
 
@@ -42,12 +43,14 @@ def log_run(
     accuracy: float | None,
     pictures: Iterable[Path] = (),
     summaries: Mapping[str, Mapping[str, Any]] | None = None,
+    doubts: Doubts | None = None,
     read: Read | None = None,
     files: Iterable[Path] = (),
 ) -> None:
     """Logs a tested run; a failing logger causes a warning and does not stop the run.
 
-    Every logger gets :func:`scalars`. A ``WandbLogger`` also gets, in the same step, the table ``metrics``, a histogram
+    Every logger gets :func:`scalars`. A ``WandbLogger`` also gets, in the same step, the tables ``metrics`` (with the
+    number of each detector's doubts) and ``doubts`` (their sentences, where there are any), a histogram
     ``scores/<set>/<detector>`` per set, curves ``roc/<set>``, charts ``norm_ratio/<detector>``, the table ``examples``
     of the worst mistakes as thumbnails and the plots ``report/<name>``; in its summary the last values and the results
     of the fits as ``fit/<detector>/<key>``; and the files as an artifact.
@@ -59,6 +62,7 @@ def log_run(
         accuracy: accuracy on the ID images in percent.
         pictures: files of the report; only PNG files are logged.
         summaries: detector -> summary of its fit.
+        doubts: detector -> what is doubtful about its row.
         read: reads an image of the table.
         files: files of the run for the artifact.
     """
@@ -70,7 +74,7 @@ def log_run(
                 logger.log_metrics(values)
                 logger.save()
             elif not logger.experiment.disabled:
-                parts = wandb_run.parts(metrics, scores, pictures, summaries or {}, read)
+                parts = wandb_run.parts(metrics, scores, pictures, summaries or {}, read, doubts or {})
                 for problem in wandb_run.log(logger.experiment, values, parts):
                     _warn(logger, problem)
                 wandb_run.log_summaries(logger.experiment, summaries or {})

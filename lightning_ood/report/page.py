@@ -15,6 +15,7 @@ from PIL import Image
 
 from lightning_ood.metrics.rates import METRICS
 from lightning_ood.report.console import Costs, caption
+from lightning_ood.report.doubts import Doubts
 from lightning_ood.report.environment import bibtex, environment, papers
 from lightning_ood.report.mistakes import PREFIX
 
@@ -44,6 +45,7 @@ def render_page(
     costs: Costs | None = None,
     note: str = "",
     found: Mapping[str, str] | None = None,
+    doubts: Doubts | None = None,
 ) -> str:
     """Renders the page as HTML that needs no network and no other file.
 
@@ -57,6 +59,7 @@ def render_page(
         costs: detector -> extra forwards per image in each command.
         note: why some images of mistakes could not be read.
         found: environment of the test; the current one where None.
+        doubts: detector -> what is doubtful about its row; counted in the table, listed below it.
     """
     engine = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     template = engine.from_string(Path(__file__).with_name("page.html").read_text(encoding="utf-8"))
@@ -64,7 +67,8 @@ def render_page(
     return template.render(
         title=title,
         caption="\n".join(line for line in caption(metrics, accuracy).splitlines() if not line.startswith("Cells:")),
-        **_table(metrics, costs or {}),
+        **_table(metrics, costs or {}, doubts or {}),
+        doubts=[(name, said) for name, said in (doubts or {}).items() if said],
         **_galleries([path for path in pictures if path.suffix == ".png"]),
         note=note,
         fits=[(name, *split_summary(summary)) for name, summary in (summaries or {}).items() if summary],
@@ -75,16 +79,18 @@ def render_page(
     )
 
 
-def _table(metrics: pd.DataFrame, costs: Costs) -> dict[str, Any]:
+def _table(metrics: pd.DataFrame, costs: Costs, doubts: Doubts) -> dict[str, Any]:
     rows = [
         {**row, **{column: costs.get(row["detector"], {}).get(key, 0) for column, key in _COSTS.items()}}
         for row in metrics.to_dict("records")
     ]
+    for row in rows:
+        row["doubts"] = len(doubts.get(row["detector"], ()))
     return {
-        "columns": [*_TEXTS, *METRICS, *_COUNTS, *(_COSTS if costs else ())],
+        "columns": [*_TEXTS, *(("doubts",) if doubts else ()), *METRICS, *_COUNTS, *(_COSTS if costs else ())],
         "rows": rows,
         "texts": _TEXTS,
-        "counts": (*_COUNTS, *_COSTS),
+        "counts": ("doubts", *_COUNTS, *_COSTS),
         "groups": list(metrics["group"].drop_duplicates()),
     }
 

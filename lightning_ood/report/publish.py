@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,9 @@ from lightning_ood.report import (
     write_metrics,
     write_report,
 )
+from lightning_ood.report.doubts import read_doubts, write_doubts
 
-FILES = ("scores.parquet", "metrics.csv", "config.test.yaml", "report/index.html")  # the logger's artifact
+_LOGGED = ("scores.parquet", "metrics.csv", "doubts.csv", "config.test.yaml", "report/index.html")
 
 
 def publish(
@@ -32,6 +33,7 @@ def publish(
     costs: Mapping[str, Mapping[str, int]] | None = None,
     read: Read | None = None,
     trapezoid: bool = False,
+    doubts: Mapping[str, Sequence[str]] | None = None,
 ) -> pd.DataFrame:
     """Writes metrics.csv, prints the table, writes pictures and page, logs to the loggers.
 
@@ -44,6 +46,7 @@ def publish(
         costs: detector -> forward passes per image beyond the shared one; likewise.
         read: reads an image of the table, for thumbnails.
         trapezoid: adds AUPR by trapezoids to metrics.csv.
+        doubts: detector -> what is doubtful about its row; those of the run's last test where None.
 
     Returns:
         metrics.csv as a table.
@@ -51,9 +54,20 @@ def publish(
     metrics = summarise(table, trapezoid=trapezoid)
     write_metrics(metrics, folder)
     correct = accuracy(table)
-    print_table(metrics, correct, costs=costs)
+    if doubts is not None:
+        write_doubts(doubts, folder)
+    doubts = {name: said for name, said in read_doubts(folder).items() if name in table}
+    print_table(metrics, correct, costs=costs, doubts=doubts)
     pictures = write_report(
-        folder, table, metrics, accuracy=correct, summaries=summaries, config=config, costs=costs, read=read
+        folder,
+        table,
+        metrics,
+        accuracy=correct,
+        summaries=summaries,
+        config=config,
+        costs=costs,
+        read=read,
+        doubts=doubts,
     )
     runs = []
     for logger in loggers:
@@ -64,8 +78,9 @@ def publish(
             accuracy=correct,
             pictures=pictures,
             summaries=summaries,
+            doubts=doubts,
             read=read,
-            files=[folder / name for name in FILES],
+            files=[folder / name for name in _LOGGED],
         )
         runs.append(str(getattr(logger, "save_dir", None) or type(logger).__name__))
     where = f"Scores, table and pictures are in {folder}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from lightning_ood.data.datamodule import OODDataModule
 from lightning_ood.errors import InputError
 from lightning_ood.ops.console import rank_zero_print
 from lightning_ood.report import reader, training_auroc, write_scores
+from lightning_ood.report.doubts import all_doubts
 from lightning_ood.report.publish import publish
 
 
@@ -56,6 +57,7 @@ def finish(
     config: str = "",
     loggers: Iterable[Any] = (),
     data: OODDataModule | None = None,
+    doubts: Mapping[str, Sequence[str]] | None = None,
 ) -> pd.DataFrame:
     """Writes, prints and logs the table of scores and everything computed from it.
 
@@ -68,6 +70,7 @@ def finish(
         config: the resolved configuration, YAML.
         loggers: Lightning loggers that receive the metrics and the pictures.
         data: the test sets, from which thumbnails are read.
+        doubts: detector -> what is doubtful about its fit.
 
     Returns:
         The rows of metrics.csv.
@@ -89,7 +92,8 @@ def finish(
         for name, summary in summaries.items()
         if name in table
     }
-    metrics = publish(table, run_dir, shown, config, loggers, extra_forwards, read)
+    found = all_doubts(table, doubts or {})
+    metrics = publish(table, run_dir, shown, config, loggers, extra_forwards, read, doubts=found)
     if wrong:
         raise InputError("; ".join(wrong) + f". The other scores and their table are in {run_dir}")
     return metrics

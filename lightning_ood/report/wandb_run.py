@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from lightning_ood.report.doubts import Doubts, doubts_table
 from lightning_ood.report.failures import class_names
 from lightning_ood.report.fits import Summaries, ratios
 from lightning_ood.report.mistakes import PREFIX, Read, thumbnails, worst
@@ -45,11 +46,16 @@ def log(run: Any, values: Mapping[str, float], parts: Iterable[Callable[[], Cont
 
 
 def parts(
-    metrics: pd.DataFrame, scores: pd.DataFrame, pictures: Sequence[Path], summaries: Summaries, read: Read | None
+    metrics: pd.DataFrame,
+    scores: pd.DataFrame,
+    pictures: Sequence[Path],
+    summaries: Summaries,
+    read: Read | None,
+    doubts: Doubts,
 ) -> list[Callable[[], Content]]:
     """Returns functions that build one part of the log each; see :func:`lightning_ood.report.loggers.log_run`."""
     return [
-        lambda: _table(metrics),
+        lambda: _tables(metrics, doubts),
         lambda: dict(_histograms(scores)),
         lambda: dict(_curves(scores)),
         lambda: dict(_norm_ratios(summaries)),
@@ -93,11 +99,16 @@ def log_files(logger: Any, kind: str, files: Iterable[Path]) -> None:
     run.log_artifact(artifact)
 
 
-def _table(metrics: pd.DataFrame) -> Content:
+def _tables(metrics: pd.DataFrame, doubts: Doubts) -> Content:
     import wandb
 
-    rows = metrics.astype(object).to_numpy().tolist()
-    return {"metrics": wandb.Table(columns=list(metrics.columns), data=rows)}
+    counted = metrics.assign(doubts=[len(doubts.get(name, ())) for name in metrics["detector"]]) if doubts else metrics
+    content: Content = {"metrics": counted, "doubts": doubts_table(doubts)}
+    return {
+        name: wandb.Table(columns=list(table.columns), data=table.astype(object).to_numpy().tolist())
+        for name, table in content.items()
+        if len(table)
+    }
 
 
 def _histograms(scores: pd.DataFrame) -> Iterator[tuple[str, Any]]:

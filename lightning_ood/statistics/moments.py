@@ -1,11 +1,15 @@
 """Class means and second moments of a stream of features, for Gaussian and subspace detectors."""
 
 from collections.abc import Hashable
+from typing import Literal
 
 import torch
 from torch import Tensor
 
+from lightning_ood.errors import InputError
 from lightning_ood.statistics.base import Statistic
+
+Shrinkage = float | Literal["oas"] | None
 
 
 class Mean(Statistic):
@@ -89,6 +93,45 @@ class Moments(Statistic):
         rows = count.sum().clamp(min=1)
         means = sums["sums"].reshape(self.sums.shape) / count.clamp(min=1)[:, None]
         return count / rows, means, sums["products"].reshape(self.products.shape) / rows
+
+
+def shrunk(covariance: Tensor, shrinkage: Shrinkage, images: Tensor, means: Tensor | int) -> Tensor:
+    """Shrinks a covariance S towards ``trace(S) / D * I``, which gives it full rank: ``(1 - r) S + r trace(S) / D I``.
+
+    ``oas`` computes r from the data: Chen, Wiesel, Eldar, Hero, "Shrinkage Algorithms for MMSE Covariance Estimation",
+    IEEE Transactions on Signal Processing 2010, eq. 23. It needs the traces of S and of S^2 and the number n of
+    independent rows alone.
+
+    Args:
+        covariance: ``[D, D]`` float64.
+        shrinkage: r in (0, 1], ``oas``, or None, which returns S itself.
+        images: number of rows in S.
+        means: number of means that were subtracted; n is ``images - means``, at least 1.
+    """
+    if shrinkage is None:
+        return covariance
+    width = len(covariance)
+    trace, square = covariance.trace(), covariance.square().sum()  # the trace of S, of S^2
+    if shrinkage == "oas":
+        n = (images - means).clamp(min=1)
+        spread = (n + 1 - 2 / width) * (square - trace**2 / width)
+        share = ((1 - 2 / width) * square + trace**2) / spread
+        share = torch.where(spread > 0, share, 1).clamp(max=1)
+    else:
+        share = covariance.new_tensor(shrinkage)
+    return (1 - share) * covariance + share * trace / width * torch.eye(width, dtype=trace.dtype, device=trace.device)
+
+
+def check_shrinkage(shrinkage: Shrinkage) -> None:
+    """Checks an argument ``shrinkage``.
+
+    Raises:
+        InputError: if it is neither None, ``oas`` nor in (0, 1].
+    """
+    if shrinkage not in (None, "oas") and not (not isinstance(shrinkage, str) and 0 < shrinkage <= 1):
+        raise InputError(
+            f"shrinkage={shrinkage} is no share of the identity: write oas, or a number above 0, at most 1"
+        )
 
 
 def whitening(covariance: Tensor, second: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ import torch
 from lightning_ood.detectors.mds import MDS
 from lightning_ood.detectors.rmds import RMDS
 from lightning_ood.errors import InputError
+from lightning_ood.statistics.moments import shrunk
 from tests.helpers.toys import features, fit, fitted_score, given, random_features
 
 SQUARE = torch.tensor([[1.0, 1], [3, 1], [1, 3], [3, 3]])
@@ -74,3 +75,50 @@ def test_one_unit_and_one_image(detector):
 def test_needs_labels():
     with pytest.raises(InputError, match="labels"):
         fit(MDS(), features(torch.rand(4, 3)))
+
+
+def oas(covariance, n):
+    """Oracle approximating shrinkage, from the formula (Chen et al. 2010, eq. 23)."""
+    p, trace, square = len(covariance), np.trace(covariance), np.trace(covariance @ covariance)
+    share = ((1 - 2 / p) * square + trace**2) / ((n + 1 - 2 / p) * (square - trace**2 / p))
+    return min(share, 1) if square > trace**2 / p else 1
+
+
+@pytest.mark.parametrize("shrinkage", ["oas", 0.2, 1.0])
+@pytest.mark.parametrize("n", [20, 300])
+def test_shrinkage(shrinkage, n):
+    """Distances under shrunk covariances, with fewer images than units and with more."""
+    train, test = random_features(n=n)
+    z, y, x = train.pooled.double().numpy(), train.labels.numpy(), test.pooled.double().numpy()
+    classes = np.unique(y)
+    means = np.stack([z[y == c].mean(0) for c in classes])
+    within = z - means[np.searchsorted(classes, y)]
+
+    def inverse(covariance, freedom):
+        share = oas(covariance, freedom) if shrinkage == "oas" else shrinkage
+        return np.linalg.inv((1 - share) * covariance + share * np.trace(covariance) / 24 * np.eye(24))
+
+    near = inverse(within.T @ within / n, n - len(classes))
+    far = inverse(np.cov(z.T, bias=True), n - 1)
+    d = np.stack([np.einsum("bi,ij,bj->b", x - m, near, x - m) for m in means], 1).min(1)
+    d0 = np.einsum("bi,ij,bj->b", x - z.mean(0), far, x - z.mean(0))
+    np.testing.assert_allclose(fitted_score(MDS(shrinkage), train, test), -d, rtol=1e-5)
+    np.testing.assert_allclose(fitted_score(RMDS(shrinkage), train, test), d0 - d, rtol=1e-4, atol=1e-3)
+
+
+def test_oas_agrees_with_scikit_learn():
+    """Which leaves out the 2 / D of the formula."""
+    from sklearn.covariance import oas as theirs
+
+    rows = np.random.default_rng(0).normal(size=(50, 200)) * np.linspace(0.5, 2, 200)
+    covariance = np.cov(rows.T, bias=True)
+    found = shrunk(torch.from_numpy(covariance), "oas", torch.tensor(50.0, dtype=torch.float64), 0).numpy()
+    np.testing.assert_allclose(found, theirs(rows)[0], rtol=0.01, atol=2e-3)
+
+
+def test_shrinkage_of_what_does_not_vary():
+    """One image a class: no covariance, so nothing to shrink towards; scores stay finite."""
+    train = given(torch.zeros(4, 4), SQUARE, torch.arange(4))
+    assert fitted_score(MDS("oas"), train, train).tolist() == [0.0] * 4
+    with pytest.raises(InputError, match="shrinkage=ledoit"):
+        MDS("ledoit")

@@ -113,3 +113,25 @@ def test_the_best_by_accuracy_needs_images_to_judge_on(tmp_path: Path) -> None:
     weights = attempt(RunFolder(tmp_path / "some"), best(), val=True)
     saved = torch.load(tmp_path / "some" / "checkpoints" / "best.ckpt", weights_only=True)["state_dict"]
     assert same(weights, saved)
+
+
+@pytest.mark.parametrize(("name", "value"), [("label_smoothing", 7.0), ("label_smoothing", -0.1), ("warmup", 1.5)])
+def test_shares_of_a_training_out_of_range_are_refused(name: str, value: float) -> None:
+    with pytest.raises(InputError, match=f"training.{name}={value} is no share"):
+        Training(**{name: value})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("rate", [-0.1, 0.0, float("nan")])
+def test_a_learning_rate_that_trains_nothing_is_refused(rate: float) -> None:
+    training = Training(lambda parameters: torch.optim.SGD(parameters, lr=rate))
+    module = OODModule(network=Net(), weights="none", finetune="all", training=training)
+    with pytest.raises(InputError, match=r"training.optimizer: .*learning rate"):
+        module.configure_optimizers()
+
+
+def test_no_epoch_is_refused(tmp_path: Path) -> None:
+    module = OODModule(network=Net(), weights="none", finetune="all")
+    data = OODDataModule(IDSets(Images(8), Images(8, seed=1)), batch_size=8, num_workers=0)
+    trainer = quiet_trainer([ScoringCallback({"msp": MSP()})], max_epochs=0)
+    with pytest.raises(InputError, match="max_epochs=0 trains nothing"):
+        train(trainer, module, data, RunFolder(tmp_path), "a", False)

@@ -180,3 +180,23 @@ def test_an_archive_without_checksums_is_read(tmp_path: Path) -> None:
     network = _net(seed=1)
     load_weights(network, tmp_path / "weights.pth")
     assert weights_hash(network) == weights_hash(_net())
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (torch.nan, "0.weight: 1 of 20"),
+        (torch.inf, "NaN or infinite"),
+        (1j, "complex weights .0.weight"),
+    ],
+)
+def test_weights_that_are_no_real_numbers_are_refused(value: complex, message: str, tmp_path: Path) -> None:
+    state = _net().state_dict()
+    weight = state["0.weight"].to(torch.complex64) if isinstance(value, complex) else state["0.weight"].clone()
+    weight[0, 0] = value
+    torch.save({**state, "0.weight": weight}, tmp_path / "w.pth")
+    net = _net(seed=1)
+    before = weights_hash(net)
+    with pytest.raises(InputError, match=message):
+        load_weights(net, tmp_path / "w.pth")
+    assert weights_hash(net) == before

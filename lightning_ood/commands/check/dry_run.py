@@ -18,6 +18,8 @@ from lightning_ood.commands.check.reading import evenly_spaced
 from lightning_ood.commands.check.sets import TEST, TRAIN, role
 from lightning_ood.data.sets import Batch, ImageSet, collate
 from lightning_ood.detectors.base import Detector
+from lightning_ood.detectors.doubts import Seen
+from lightning_ood.detectors.witness import Witness
 from lightning_ood.engine.module import OODModule
 from lightning_ood.errors import InputError, NotFiniteError
 from lightning_ood.features import Features
@@ -58,6 +60,15 @@ class TimedSuite(DetectorSuite):
     def __init__(self, detectors: Mapping[str, Detector], found: Findings, timer: Timer) -> None:
         super().__init__(detectors)
         self._found, self._timer = found, timer
+        self.whole: ImageSet | None = None  # the training images of which the suite sees a sample
+
+    def _seen(self, witness: Witness) -> Seen:
+        """Returns what was seen, with the counts of the whole set: a sample has too few images for much."""
+        seen = super()._seen(witness)
+        if self.whole is None or seen.labelled is None or self.whole.labels is None:
+            return seen
+        labelled = torch.as_tensor(self.whole.labels).bincount(minlength=len(seen.labelled))
+        return replace(seen, images=len(self.whole), labelled=labelled)
 
     def attempt(self, step: Step, name: str, call: Callable[[], T]) -> T | None:
         """Times the step; returns None where it failed. ``compute`` raises: the suite collects its errors."""
@@ -116,6 +127,7 @@ class DryRun:
         self._find_needs(suite, batches[0], train.labels is not None)
         backbone = self.module.backbone
         labels = torch.cat([batch.label for batch in batches]).cpu() if train.labels is not None else None
+        suite.whole = train
         suite.setup(backbone.info(labels))
         backbone.configure(suite.reads("fit"))
         suite.to(self.module.device)
@@ -131,6 +143,10 @@ class DryRun:
             few = incomplete and not isinstance(error, NotFiniteError)
             hint = f" (with {self.samples} of the images; more may do: --check.samples)" if few else ""
             self.found.add("warning" if few else "error", "detectors", name, f"{error}{hint}")
+        hint = f" (found with {self.samples} of the images)" if incomplete else ""
+        for name, doubts in suite.doubts.items():
+            for doubt in doubts:
+                self.found.add("warning", "detectors", name, doubt + hint)
         for name, fitted in suite.fitted.items():
             self.found.detectors[name].fitted_bytes = sum(value.nbytes for value in fitted.values())
 

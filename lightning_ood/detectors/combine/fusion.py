@@ -11,9 +11,11 @@ from torch import Tensor, nn
 from lightning_ood.detectors._contract import nest, unnest
 from lightning_ood.detectors.base import Detector, Fitted
 from lightning_ood.detectors.calibration import Calibration, check_share, check_steps, split
+from lightning_ood.detectors.doubts import Seen, inside, jigsaw_doubts
 from lightning_ood.detectors.energy import Energy
 from lightning_ood.detectors.knn import KNN
 from lightning_ood.detectors.nap import NAP
+from lightning_ood.detectors.ranges import check_at_least
 from lightning_ood.errors import InputError
 from lightning_ood.features import Features, NetworkInfo
 
@@ -131,6 +133,7 @@ class Fusion(Detector):
         if of is not None and len(of) < 2:
             raise InputError(f"Fusion combines detectors, and `of` has {len(of)}: name at least two")
         check_share(held_out)
+        check_at_least("images", images, 2)
         self.of = {"nap": NAP(), "energy": Energy(), "knn": KNN()} if of is None else dict(of)
         self.members = nn.ModuleList(self.of.values())
         self.rule = RobustZ() if rule is None else rule
@@ -190,3 +193,14 @@ class Fusion(Detector):
             summary |= {f"{name}.median": median, f"{name}.iqr": high - low}
             summary |= {f"{name}.{key}": value for key, value in member.summary(unnest(name, fitted)).items()}
         return summary
+
+    def doubts(self, fitted: Fitted, seen: Seen) -> list[str]:
+        """Doubts members: what each doubts, one that scores jigsaws above images, one with a single score."""
+        found = []
+        for i, (name, member) in enumerate(self.of.items()):
+            of_member, scores = unnest(name, fitted), fitted["id_scores"][:, i]
+            doubts = [*jigsaw_doubts(member, of_member, seen), *member.doubts(of_member, seen)]
+            if scores.min() == scores.max():
+                doubts.append("it gives all training images the same score: it adds nothing; leave it out")
+            found += inside(name, doubts)
+        return found

@@ -13,8 +13,10 @@ from torch import Tensor, nn
 
 from lightning_ood.detectors._contract import arguments, nest, unnest
 from lightning_ood.detectors.base import Detector, Fitted
+from lightning_ood.detectors.doubts import Seen, ends_of, inside, search_doubts
 from lightning_ood.detectors.logit_score import LogitScore
 from lightning_ood.detectors.pseudo_ood import Criterion, PseudoOOD, criterion
+from lightning_ood.detectors.ranges import check_at_least, check_share
 from lightning_ood.detectors.react import ReAct
 from lightning_ood.errors import InputError, write_one_of
 from lightning_ood.features import Features, NetworkInfo
@@ -82,6 +84,8 @@ class Search(Detector):
         self.views = tuple(self.pseudo_ood)
         self.val_ood = not self.views
         self.positive = all(candidate.positive for candidate in self.candidates)
+        check_at_least("images", images, 1)
+        check_share("held_out", held_out)
         self.images, self.held_out, self.seed = images, held_out, seed
 
     @property
@@ -154,6 +158,15 @@ class Search(Detector):
         summary |= {"dead": ", ".join(dead)} if dead else {}
         of_chosen = self._chosen(fitted).summary(unnest("of", fitted))
         return {**summary, **{f"of.{key}": value for key, value in of_chosen.items()}}
+
+    def doubts(self, fitted: Fitted, seen: Seen) -> list[str]:
+        """Doubts an end of the grid, a best candidate below chance, and what the chosen candidate doubts."""
+        choice = self.choices[int(fitted["chosen"])]
+        alive = [name for name, dead in zip(self.grid, fitted["dead"].tolist(), strict=True) if not dead]
+        values = fitted["criterion"].mean(dim=0)
+        best = float(values.max()) if self.criterion == "auroc" else 1.0
+        own = search_doubts(best, ends_of({name: self.grid[name] for name in alive}, choice))
+        return own + inside("of", self._chosen(fitted).doubts(unnest("of", fitted), seen))
 
     def _chosen(self, fitted: Fitted) -> Detector:
         return self.candidates[int(fitted["chosen"])]
