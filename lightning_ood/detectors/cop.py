@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lightning_ood.detectors.base import Detector, Fitted
 from lightning_ood.detectors.normalization import normalized_products
+from lightning_ood.detectors.ranges import check_at_least, check_positive
 from lightning_ood.errors import InputError
 from lightning_ood.features import Features, NetworkInfo
 from lightning_ood.statistics import Shared, share
@@ -106,8 +107,8 @@ class CoRP(CoP):
 
     def __init__(self, variance: float = 0.8, gamma: float = 2.0, size: int | None = None, seed: int = 0) -> None:
         super().__init__(variance)
-        if gamma <= 0 or (size is not None and size < 2):
-            raise InputError(f"gamma={gamma} and size={size} are too small; write a gamma above 0 and a size from 2")
+        check_positive("gamma", gamma)
+        check_at_least("size", 2 if size is None else size, 2)
         self.gamma, self.size, self.seed = gamma, size, seed
 
     def setup(self, info: NetworkInfo) -> None:

@@ -32,6 +32,8 @@ class CTM(Detector):
         InputError: if ``compare`` is neither.
     """
 
+    labels = True
+
     score_only = ("compare",)
     means: Shared[ClassMeans]
 

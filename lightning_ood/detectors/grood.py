@@ -6,6 +6,7 @@ from torch import Tensor
 from lightning_ood.detectors.base import Detector, Fitted
 from lightning_ood.detectors.batch_fields import index_of, labels_of
 from lightning_ood.detectors.knn import check_k
+from lightning_ood.detectors.ranges import check_at_least
 from lightning_ood.errors import InputError
 from lightning_ood.features import Features, NetworkInfo
 from lightning_ood.statistics import Shared, share
@@ -43,6 +44,8 @@ class GROOD(Detector):
         InputError: if no training image is classified correctly, or fewer than ``k`` of the sample.
     """
 
+    labels = True
+
     positive = False
     score_only = ("k",)
 
@@ -52,6 +55,8 @@ class GROOD(Detector):
 
     def __init__(self, k: int = 1, pseudo_ood: View | None = None, bank_size: int = 10_000, seed: int = 0) -> None:
         super().__init__()
+        check_at_least("k", k, 1)
+        check_at_least("bank_size", bank_size, 1)
         self.k, self.pseudo_ood, self.bank_size, self.seed = k, pseudo_ood, bank_size, seed
         self.views: tuple[View, ...] = () if pseudo_ood is None else (pseudo_ood,)
 

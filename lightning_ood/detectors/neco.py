@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from lightning_ood.detectors.base import Detector, Fitted
+from lightning_ood.detectors.ranges import check_at_least
 from lightning_ood.errors import InputError
 from lightning_ood.features import Features, NetworkInfo
 from lightning_ood.statistics import Shared, share
@@ -43,6 +44,7 @@ class NECO(Detector):
         super().__init__()
         if not 0 < variance < 1:
             raise InputError(f"variance={variance} is not in (0, 1); write for example 0.9")
+        check_at_least("dim", 1 if dim is None else dim, 1)
         self.variance, self.dim, self.use_logit, self.standardize = variance, dim, use_logit, standardize
 
     def setup(self, info: NetworkInfo) -> None:

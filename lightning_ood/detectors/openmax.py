@@ -6,6 +6,7 @@ from torch import Tensor
 
 from lightning_ood.detectors.base import Detector, Fitted
 from lightning_ood.detectors.batch_fields import index_of, labels_of
+from lightning_ood.detectors.ranges import check_at_least
 from lightning_ood.errors import InputError
 from lightning_ood.features import Features, NetworkInfo
 from lightning_ood.statistics.sample import Sample
@@ -39,6 +40,8 @@ class OpenMax(Detector):
         InputError: if ``tail`` is below 2, ``alpha`` or ``rows`` below 1, or no training image is classified correctly.
     """
 
+    labels = True
+
     score_only = ("alpha",)
 
     sums: Tensor
@@ -46,11 +49,8 @@ class OpenMax(Detector):
 
     def __init__(self, tail: int = 20, alpha: int = 3, rows: int = 50_000, seed: int = 0) -> None:
         super().__init__()
-        if tail < 2 or alpha < 1 or rows < 1:
-            raise InputError(
-                f"tail={tail}, alpha={alpha} and rows={rows} are not all in their ranges; write a tail from 2, an "
-                "alpha from 1 and rows from 1"
-            )
+        for name, value, least in (("tail", tail, 2), ("alpha", alpha, 1), ("rows", rows, 1)):
+            check_at_least(name, value, least)
         self.tail, self.alpha, self.rows, self.seed = tail, alpha, rows, seed
 
     def setup(self, info: NetworkInfo) -> None:

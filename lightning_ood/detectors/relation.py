@@ -5,7 +5,7 @@ from torch import Tensor
 
 from lightning_ood.detectors.base import Detector, Fitted
 from lightning_ood.detectors.batch_fields import index_of
-from lightning_ood.errors import InputError
+from lightning_ood.detectors.ranges import check_at_least, check_positive, check_share
 from lightning_ood.features import Features, NetworkInfo
 from lightning_ood.statistics import Shared, share
 from lightning_ood.statistics.sample import Sample
@@ -53,11 +53,9 @@ class Relation(Detector):
 
     def __init__(self, power: float = 1.0, threshold: float = 0.03, bank_size: int = 10_000, seed: int = 0) -> None:
         super().__init__()
-        if power <= 0 or not 0 <= threshold < 1 or bank_size < 1:
-            raise InputError(
-                f"power={power}, threshold={threshold} and bank_size={bank_size} are not all in their ranges; write a "
-                "power above 0, a threshold in [0, 1) and a bank_size from 1"
-            )
+        check_positive("power", power)
+        check_share("threshold", threshold)
+        check_at_least("bank_size", bank_size, 1)
         self.power, self.threshold, self.bank_size, self.seed = power, threshold, bank_size, seed
 
     def setup(self, info: NetworkInfo) -> None:

@@ -34,6 +34,8 @@ class TemperatureScaling(Detector):
         InputError: if the temperature is not positive.
     """
 
+    labels = True
+
     derivative: Tensor
     images: Tensor
 

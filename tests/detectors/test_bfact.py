@@ -1,13 +1,13 @@
 import numpy as np
 import pytest
 import torch
-from baseline_toys import features, fit, fitted_score, random_features
 
 from lightning_ood.detectors.bfact import BFAct
 from lightning_ood.detectors.max_logit import MaxLogit
 from lightning_ood.errors import InputError
 from lightning_ood.features import Head
 from lightning_ood.testing import check_detector
+from tests.helpers.toys import features, fit, fitted_score, random_features
 
 
 def test_worked_example():

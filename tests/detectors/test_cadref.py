@@ -1,7 +1,6 @@
 import numpy as np
 import pytest
 import torch
-from baseline_toys import features, fit, fitted_score, random_features
 
 from lightning_ood.detectors.cadref import CADRef, CARef
 from lightning_ood.detectors.entropy import Entropy
@@ -11,6 +10,7 @@ from lightning_ood.detectors.odin import ODIN
 from lightning_ood.errors import InputError
 from lightning_ood.features import Head
 from lightning_ood.testing import check_detector
+from tests.helpers.toys import features, fit, fitted_score, random_features
 
 HEAD = Head(torch.tensor([[1.0, -1, 0], [-1, 2, 1]]), torch.tensor([2.0, 0]))
 

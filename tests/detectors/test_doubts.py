@@ -70,7 +70,7 @@ def test_rank_of_a_covariance() -> None:
     assert f"within classes has at most rank {12 - classes} in 16 dimensions (12 images" in text
     assert "shrinkage: oas" in text
     assert "rank" not in told(MDS())
-    assert "rank" not in told(MDS("oas"), few)
+    assert "rank" not in told(MDS(shrinkage="oas"), few)
     text = told(RMDS(), few)
     assert "covariance of all images has at most rank 11 in 16" in text and "within classes" in text
     assert "at most rank 12 in 16" in told(ViM(), few)

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from baseline_toys import fit, fitted_score, given, random_features
 
 from lightning_ood.detectors.grood import GROOD, gradients
 from lightning_ood.errors import InputError
 from lightning_ood.testing import check_detector
 from lightning_ood.views import Noise
+from tests.helpers.toys import fit, fitted_score, given, random_features
 
 
 def test_worked_example():

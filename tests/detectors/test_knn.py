@@ -74,7 +74,8 @@ def test_bank_is_bounded_and_does_not_depend_on_batches():
 @pytest.mark.parametrize("detector", [KNN, NNGuide])
 def test_k_that_the_bank_cannot_serve_is_refused(detector, k):
     train, test = random_features()
-    with pytest.raises(InputError, match=rf"k={k} .* bank of 300 .* k from 1 to 300"):
+    says = "k=0 .* at least 1" if k == 0 else r"k=301 .* bank of 300 .* k from 1 to 300"
+    with pytest.raises(InputError, match=says):
         fit(detector(k), train)
     with pytest.raises(InputError, match="larger bank"):
         detector(k).score(test, fit(detector(k=1), train))

@@ -1,12 +1,12 @@
 import numpy as np
 import pytest
 import torch
-from baseline_toys import given, random_features
 
 from lightning_ood.detectors.lts import LTS
 from lightning_ood.detectors.max_logit import MaxLogit
 from lightning_ood.errors import InputError
 from lightning_ood.testing import check_detector
+from tests.helpers.toys import given, random_features
 
 
 def test_worked_example():

@@ -102,8 +102,8 @@ def test_shrinkage(shrinkage, n):
     far = inverse(np.cov(z.T, bias=True), n - 1)
     d = np.stack([np.einsum("bi,ij,bj->b", x - m, near, x - m) for m in means], 1).min(1)
     d0 = np.einsum("bi,ij,bj->b", x - z.mean(0), far, x - z.mean(0))
-    np.testing.assert_allclose(fitted_score(MDS(shrinkage), train, test), -d, rtol=1e-5)
-    np.testing.assert_allclose(fitted_score(RMDS(shrinkage), train, test), d0 - d, rtol=1e-4, atol=1e-3)
+    np.testing.assert_allclose(fitted_score(MDS(shrinkage=shrinkage), train, test), -d, rtol=1e-5)
+    np.testing.assert_allclose(fitted_score(RMDS(shrinkage=shrinkage), train, test), d0 - d, rtol=1e-4, atol=1e-3)
 
 
 def test_oas_agrees_with_scikit_learn():
@@ -119,6 +119,6 @@ def test_oas_agrees_with_scikit_learn():
 def test_shrinkage_of_what_does_not_vary():
     """One image a class: no covariance, so nothing to shrink towards; scores stay finite."""
     train = given(torch.zeros(4, 4), SQUARE, torch.arange(4))
-    assert fitted_score(MDS("oas"), train, train).tolist() == [0.0] * 4
+    assert fitted_score(MDS(shrinkage="oas"), train, train).tolist() == [0.0] * 4
     with pytest.raises(InputError, match="shrinkage=ledoit"):
-        MDS("ledoit")
+        MDS(shrinkage="ledoit")

@@ -1,11 +1,11 @@
 import numpy as np
 import pytest
 import torch
-from baseline_toys import fit, fitted_score, given, random_features
 
 from lightning_ood.detectors.neco import NECO
 from lightning_ood.errors import InputError
 from lightning_ood.testing import check_detector
+from tests.helpers.toys import fit, fitted_score, given, random_features
 
 
 def reference(train, test, variance=0.9, dim=None):

@@ -5,7 +5,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from baseline_toys import features, fit, fitted_score, given, random_features, setup_for
 
 from lightning_ood.detectors.mds import MDS
 from lightning_ood.detectors.residual import Residual
@@ -15,6 +14,7 @@ from lightning_ood.errors import InputError
 from lightning_ood.features import Head
 from lightning_ood.suite import DetectorSuite
 from lightning_ood.testing import check_detector
+from tests.helpers.toys import features, fit, fitted_score, given, random_features, setup_for
 
 
 def divided(f, power):

@@ -1,12 +1,12 @@
 import numpy as np
 import pytest
 import torch
-from baseline_toys import fit, fitted_score, given, random_features
 from scipy.stats import weibull_min
 
 from lightning_ood.detectors.openmax import OpenMax
 from lightning_ood.errors import InputError
 from lightning_ood.testing import check_detector
+from tests.helpers.toys import fit, fitted_score, given, random_features
 
 
 def test_worked_example():

@@ -3,7 +3,6 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from baseline_toys import features, fit, random_features
 
 from lightning_ood.detectors.energy import Energy
 from lightning_ood.detectors.max_logit import MaxLogit
@@ -11,6 +10,7 @@ from lightning_ood.detectors.optfs import OptFS
 from lightning_ood.errors import InputError
 from lightning_ood.features import Head
 from lightning_ood.testing import check_detector
+from tests.helpers.toys import features, fit, random_features
 
 
 def reference(train, test, ends, bins):

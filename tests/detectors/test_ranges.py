@@ -49,6 +49,9 @@ BAD: dict[str, tuple[float, ...]] = {
     "order": COUNT,
     "bins": COUNT,
     "variance": (-0.1, 1.1, NAN),
+    "size": COUNT,
+    "tail": (1, 0, -1),
+    "iterations": COUNT,
 }
 ANY = ("seed",)  # every integer is one
 

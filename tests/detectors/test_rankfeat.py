@@ -3,13 +3,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from baseline_toys import features
 
 from lightning_ood.detectors.max_logit import MaxLogit
 from lightning_ood.detectors.rankfeat import RankFeat
 from lightning_ood.errors import InputError
 from lightning_ood.features import Head, NetworkInfo
 from lightning_ood.testing import check_detector
+from tests.helpers.toys import features
 
 
 def batch(maps, head):

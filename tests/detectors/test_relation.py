@@ -1,11 +1,11 @@
 import numpy as np
 import pytest
 import torch
-from baseline_toys import fitted_score, given, random_features
 
 from lightning_ood.detectors.relation import Relation
 from lightning_ood.errors import InputError
 from lightning_ood.testing import check_detector
+from tests.helpers.toys import fitted_score, given, random_features
 
 
 def test_worked_example():

@@ -1,13 +1,13 @@
 import numpy as np
 import pytest
 import torch
-from baseline_toys import fit, given, random_features
 from scipy.optimize import minimize_scalar
 
 from lightning_ood.detectors.msp import MSP
 from lightning_ood.detectors.temperature_scaling import TemperatureScaling
 from lightning_ood.errors import InputError
 from lightning_ood.testing import check_detector
+from tests.helpers.toys import fit, given, random_features
 
 
 def test_worked_example():

@@ -63,7 +63,8 @@ def test_default_dim_follows_the_authors_rule():
 @pytest.mark.parametrize("dim", [3, 1000, -1])
 @pytest.mark.parametrize("detector", [ViM, Residual])
 def test_dim_without_residual_space_is_refused(detector, dim):
-    with pytest.raises(InputError, match=r"write a dim from 0 to 2, or null .* \(here 1\)"):
+    says = "dim=-1 .* at least 0" if dim < 0 else r"write a dim from 0 to 2, or null .* \(here 1\)"
+    with pytest.raises(InputError, match=says):
         fit(detector(dim), features(torch.rand(5, 3)))
 
 

@@ -94,16 +94,20 @@ def test_a_training_s_validation_is_not_fitted_on() -> None:
     assert callback.seen == 0
 
 
+def fingerprint(name: str) -> dict[str, dict[str, str]]:
+    return {"train": {"set": name, "files": "sizes and dates", "content": ""}}
+
+
 def test_a_fit_is_kept_for_the_same_images_alone() -> None:
     callback = ScoringCallback({"react": ReAct()})
     callback.suite.setup(TOY.info())
     callback.suite.update(TOY(TOY.train(), READS))
     callback.suite.compute()
-    callback.fingerprint = "these"
+    callback.fingerprint = fingerprint("these")
     state = callback.state_dict()
     other = ScoringCallback({"react": ReAct()})
-    other.fingerprint = "others"
-    assert other.keep(state) == [] and other.suite.fitted == {}
-    other.fingerprint = "these"
-    assert other.keep(state) == ["react"]
+    other.fingerprint = fingerprint("others")
+    assert other.keep(state, str) == [] and other.suite.fitted == {}
+    other.fingerprint = fingerprint("these")
+    assert other.keep(state, str) == ["react"]
     assert torch.equal(other.suite.fitted["react"]["threshold"], callback.suite.fitted["react"]["threshold"])
