@@ -63,7 +63,7 @@ def test_class_with_one_distance_gives_nothing_away():
 
 def test_refusals():
     for arguments in ({"tail": 1}, {"alpha": 0}, {"rows": 0}):
-        with pytest.raises(InputError, match="write a tail from 2"):
+        with pytest.raises(InputError, match="is too small or no number"):
             OpenMax(**arguments)
     with pytest.raises(InputError, match="correctly classified training images, and there is none"):
         fit(OpenMax(), given(torch.tensor([[1.0, 0]]), labels=torch.tensor([1])))
