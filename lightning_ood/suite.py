@@ -137,7 +137,8 @@ class DetectorSuite:
     @torch.no_grad()
     def _look_for_doubts(self, seen: Seen) -> None:
         for name, detector in self.detectors.items():
-            if name in self.doubts or name in self.unfitted or seen.images == 0:
+            without_fit = detector.requires_fit and name not in self.fitted
+            if name in self.doubts or without_fit or seen.images == 0:
                 continue
             fitted = {key: value.cpu() for key, value in self.fitted.get(name, {}).items()}
             with context(f"doubts of detector {name!r}"):

@@ -44,6 +44,7 @@ class TemperatureScaling(Detector):
         if temperature is not None and not 0 < temperature < math.inf:
             raise InputError(f"temperature={temperature} is not positive; write for example 1.5, or null to fit it")
         self.temperature = temperature
+        self.labels = temperature is None
         self.msp = MSP()
 
     @property

@@ -144,7 +144,8 @@ class DryRun:
             hint = f" (with {self.samples} of the images; more may do: --check.samples)" if few else ""
             self.found.add("warning" if few else "error", "detectors", name, f"{error}{hint}")
         hint = f" (found with {self.samples} of the images)" if incomplete else ""
-        for name, doubts in suite.doubts.items():
+        known = {} if self.module.source.random else suite.doubts  # random weights say nothing about a trained network
+        for name, doubts in known.items():
             for doubt in doubts:
                 self.found.add("warning", "detectors", name, doubt + hint)
         for name, fitted in suite.fitted.items():
