@@ -159,8 +159,8 @@ class DetectorSuite:
     def attempt(self, step: Step, name: str, call: Callable[[], T]) -> T | None:
         """Calls a method of one detector and adds the detector's name to its errors.
 
-        The suite calls detectors through this method alone. A dry run overrides it, to measure the time and to return
-        None for a detector that fails.
+        The suite sets up, fits and scores detectors through this method alone. A dry run overrides it, to measure the
+        time and to return None for a detector that fails.
         """
         with context(f"{_DOING[step]}detector {name!r}"):
             return call()

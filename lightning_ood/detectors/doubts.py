@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Any
 
 from torch import Tensor
 
 from lightning_ood.features import Features
 from lightning_ood.metrics.rates import auroc
-
-if TYPE_CHECKING:
-    from lightning_ood.detectors.base import Detector
 
 FLIPPED = 1 / 3  # share of training images whose predicted class a shaping may change without a doubt
 
@@ -35,7 +32,7 @@ class Seen:
     sample: Features | None = None
     jigsaws: Features | None = None
 
-    def holds(self, detector: Detector) -> bool:
+    def holds(self, detector: Any) -> bool:
         """Tells whether the sample has all fields that the detector reads in scoring."""
         if self.sample is None or detector.extra_forwards["test"]:
             return False
@@ -44,7 +41,7 @@ class Seen:
         return maps and not (reads.attention and held.attention is None) and not (reads.head and held.head is None)
 
 
-def jigsaw_doubts(detector: Detector, fitted: Mapping[str, Tensor], seen: Seen) -> list[str]:
+def jigsaw_doubts(detector: Any, fitted: Mapping[str, Tensor], seen: Seen) -> list[str]:
     """Doubts a detector that scores jigsaws of training images above the images themselves.
 
     Told where the AUROC is below 50 by more than two standard errors.
