@@ -115,6 +115,7 @@ def test_an_offline_run_holds_everything(config: Path, train: Run, tmp_path: Pat
     assert in_artifact(run.artifacts["p1-checkpoint"]) == {"last.ckpt"}
     assert in_artifact(run.artifacts["p1-scores"]) == {
         "scores.parquet",
+        "doubts.csv",
         "metrics.csv",
         "config.test.yaml",
         "index.html",
@@ -143,7 +144,7 @@ def test_fit_and_test_are_two_runs_of_a_group(
     config.write_text(yaml.safe_dump(content))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("lightning_ood.report.wandb_run.LIMIT", 100)
-    monkeypatch.setattr("lightning_ood.report.wandb_run._table", lambda metrics: 1 / 0)
+    monkeypatch.setattr("lightning_ood.report.wandb_run._tables", lambda metrics, doubts: 1 / 0)
     for job in ("fit", "test"):
         main([job, "--config", str(config)])
     said = capsys.readouterr()
