@@ -17,10 +17,10 @@ check: $(VENV)/installed  ## style and types
 	$(BIN)/mypy
 	$(BIN)/python -m tools.docs methods --check
 
-$(VENV)/installed: requirements.txt
+$(VENV)/installed: requirements.txt pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet -r requirements.txt
+	$(BIN)/python -m pip install --quiet -r requirements.txt --group dev
 	touch $@
 
 clean:
