@@ -160,6 +160,7 @@ def test_what_each_detector_needs(check: Check, tmp_path: Path) -> None:
     assert "needs the labels" in message(found, "error", "detectors", "line")
     assert "not finite" in message(found, "error", "detectors", "bad")
     assert found["estimate"]["test"]["images"] == 23 + 17 + 2 and found["estimate"]["fit"]["seconds"] > 0
+    assert found["estimate"]["memory"]["peak_bytes"] > 10**8, "torch alone takes more"
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from lightning_ood.commands.check.dry_run import DryRun
 from lightning_ood.commands.check.findings import Findings
 from lightning_ood.commands.check.sets import role
 from lightning_ood.data.sets import ImageSet
+from lightning_ood.ops.memory import most_held
 
 _READS = {"fit": ("train", "val_ood"), "test": ("test", "csid", "ood")}  # job -> roles of the sets that it reads
 
@@ -35,20 +36,21 @@ def estimate(found: Findings, dry_run: DryRun, sets: Mapping[str, ImageSet], wor
             shared = f", {world} processes" if world > 1 else ""
             message = f"about {duration(seconds)} for {images} images{after} ({shares}{shared}); an estimate"
             found.add("ok", "cost", job, message)
-    _memory(found, dry_run.module.device)
+    _memory(found, dry_run.module.device, dry_run.module.keep_memory)
 
 
-def _memory(found: Findings, device: torch.device) -> None:
+def _memory(found: Findings, device: torch.device, keep_memory: bool) -> None:
     sums = found.estimate["memory"]["state_bytes"]
     fitted = sum(facts.fitted_bytes or 0 for facts in found.detectors.values())
     cuda = device.type == "cuda"
     total = torch.cuda.mem_get_info(device)[1] if cuda else os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     found.estimate["memory"] |= {"fitted_bytes": fitted, "device_bytes": total}
     message = f"detectors hold {size(sums)} while they are fitted and at least {size(fitted)} while they score"
-    if cuda:
-        peak = torch.cuda.max_memory_allocated(device)
-        found.estimate["memory"]["peak_bytes"] = peak
-        message += f"; the dry run took {size(peak)}"
+    peak = torch.cuda.max_memory_allocated(device) if cuda else most_held()
+    found.estimate["memory"]["peak_bytes"] = peak
+    message += f"; the dry run took {size(peak)}"
+    if not cuda and keep_memory:
+        message += ", and memory once taken is kept (--model.reading.keep_memory false gives it back)"
     found.add("warning" if sums > 0.9 * total else "ok", "cost", "memory", f"{message} ({device} has {size(total)})")
 
 
