@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,11 +11,14 @@ import pandas as pd
 import pytest
 import yaml
 
+from lightning_ood.ops.memory import keep_freed_memory
+from tests.helpers.commands import Commands
 from tests.helpers.runs import CORE, DETECTORS, ROOT, Run, images
 from tests.helpers.scores import make_scores
 
 os.environ.setdefault("WANDB_MODE", "offline")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+keep_freed_memory()  # half of the time of networks at 224 px
 
 
 @pytest.fixture(scope="session")
@@ -38,21 +40,21 @@ def wandb_anew() -> Iterator[None]:
     wandb.teardown()
 
 
+@pytest.fixture(scope="session")
+def commands() -> Iterator[Commands]:
+    commands = Commands()
+    yield commands
+    commands.close()
+
+
 @pytest.fixture
-def train(tmp_path: Path) -> Run:
+def train(commands: Commands, tmp_path: Path) -> Run:
     """Calls ``python train.py …`` as a user does, in an empty folder."""
 
     def call(*arguments: object, timeout: float = 240, **environment: str) -> subprocess.CompletedProcess[str]:
         inherited = {k: v for k, v in os.environ.items() if k not in ("LIGHTNING_OOD_DATA", "WANDB_API_KEY")}
-        return subprocess.run(
-            [sys.executable, str(ROOT / "train.py"), *map(str, arguments)],
-            cwd=tmp_path,
-            env={**inherited, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **environment},
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-            stdin=subprocess.DEVNULL,
-        )
+        environment = {**inherited, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **environment}
+        return commands.run(list(map(str, arguments)), tmp_path, environment, timeout)
 
     return call
 
