@@ -16,6 +16,7 @@ from lightning_ood.data.files import ImageList
 from lightning_ood.data.sets import open_set
 from lightning_ood.errors import InputError
 from lightning_ood.metrics.rates import METRICS
+from lightning_ood.report.table import FULL_SPECTRUM
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -147,8 +148,20 @@ def lacking(files: tuple[str, ...], root: Path, download: bool) -> tuple[dict[st
     needed = {key: missing(data["id"][key], root, download) for key in ("train", "test")}
     if Path(weights).suffix and not (root / weights).is_file():
         needed["weights"] = f"{weights}: no such file"
-    sets = {key.split("/")[1]: missing(spec, root, download) for key, spec in data["ood"].items()}
+    sets = {name: first_missing(specs, root, download) for name, specs in sets_of(data).items()}
     return {key: why for key, why in needed.items() if why}, {name: why for name, why in sets.items() if why}
+
+
+def sets_of(data: Mapping[str, Any]) -> dict[str, list[Any]]:
+    """What each row of metrics.csv needs beside the ID test set: an OOD set, and for ``fs/`` shifted ID sets too."""
+    sets = {key.split("/")[1]: [spec] for key, spec in data["ood"].items()}
+    shifted = list(data.get("csid", {}).values())
+    return sets | ({f"{FULL_SPECTRUM}{name}": [*specs, *shifted] for name, specs in sets.items()} if shifted else {})
+
+
+def first_missing(specs: list[Any], root: Path, download: bool) -> str:
+    """Why the first of the sets that cannot be opened cannot; empty where all can."""
+    return next((why for why in (missing(spec, root, download) for spec in specs) if why), "")
 
 
 def missing(spec: Any, root: Path, download: bool) -> str:

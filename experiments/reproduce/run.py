@@ -25,9 +25,10 @@ import yaml  # noqa: E402
 
 from experiments.reproduce import published  # noqa: E402
 from experiments.reproduce.compare import compare, markdown  # noqa: E402
-from experiments.reproduce.published import HERE, Table, lacking, merged  # noqa: E402
+from experiments.reproduce.published import HERE, Table, lacking, merged, sets_of  # noqa: E402
 from lightning_ood.data.datamodule import data_root  # noqa: E402
 from lightning_ood.errors import InputError  # noqa: E402
+from lightning_ood.report.table import FULL_SPECTRUM  # noqa: E402
 
 
 class Plan(NamedTuple):
@@ -59,7 +60,7 @@ def plan(table: Table, root: Path, download: bool) -> Plan:
 
 def _plan(table: Table, files: tuple[str, ...], differs: str, root: Path, download: bool) -> Plan:
     needed, gone = lacking(files, root, download)
-    here = {key.split("/")[1] for key in merged(files)["data"]["ood"]} - set(gone)
+    here = set(sets_of(merged(files)["data"])) - set(gone)
     columns = {column: [name for name in names if name in here][:1] for column, names in table.columns.items()}
     columns |= {column: sets if set(sets) <= here else [] for column, sets in table.means.items()}
     usable = {column: sets for column, sets in columns.items() if sets}
@@ -76,7 +77,9 @@ def compute(files: tuple[str, ...], plans: dict[Table, Plan], folder: Path, root
     """One fit and one test for all tables that these configs serve; what went wrong, empty where nothing did."""
     rows = [(row, each.columns) for table, each in plans.items() for row in table.rows if row.detector]
     detectors = {row.detector: row.spec for row, columns in rows if any(row.cells[column] for column in columns)}
-    names = {name for each in plans.values() for sets in each.columns.values() for name in sets}
+    names = {
+        name.removeprefix(FULL_SPECTRUM) for each in plans.values() for sets in each.columns.values() for name in sets
+    }
     ood = {key: spec for key, spec in merged(files)["data"]["ood"].items() if key.split("/")[1] in names}
     config = {"data": {"ood": ood}, "scoring": {"detectors": detectors}}
     run = folder / name_of(files)

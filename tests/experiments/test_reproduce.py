@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from experiments.reproduce.compare import compare, markdown
-from experiments.reproduce.published import Table, merged, read
+from experiments.reproduce.published import Table, merged, read, sets_of
 from experiments.reproduce.run import name_of
 from lightning_ood.commands.cli import main
 from lightning_ood.detectors import list_detectors
@@ -41,7 +41,7 @@ def test_a_file_holds_what_it_says(path: Path) -> None:
                     assert np.mean(values) == pytest.approx(mean, abs=0.0101), (row.name, metric)
     wanted = {names[0] for names in table.columns.values()} | {name for sets in table.means.values() for name in sets}
     for files, _ in table.configs[:1]:
-        assert wanted <= {key.split("/")[1] for key in merged(files)["data"]["ood"]}
+        assert wanted <= set(sets_of(merged(files)["data"]))
     list_detectors()  # short names are those of imported classes
     parser = jsonargparse.ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(Detector, "detector")
@@ -71,6 +71,8 @@ def test_corrected_cells() -> None:
     wrn = row_of("feature_norm_wrn", "FeatureNorm")[0]
     assert (wrn["Places365"]["auroc"], wrn["average"]["auroc"]) == (90.91, 97.33)
     assert row_of("feature_norm_resnet18", "ODIN+norm")[0]["average"] == {"fpr95": 15.99, "auroc": 97.03}
+    assert row_of("openood_imagenet_fs", "SCALE")[0] == {"near": {"auroc": 64.67}, "far": {"auroc": 88.85}}
+    assert row_of("openood_imagenet_regnet", "NNGuide")[0] == {"near": {"auroc": 84.87}, "far": {"auroc": 97.17}}
     assert row_of("openood_imagenet", "NCI")[0] == {"near": {"auroc": 78.69}, "far": {"auroc": 95.53}}
 
 
