@@ -73,6 +73,9 @@ def test_any_number_of_processes_gives_the_same(config: Path, train: Run, tmp_pa
         scores_n, metrics_n, fitted_n = outcome(train, config, tmp_path / str(processes), processes, *ARGUMENTS)
         same_scores(scores_n, scores, processes)
         pd.testing.assert_frame_equal(metrics_n, metrics, check_exact=False, rtol=1e-6)
+        said, expected = (pd.read_csv(tmp_path / name / "doubts.csv") for name in (str(processes), "one"))
+        pd.testing.assert_frame_equal(said, expected)
+        assert len(expected) > 3
         for name, tensors in fitted.items():
             for key, value in tensors.items():
                 other = fitted_n[name][key]
