@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable
 from importlib import import_module
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from lightning_ood.errors import InputError, close_names
+from lightning_ood.ops.orphans import stop_with_parent
 
 
 class Command(NamedTuple):
@@ -45,10 +45,7 @@ COMMANDS = {
 def main(args: list[str] | None = None) -> None:
     """Runs a command; an error that the user can correct is printed without a traceback, and the exit code is 2."""
     given = sys.argv[1:] if args is None else args
-    if os.environ.get("LOCAL_RANK", "0") != "0":
-        from lightning_ood.ops.processes import stop_with_parent
-
-        stop_with_parent()
+    stop_with_parent()
     try:
         if given[:1] in (["-h"], ["--help"]):
             print(usage())

@@ -19,6 +19,7 @@ from lightning_ood.data.root import data_root
 from lightning_ood.data.sampling import ExactSampler
 from lightning_ood.data.sets import Batch, ImageSet, Transform, collate, open_set
 from lightning_ood.data.specs import IDSets, Spec, TestSet
+from lightning_ood.data.workers import start_worker
 from lightning_ood.errors import InputError
 from lightning_ood.ops.console import rank_zero_print
 
@@ -247,6 +248,7 @@ class OODDataModule(L.LightningDataModule):
             num_workers=self.num_workers,
             collate_fn=collate,
             pin_memory=torch.cuda.is_available(),
+            worker_init_fn=start_worker,
         )
 
     @property

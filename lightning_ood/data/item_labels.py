@@ -8,6 +8,7 @@ from torch.utils.data import DataLoader, Dataset
 from lightning_ood.data.images import ImageError
 from lightning_ood.data.labels import NONE, known, names_in, to_number
 from lightning_ood.data.sets import ImageSet, WrappedSet
+from lightning_ood.data.workers import start_worker
 from lightning_ood.errors import InputError
 from lightning_ood.ops.console import rank_zero_print
 
@@ -54,7 +55,9 @@ def _agrees(images: WrappedSet, label: Label, stored: int) -> bool:
 
 def _read_all(images: WrappedSet, workers: int) -> None:
     rank_zero_print(f"Reading the labels of the {len(images)} items of {images.name}")
-    loader = DataLoader(_Labels(images), batch_size=64, num_workers=workers, collate_fn=list)
+    loader = DataLoader(
+        _Labels(images), batch_size=64, num_workers=workers, collate_fn=list, worker_init_fn=start_worker
+    )
     labels: list[int | str] = []
     unreadable: list[int] = []
     for label in (label for batch in loader for label in batch):

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 from lightning_ood.backbone import Backbone
 from lightning_ood.backbone.inspect import evaluating
 from lightning_ood.data.sampling import ExactSampler
+from lightning_ood.data.workers import start_worker
 from lightning_ood.detectors.base import Detector
 from lightning_ood.errors import InputError
 from lightning_ood.features import Features
@@ -211,6 +212,7 @@ def _in_order(loader: DataLoader, rank: int, world_size: int) -> DataLoader:
         num_workers=loader.num_workers,
         collate_fn=loader.collate_fn,
         pin_memory=loader.pin_memory,
+        worker_init_fn=loader.worker_init_fn or start_worker,
     )
 
 

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 from lightning_ood.backbone.inspect import evaluating
 from lightning_ood.data.sampling import ExactSampler
 from lightning_ood.data.sets import ImageSet, collate
+from lightning_ood.data.workers import start_worker
 from lightning_ood.detectors.nac import POOLED
 from lightning_ood.detectors.nac_me import NACME, DivideBy, Ones
 from lightning_ood.errors import InputError
@@ -117,6 +118,7 @@ class NACMECallback(L.Callback):
             num_workers=data.num_workers,
             collate_fn=collate,
             pin_memory=torch.cuda.is_available(),
+            worker_init_fn=start_worker,
         )
 
     def _images(self, trainer: L.Trainer) -> ImageSet:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,9 +13,10 @@ from torch import Tensor
 from torchmetrics.utilities.distributed import gather_all_tensors
 
 from lightning_ood.errors import InputError
+from lightning_ood.ops.orphans import died, stop_with_children
 
 _RANK = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK")  # torchrun, Lightning, SLURM, LSF
-PATIENCE = 10.0  # seconds after a failed collective within which a dead process is detected
+PATIENCE = 3.0  # seconds after a failed collective within which a dead process is detected
 
 
 def rank() -> int:
@@ -37,20 +36,6 @@ def gather(part: Tensor) -> Tensor:
     return part
 
 
-def stop_with_parent() -> None:
-    """Ends this process when its parent dies, instead of waiting for it at the next collective."""
-    parent, rank = os.getppid(), os.environ.get("LOCAL_RANK", "?")
-    name = "the torchrun agent" if "TORCHELASTIC_RUN_ID" in os.environ else "process 0"
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(1)
-        print(f"error: {name} died (process {rank} noticed and stops)", file=sys.stderr, flush=True)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
 @contextmanager
 def naming_the_dead(children: Sequence[Popen], processes: int) -> Iterator[None]:
     """Reports which process died when a collective fails; gloo and NCCL name at best a port.
@@ -63,15 +48,14 @@ def naming_the_dead(children: Sequence[Popen], processes: int) -> Iterator[None]
     Raises:
         InputError: in the process that started the others; names the process that ended first. The others end too.
     """
-    try:
-        yield
-    except RuntimeError as error:
-        limit = time.monotonic() + (PATIENCE if processes > 1 else 0)
-        while time.monotonic() < limit:  # in a child process `stop_with_parent` ends this loop
-            for rank, child in enumerate(children, start=1):
-                if child.poll():
-                    raise InputError(
-                        f"process {rank} died (exit code {child.returncode}) and ends the run; its output is above"
-                    ) from error
-            time.sleep(0.1)
-        raise
+    with stop_with_children(children):
+        try:
+            yield
+        except RuntimeError as error:
+            limit = time.monotonic() + (PATIENCE if processes > 1 else 0)
+            while time.monotonic() < limit:  # in a child process `stop_with_parent` ends this loop
+                for rank, child in enumerate(children, start=1):
+                    if child.poll():
+                        raise InputError(died(rank, child)) from error
+                time.sleep(0.1)
+            raise

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 
 from lightning_ood.data.images import ImageError, darkness
 from lightning_ood.data.sets import FileSet, ImageSet
+from lightning_ood.data.workers import start_worker
 
 
 @dataclass
@@ -73,7 +74,9 @@ def read_all(images: ImageSet, limit: int | None = None, workers: int = 0) -> It
         InputError: if the data set returns something that is no image or no label.
     """
     positions: Any = evenly_spaced(len(images), limit)
-    return DataLoader(positions, batch_size=64, num_workers=workers, collate_fn=partial(_read, images))
+    return DataLoader(
+        positions, batch_size=64, num_workers=workers, collate_fn=partial(_read, images), worker_init_fn=start_worker
+    )
 
 
 def _read(images: ImageSet, positions: Sequence[int]) -> Contents:

@@ -21,6 +21,7 @@ from lightning_ood.commands.sweep.results import describe
 from lightning_ood.commands.sweep.space import JOB
 from lightning_ood.ops.console import rank_zero_print
 from lightning_ood.ops.files import write_text
+from lightning_ood.ops.orphans import PARENT
 
 
 def read_finished(folder: Path) -> dict[str, dict[str, Any]]:
@@ -100,7 +101,7 @@ def start(args: list[str], log: Path, threads: int) -> int:
     """Runs the command line in a process of its own, writes its output to ``log``, and returns its exit code."""
     paths = filter(None, [str(Path(__file__).parents[3]), os.environ.get("PYTHONPATH")])
     defaults = {"OMP_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1"}
-    environment = {**defaults, **os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+    environment = {**defaults, **os.environ, "PYTHONPATH": os.pathsep.join(paths), PARENT: str(os.getpid())}
     command = [sys.executable, "-m", "lightning_ood", *args]
     with log.open("w") as out:
         return subprocess.run(command, stdout=out, stderr=out, stdin=subprocess.DEVNULL, env=environment).returncode
