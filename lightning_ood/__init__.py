@@ -12,6 +12,7 @@ from lightning_ood.ops.version import VERSION
 
 if TYPE_CHECKING:
     from lightning_ood.backbone.backbone import Backbone
+    from lightning_ood.deploy.load import load_detector
     from lightning_ood.detectors import list_detectors
     from lightning_ood.detectors.base import Detector
     from lightning_ood.detectors.logit_score import LogitScore
@@ -36,6 +37,7 @@ __all__ = [
     "OODCallback",
     "check_detector",
     "list_detectors",
+    "load_detector",
     "ood_metrics",
 ]
 
@@ -51,6 +53,7 @@ _MODULES = {
     "OODCallback": "engine.callback",
     "check_detector": "testing.contract",
     "list_detectors": "detectors",
+    "load_detector": "deploy.load",
     "ood_metrics": "metrics.rates",
 }
 

@@ -97,7 +97,7 @@ def test_what_cannot_be_is_refused() -> None:
         rank(50, 0.99)
     with pytest.raises(InputError, match="needs at least 59"):
         accept_for(30, 0.95)
-    with pytest.raises(InputError, match="such as 0.95"):
+    with pytest.raises(InputError, match=r"such as 0\.95"):
         threshold(np.arange(9.0), 95)
-    with pytest.raises(InputError, match="such as 0.1"):
+    with pytest.raises(InputError, match=r"such as 0\.1"):
         benjamini_hochberg(np.zeros(2), 1.5)
