@@ -13,6 +13,7 @@ from lightning_ood.ops.version import VERSION
 if TYPE_CHECKING:
     from lightning_ood.backbone.backbone import Backbone
     from lightning_ood.deploy.load import load_detector
+    from lightning_ood.deploy.monitor import Monitor
     from lightning_ood.detectors import list_detectors
     from lightning_ood.detectors.base import Detector
     from lightning_ood.detectors.logit_score import LogitScore
@@ -33,6 +34,7 @@ __all__ = [
     "Head",
     "InputError",
     "LogitScore",
+    "Monitor",
     "NetworkInfo",
     "OODCallback",
     "check_detector",
@@ -49,6 +51,7 @@ _MODULES = {
     "Head": "features",
     "InputError": "errors",
     "LogitScore": "detectors.logit_score",
+    "Monitor": "deploy.monitor",
     "NetworkInfo": "features",
     "OODCallback": "engine.callback",
     "check_detector": "testing.contract",
