@@ -12,6 +12,8 @@ from lightning_ood.ops.version import VERSION
 
 if TYPE_CHECKING:
     from lightning_ood.backbone.backbone import Backbone
+    from lightning_ood.deploy.load import load_detector
+    from lightning_ood.deploy.monitor import Monitor
     from lightning_ood.detectors import list_detectors
     from lightning_ood.detectors.base import Detector
     from lightning_ood.detectors.logit_score import LogitScore
@@ -32,10 +34,12 @@ __all__ = [
     "Head",
     "InputError",
     "LogitScore",
+    "Monitor",
     "NetworkInfo",
     "OODCallback",
     "check_detector",
     "list_detectors",
+    "load_detector",
     "ood_metrics",
 ]
 
@@ -47,10 +51,12 @@ _MODULES = {
     "Head": "features",
     "InputError": "errors",
     "LogitScore": "detectors.logit_score",
+    "Monitor": "deploy.monitor",
     "NetworkInfo": "features",
     "OODCallback": "engine.callback",
     "check_detector": "testing.contract",
     "list_detectors": "detectors",
+    "load_detector": "deploy.load",
     "ood_metrics": "metrics.rates",
 }
 

@@ -38,6 +38,12 @@ COMMANDS = {
         "lightning_ood.commands.compare:main",
         "says which run or detector is better on the same images, and by how much",
     ),
+    "export": Command(
+        "lightning_ood.commands.export:main",
+        "writes a fitted detector to a folder that decides about new images, with a calibrated threshold",
+    ),
+    "predict": Command("lightning_ood.commands.predict:main", "decides about images with an exported detector"),
+    "monitor": Command("lightning_ood.commands.monitor:main", "watches a stream of images with an exported detector"),
     "sweep": Command("lightning_ood.commands.sweep:main", "runs every point of a W&B sweep file without an account"),
 }
 

@@ -50,11 +50,15 @@ class Parser(LightningArgumentParser):
 
 
 class Trainer(L.Trainer):
-    """Adds ``check`` to the methods of the trainer: LightningCLI makes subcommands of methods."""
+    """Adds ``check`` and ``export`` to the methods of the trainer: LightningCLI makes subcommands of methods."""
 
     def check(self) -> None:
         """Is never called: :meth:`CLI.instantiate_classes` checks before a trainer is built."""
         raise NotImplementedError("the command line checks before it builds a trainer")
+
+    def export(self) -> None:
+        """Is never called: :meth:`lightning_ood.commands.export.ExportCLI.export` takes its place."""
+        raise NotImplementedError("the command line exports by itself")
 
 
 class CLI(LightningCLI):
@@ -201,7 +205,8 @@ class CLI(LightningCLI):
         options = self.options.as_dict()
         parts = {
             "model": {key: value for key, value in options["model"].items() if key != "reading"},
-            "data": {key: options["data"][key] for key in ("id", "batch_size", "augment", "seed")},
+            "data": {key: options["data"][key] for key in ("batch_size", "augment", "seed")}
+            | {"id": {key: value for key, value in options["data"]["id"].items() if key != "calibration"}},
             "trainer": {key: options["trainer"][key] for key in STEPS},
             "seed": options["seed_everything"],
             **({"exif_orientation": True} if options["data"]["exif_orientation"] else {}),

@@ -26,12 +26,14 @@ class IDSets:
         test: images that are scored.
         val: images that validate each epoch of a training; optional.
         name: its name in the tables.
+        calibration: images that ``export`` calibrates on, in neither of the others; optional.
     """
 
     train: Spec
     test: Spec
     val: Spec | None = None
     name: str = "id"
+    calibration: Spec | None = None
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from lightning_ood.statistics.base import Statistic, own
 _MANTISSA_BITS = 11  # of float32's 23: a bin is 2**-11 = 0.05 % wide
 _SHIFT = 23 - _MANTISSA_BITS
 _BINS = 2 ** (31 - _SHIFT)  # number of bins for one sign
+SIZE = 2 * _BINS  # number of bins
 
 
 class QuantileSketch(Statistic):

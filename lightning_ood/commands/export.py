@@ -1,0 +1,181 @@
+"""``python train.py export``: writes a fitted detector to a folder, calibrated on held-out ID images."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import pandas as pd
+import torch
+from lightning.pytorch.cli import LightningArgumentParser
+
+from lightning_ood.commands.lightning_cli import CLI
+from lightning_ood.data.calibration import calibration_batches, calibration_images
+from lightning_ood.data.datamodule import OODDataModule
+from lightning_ood.deploy import folder
+from lightning_ood.deploy.export import export
+from lightning_ood.engine import run
+from lightning_ood.engine.module import OODModule
+from lightning_ood.engine.scoring import ScoringCallback
+from lightning_ood.errors import InputError, write_one_of
+from lightning_ood.ops.console import rank_zero_print
+from lightning_ood.report.markdown import markdown_table
+
+
+class ExportCLI(CLI):
+    """Parses the arguments of ``export``: those of ``test``, and what to write where."""
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """Names the one subcommand; the trainer's method takes no arguments."""
+        return {"export": set()}
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Adds the command's own options."""
+        super().add_arguments_to_parser(parser)
+        parser.add_argument(
+            "--detector", type=str, nargs="+", default=[], help="detectors of the config to export; the first decides"
+        )
+        parser.add_argument("--output", type=str, required=True, help="the folder to write")
+        parser.add_argument("--accept", type=float, default=0.95, help="share of ID images to accept")
+        parser.add_argument("--calibration", type=str | None, default=None, help="ID images to calibrate on")
+        parser.add_argument(
+            "--calibration_share", type=float | None, default=None, help="share of the ID test images to calibrate on"
+        )
+        parser.add_argument("--format", type=Literal["folder", "onnx", "torch"], default="folder", help=FORMATS)
+
+    def before_instantiate_classes(self) -> None:
+        """Leaves out the logger: an export logs nothing."""
+        super().before_instantiate_classes()
+        self.options.trainer.logger = False
+
+    def export(self, model: OODModule, datamodule: OODDataModule, **_: Any) -> None:
+        """Loads the fit of the run, calibrates it and writes the folder."""
+        options, scoring = self.options, self._scoring
+        choose(scoring, options.detector)
+        output = Path(options.output)
+        if options.format != "folder":
+            check_exportable(scoring, model)
+        _load(self.folder.last, model, datamodule, scoring, self.trainer)
+        spec = options.calibration
+        chosen = calibration_images(datamodule, spec, options.calibration_share, datamodule.seed)
+        written = export(
+            output,
+            model.backbone,
+            describe_network(model, options.model.as_dict()),
+            model.preprocess,
+            scoring.suite,
+            calibration_batches(datamodule, chosen),
+            origin=chosen.origin,
+            accept=options.accept,
+            classes=datamodule.classes or chosen.images.classes,
+            reading={"head": options.model.head, "allow_random": options.model.reading.allow_random},
+            exif_orientation=datamodule.exif_orientation,
+            notes={**results(self.folder.path, list(scoring.suite.detectors)), "doubts": scoring.suite.doubts}
+            | {
+                "source": str(model.source)
+                if model.finetune == "none"
+                else f"{model.source.network}, trained in this run"
+            },
+            overwrite=options.overwrite,
+        )
+        _say(written)
+
+
+FORMATS = "folder: for load_detector; onnx, torch: also a graph for other runtimes, image in and decision out"
+
+
+def check_exportable(scoring: ScoringCallback, model: OODModule) -> None:
+    """Refuses detectors whose graph needs a gradient."""
+
+
+def choose(scoring: ScoringCallback, names: list[str]) -> None:
+    """Keeps the detectors that are exported, in the order given; all where none is named.
+
+    Raises:
+        InputError: if the config has no such detector.
+    """
+    detectors = scoring.suite.detectors
+    for name in names:
+        if name not in detectors:
+            raise InputError(f"--detector {name}: the config has no such detector; {write_one_of(name, detectors)}")
+    if names:
+        scoring.suite.detectors = {name: detectors[name] for name in names}
+
+
+def _load(path: Path, model: OODModule, data: OODDataModule, scoring: ScoringCallback, trainer: Any) -> None:
+    trainer.strategy.connect(model)
+    data.trainer = trainer
+    if path.is_file():
+        run.load(path, model, data, scoring, trainer.precision)
+    elif scoring.suite.requiring_fit or model.finetune != "none":
+        what = ", ".join(scoring.suite.requiring_fit) or "the network"
+        raise InputError(f"{what} must be fitted first, and there is no {path}: run fit with the same --config")
+    device = trainer.strategy.root_device
+    model.to(device)
+    with torch.inference_mode():
+        scoring.suite.setup(model.backbone.info())
+        scoring.suite.to(device)
+
+
+def describe_network(model: OODModule, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns how to build the network without its weights.
+
+    Args:
+        model: the module of the run.
+        options: its arguments, in plain values.
+    """
+    if options.get("network") is not None:
+        described: dict[str, Any] = _described(options["network"])
+        return described
+    network: Any = model.backbone.network
+    name, arguments = model.source.network, dict(options.get("options") or {})
+    if "hf-hub:" in name or "local-dir:" in name:  # neither is there when the folder is loaded
+        name = f"timm:{network.pretrained_cfg['architecture']}"
+        arguments = {"num_classes": network.num_classes, **arguments}
+    return {"name": name, "options": _described(arguments)}
+
+
+def _described(value: Any) -> Any:
+    """Converts plain values of a config to the form that :func:`lightning_ood.deploy.spec.construct` reads."""
+    if isinstance(value, Mapping) and "class_path" in value:
+        arguments = {name: _described(item) for name, item in (value.get("init_args") or {}).items()}
+        return {"class_path": value["class_path"], "init_args": arguments}
+    if isinstance(value, Mapping):
+        return {"dict": [[key, _described(item)] for key, item in value.items()]}
+    if isinstance(value, tuple):
+        return {"tuple": [_described(item) for item in value]}
+    return [_described(item) for item in value] if isinstance(value, list) else value
+
+
+def results(run_folder: Path, detectors: list[str]) -> dict[str, str]:
+    """Returns the rows of a run's metrics.csv as a Markdown ``table``; nothing where the run was not tested."""
+    path = run_folder / "metrics.csv"
+    if not path.is_file():
+        return {}
+    table = pd.read_csv(path)
+    table = table[table["detector"].isin(detectors) & (table["dataset"] != "mean")]
+    rows = [
+        [
+            *(str(row[key]) for key in ("detector", "dataset", "n_ood")),
+            *(f"{row[k]:.1f} [{row[f'{k}_low']:.1f}, {row[f'{k}_high']:.1f}]" for k in ("auroc", "fpr95")),
+        ]
+        for _, row in table.iterrows()
+    ]
+    return {"table": markdown_table(["detector", "OOD set", "images", "AUROC", "FPR95"], rows, labels=2)}
+
+
+def _say(written: Path) -> None:
+    header = folder.read_header(written)
+    stated, names = header["calibration"], ", ".join(header["detectors"])
+    rank_zero_print(
+        f"Exported {names} to {written} ({folder.size(written) / 1e6:.1f} MB), calibrated on {stated['origin']}. "
+        f"Accepts {stated['accept']:.1%} of ID images on average over calibration sets, and with "
+        f"{stated['confidence']:.0%} confidence at least {stated['accept_with_confidence']:.1%}"
+    )
+
+
+def main(args: list[str]) -> None:
+    """Writes a fitted detector to a folder that decides about new images."""
+    ExportCLI(["export", *args])
