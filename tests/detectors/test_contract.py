@@ -30,8 +30,8 @@ ANSWERS_ANOTHER_QUESTION = {
     "OpenMax": "weak noise has small logits, of which little goes to the unknown class",
     "OptFS": "a step function of 100 values is noise with the toy's 16 units",
 }
-# Random features of the penultimate feature belong to units by their position.
-ORDER_OF_UNITS_COUNTS = {"CoRP"}
+# Random features, and the noise of perturbed weights, belong to units by their position.
+ORDER_OF_UNITS_COUNTS = {"CoRP", "WeiPer"}
 
 
 def test_the_folder_is_searched() -> None:
