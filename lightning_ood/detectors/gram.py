@@ -11,6 +11,7 @@ from lightning_ood.errors import InputError
 from lightning_ood.features import Features, NetworkInfo
 from lightning_ood.statistics.sample import Sample
 
+_STREAM = 1  # of the split, which differs from that of a fusion
 _EPS = 1e-6  # added to a bound before its absolute value is divided by, as in the authors' code
 
 
@@ -81,7 +82,7 @@ class Gram(Detector):
 
     def update(self, features: Features) -> None:
         """Widens the bounds by a batch, and considers its held-out images for the sample."""
-        fitted_on, scored_on = split(features, self.held_out, self.seed)
+        fitted_on, scored_on = split(features, self.held_out, self.seed, _STREAM)
         if len(fitted_on):
             entries, rows = self._entries(fitted_on), fitted_on.prediction[:, None]  # [B, P C], [B, 1]
             rows = rows.expand_as(entries)

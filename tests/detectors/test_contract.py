@@ -65,6 +65,7 @@ VARIANTS: dict[str, Callable[[], Detector]] = {
     "feature norm raw": lambda: FeatureNorm(raw=True),
     "odin cold": lambda: ODIN(1.0),
     "odin step": lambda: ODIN(10.0, 0.05),
+    "iodin": lambda: ODIN(10.0, 0.5, entries=1),
     "react odin step": lambda: ReAct(ODIN(10.0, 0.05)),
     "line odin step": lambda: LINe(10, 10, clip_percentile=95, base=ODIN(10.0, 0.05)),
     "block norm match": lambda: BlockNorm(match=True),

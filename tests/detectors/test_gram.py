@@ -5,6 +5,8 @@ import pytest
 import torch
 
 from lightning_ood.detectors.calibration import split
+from lightning_ood.detectors.combine.fusion import Fusion
+from lightning_ood.detectors.energy import Energy
 from lightning_ood.detectors.gram import Gram, gram, last_of_each_size
 from lightning_ood.errors import InputError
 from lightning_ood.features import Features, NetworkInfo
@@ -45,7 +47,7 @@ def test_reference():
             out.append(np.concatenate([np.sign(g) * np.abs(g) ** (1 / p) for p, g in enumerate(powers, 1)]))
         return np.array(out)
 
-    parts = split(train, 0.3, 0)
+    parts = split(train, 0.3, 0, 1)
     total = np.zeros(20)
     for tap in SHAPES:
         known, held, new = (entries(some, tap) for some in (*parts, test))
@@ -89,6 +91,13 @@ def test_refusals():
     detector.update(batch(3, 0))
     with pytest.raises(InputError, match="held out"):
         detector.compute()
+
+
+def test_inside_a_fusion_that_holds_images_out():
+    detector = Fusion({"gram": Gram(orders=2), "energy": Energy()}, held_out=0.3)
+    detector.setup(INFO)
+    detector.update(batch(300, 0))
+    assert detector.score(batch(5, 1), detector.compute()).isfinite().all()
 
 
 def test_contract():
