@@ -26,7 +26,7 @@ class Gram(Detector):
 
     Fits on all training images but a share of ``held_out``, without labels; the mean deviation of a map is that of a
     uniform sample of at most ``images`` of the held-out images. With P orders and C channels of all maps together, the
-    state is ``2 K P C + images (P C + 2)`` float32: 14 MB at K = 10, P = 10, C = 960, and 322 MB at K = 1000 and
+    state is ``2 K P C + images (P C + 2)`` float32: 20 MB at K = 10, P = 10, C = 960, and 384 MB at K = 1000 and
     C = 3840. Fitted: ``low`` and ``high`` ``[K, P C]``, ``mean`` ``[maps]``.
 
     Deviations: the maps are blocks (one per resolution), where the authors take every convolution. Held-out images are

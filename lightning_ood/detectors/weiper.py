@@ -86,7 +86,8 @@ class WeiPer(Detector):
         super().setup(info)
         self.shape = (info.num_classes, info.num_features)
         weights = info.num_classes * info.num_features
-        self.parts = torch.arange(self.repeats).split(max(_AT_ONCE // weights, 1))
+        size = max(_AT_ONCE // weights, 1)
+        self.parts = [range(start, min(start + size, self.repeats)) for start in range(0, self.repeats, size)]
         self.noise = [self._draw(part) for part in self.parts] if self.repeats * weights <= _HELD else None
         self.units, self.perturbed = QuantileSketch(), QuantileSketch()
 
@@ -135,9 +136,9 @@ class WeiPer(Detector):
         perturbed = (weight + length * noise).flatten(0, 1)  # [R * K, D]
         return (features.pooled @ perturbed.T).unflatten(1, noise.shape[:2]) + features.head.bias
 
-    def _draw(self, part: Tensor) -> Tensor:
+    def _draw(self, part: range) -> Tensor:
         """Draws directions ``[R, K, D]`` of unit length, those of each perturbation from a seed of its own."""
-        draws = [torch.Generator().manual_seed((self.seed << 20) + i) for i in part.tolist()]
+        draws = [torch.Generator().manual_seed((self.seed << 20) + i) for i in part]
         return F.normalize(torch.stack([torch.randn(self.shape, generator=draw) for draw in draws]), dim=2)
 
 
