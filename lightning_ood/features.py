@@ -172,7 +172,7 @@ class Reads:
         gradients: taps for which the gradient of KL(uniform || softmax) is read too.
         attention: whether the class token's attention is read.
         views: transforms of the training images.
-        perturbations: steps of the test images along a gradient, which are determined after the fit.
+        perturbations: steps of the images along a gradient; those of test images may depend on the fit.
         head: whether the weights of a linear classifier are read.
         val_ood: whether the fit reads validation OOD images.
     """

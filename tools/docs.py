@@ -49,7 +49,8 @@ def methods() -> str:
     header = ["detector", "kind", "reads", "fits on", *sizes, "extra forwards (fit, test)"]
     lines = [_row(header), _row(["---"] * len(header))]
     lines += [_row([f"[{kind.__name__}](#{kind.__name__.lower()})", *facts(kind)]) for kind in kinds]
-    return "\n".join([_INTRODUCTION, *lines, *(_section(kind) for kind in kinds)]) + "\n"
+    left_out = "\n" + (Path(__file__).parent / "left_out.md").read_text(encoding="utf-8")
+    return "\n".join([_INTRODUCTION, *lines, *(_section(kind) for kind in kinds), left_out])
 
 
 def facts(kind: type[Detector]) -> list[str]:

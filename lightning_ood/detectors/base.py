@@ -36,6 +36,7 @@ class Detector(UncachedAccumulator):
         gradients: taps for which the gradient of KL(uniform || softmax) is read too.
         attention: whether the class token's attention is read.
         views: transforms of the training images that ``update`` reads.
+        steps: perturbations of the images that ``update`` and ``score`` read, whatever the fit.
         val_ood: whether the fit reads validation OOD images, for a search (``update_ood``).
         linear_head: whether the weights of a linear classifier are needed.
         labels: whether the fit needs the labels of the training images.
@@ -51,6 +52,7 @@ class Detector(UncachedAccumulator):
     gradients: tuple[str, ...] = ()
     attention: bool = False
     views: tuple[View, ...] = ()
+    steps: tuple[Perturbation, ...] = ()
     val_ood: bool = False
     linear_head: bool = False
     labels: bool = False
@@ -130,25 +132,26 @@ class Detector(UncachedAccumulator):
         return self.score(features, fitted).clamp_min(SMALLEST).log()
 
     def perturbations(self, fitted: Fitted) -> list[Perturbation]:
-        """Returns the perturbations of test images that ``score`` reads, given the fit; by default its children's.
+        """Returns the perturbations of test images that ``score`` reads, given the fit; by default own and children's.
 
         A detector overrides it if it stores a child's fit under another prefix than the child's attribute name.
         """
         inner = [(name, child) for name, child in self.named_children() if isinstance(child, Detector)]
-        return [step for name, child in inner for step in child.perturbations(unnest(name, fitted))]
+        return [*self.steps, *(step for name, child in inner for step in child.perturbations(unnest(name, fitted)))]
 
     @property
     def reads(self) -> Reads:
-        """The fields of a batch that this detector and its descendants read, after ``setup``, but for perturbations."""
+        """The fields of a batch that this detector and its descendants read in a fit, after ``setup``."""
         return Reads.union(
-            Reads(one.taps, one.gradients, one.attention, one.views, (), one.linear_head, one.val_ood)
+            Reads(one.taps, one.gradients, one.attention, one.views, one.steps, one.linear_head, one.val_ood)
             for one in self.descendants()
         )
 
     @property
     def extra_forwards(self) -> dict[str, int]:
         """Number of forward passes per image beyond the one that all detectors share, in ``fit`` and in ``test``."""
-        return {"fit": len(self.reads.views), "test": len(set(self.perturbations({})))}
+        reads = self.reads
+        return {"fit": len(reads.views) + len(reads.perturbations), "test": len(set(self.perturbations({})))}
 
     def summary(self, fitted: Fitted) -> dict[str, Any]:
         """Returns plain values of the fit for the report (a threshold, a chosen block, a curve); none by default."""

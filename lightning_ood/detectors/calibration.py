@@ -139,7 +139,7 @@ def bounded(size: int, info: NetworkInfo) -> int:
     return size if info.labels is None else min(size, max(len(info.labels), 1))
 
 
-def split(features: Features, share: float, seed: int) -> tuple[Features, Features]:
+def split(features: Features, share: float, seed: int, stream: int = 0) -> tuple[Features, Features]:
     """Splits a batch into images for fitting and held-out images, by a hash of their index.
 
     A detector that memorises training images (a bank of neighbours, a coverage) scores them higher than other ID
@@ -149,13 +149,15 @@ def split(features: Features, share: float, seed: int) -> tuple[Features, Featur
         features: a batch.
         share: fraction of the images that is held out; with 0 both results are the whole batch.
         seed: seed of the split.
+        stream: number of the split. A detector that may be a member of another one that splits too, with the same seed,
+            takes a number of its own: the same split of what is left would hold out nothing.
 
     Returns:
         the images that detectors are fitted on, and those that they are scored on.
     """
     if share == 0:
         return features, features
-    held_out = hash_index(index_of(features), seed) < int(share * 2**63)  # [B]
+    held_out = hash_index(index_of(features), seed, stream) < int(share * 2**63)  # [B]
     return features.select(~held_out), features.select(held_out)
 
 

@@ -8,9 +8,11 @@ from torch import Tensor
 
 from lightning_ood.detectors.base import Detector
 from lightning_ood.detectors.logit_score import LogitScore, name_of
+from lightning_ood.detectors.ranges import check_at_least
 from lightning_ood.errors import InputError
 from lightning_ood.features import Features, NetworkInfo
 from lightning_ood.views import Perturbation
+from lightning_ood.views.perturbation import LargestEntries
 
 
 class ODIN(LogitScore):
@@ -19,6 +21,9 @@ class ODIN(LogitScore):
     ``x' = x - eps * sign(d CE(f(x) / T, y) / d x)`` (eq. 2), y the class predicted for x and sign(0) = 1; x' is not
     clamped. With a shaping (ReAct, ASH, ...), both forward passes use the shaped logits. With eps = 0 the score
     depends on the logits alone and needs no further forward. Fits nothing.
+
+    With ``entries=1`` it is i-ODIN (OpenOOD's ``iodin``): only the entry (a pixel of a channel) whose gradient is
+    largest is changed.
 
     The score is ``log(p / (1 - p)) + log(K - 1)``, p the largest probability: the log-odds of the class minus those of
     a uniform guess. It has the same order as p, is 0 for a uniform softmax, and keeps its digits in float32 at
@@ -32,19 +37,23 @@ class ODIN(LogitScore):
         temperature: T.
         epsilon: length of the step; OpenOOD 0.0014, with ``in_pixels``.
         in_pixels: whether epsilon is in units of an image in [0, 1]; otherwise of the network's normalised input.
+        entries: number of entries of an image that are changed, those of the largest gradient; all where None.
 
     Raises:
-        InputError: if the temperature is not positive or epsilon is negative.
+        InputError: if the temperature is not positive, epsilon is negative or ``entries`` is below 1.
     """
 
-    def __init__(self, temperature: float = 1000.0, epsilon: float = 0.0, in_pixels: bool = True) -> None:
+    def __init__(
+        self, temperature: float = 1000.0, epsilon: float = 0.0, in_pixels: bool = True, entries: int | None = None
+    ) -> None:
         super().__init__()
+        check_at_least("entries", 1 if entries is None else entries, 1)
         if not 0 < temperature < float("inf") or not 0 <= epsilon < float("inf"):
             raise InputError(
                 f"ODIN: temperature={temperature} has to be positive and epsilon={epsilon} at least 0; OpenOOD uses "
                 "1000 and 0.0014"
             )
-        self.temperature, self.epsilon, self.in_pixels = temperature, epsilon, in_pixels
+        self.temperature, self.epsilon, self.in_pixels, self.entries = temperature, epsilon, in_pixels, entries
         self.step = (epsilon, epsilon, epsilon)
 
     def setup(self, info: NetworkInfo) -> None:
@@ -72,7 +81,11 @@ class ODIN(LogitScore):
             scaled = logits(features) / self.temperature
             return scaled.logsumexp(dim=1) - scaled.max(dim=1).values
 
-        return Perturbation(name_of(owner), self.step, loss) if self.epsilon else None
+        if not self.epsilon:
+            return None
+        if self.entries is None:
+            return Perturbation(name_of(owner), self.step, loss)
+        return LargestEntries(name_of(owner), self.step, loss, self.entries)
 
     def _log_odds(self, logits: Tensor) -> Tensor:
         scaled = logits.double() / self.temperature  # [B, K]

@@ -65,7 +65,7 @@ def bin_of(values: Tensor) -> Tensor:
 def occupied(sums: Tensor) -> tuple[Tensor, Tensor]:
     """Returns the middle and the sum ``[F]`` of each bin of a :class:`WeightedSketch` whose sum is not 0, float64."""
     filled = sums.nonzero().flatten()
-    low, high = _edges(filled)
+    low, high = edges(filled)
     return (low + high) / 2, sums[filled]
 
 
@@ -95,7 +95,7 @@ def quantile(counts: Tensor, q: float | Tensor) -> Tensor:
     def order_statistic(i: Tensor) -> Tensor:
         """Estimates the i-th smallest entry; entries are spread evenly over their bin."""
         position = torch.searchsorted(total, i, right=True).clamp(max=len(filled) - 1)
-        low, high = _edges(filled[position])
+        low, high = edges(filled[position])
         within = (i - (total[position] - in_bin[position]) + 0.5) / in_bin[position]
         return low + (high - low) * within.clamp(0, 1)
 
@@ -103,7 +103,7 @@ def quantile(counts: Tensor, q: float | Tensor) -> Tensor:
     return below + (above - below) * (rank - rank.floor())
 
 
-def _edges(bin_index: Tensor) -> tuple[Tensor, Tensor]:
+def edges(bin_index: Tensor) -> tuple[Tensor, Tensor]:
     """Returns the lower and upper edge of bins, float64 of the shape of ``bin_index``."""
     negative = bin_index < _BINS
     magnitude = torch.where(negative, _BINS - 1 - bin_index, bin_index - _BINS)

@@ -30,8 +30,8 @@ ANSWERS_ANOTHER_QUESTION = {
     "OpenMax": "weak noise has small logits, of which little goes to the unknown class",
     "OptFS": "a step function of 100 values is noise with the toy's 16 units",
 }
-# Random features of the penultimate feature belong to units by their position.
-ORDER_OF_UNITS_COUNTS = {"CoRP"}
+# Random features, and the noise of perturbed weights, belong to units by their position.
+ORDER_OF_UNITS_COUNTS = {"CoRP", "WeiPer"}
 
 
 def test_the_folder_is_searched() -> None:
@@ -65,6 +65,7 @@ VARIANTS: dict[str, Callable[[], Detector]] = {
     "feature norm raw": lambda: FeatureNorm(raw=True),
     "odin cold": lambda: ODIN(1.0),
     "odin step": lambda: ODIN(10.0, 0.05),
+    "iodin": lambda: ODIN(10.0, 0.5, entries=1),
     "react odin step": lambda: ReAct(ODIN(10.0, 0.05)),
     "line odin step": lambda: LINe(10, 10, clip_percentile=95, base=ODIN(10.0, 0.05)),
     "block norm match": lambda: BlockNorm(match=True),

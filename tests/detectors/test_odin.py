@@ -70,6 +70,15 @@ def test_a_gradient_of_zero_counts_as_positive() -> None:
     assert stepped.flatten().tolist() == [-0.5, 0.5, -0.5]
 
 
+def test_only_the_entry_of_the_largest_gradient_moves() -> None:
+    step = ODIN(epsilon=0.5, in_pixels=False, entries=2).perturbations({})[0]
+    moved = step(torch.ones(1, 3, 1, 2), torch.tensor([0.1, -3, 2, 0, 1, -1]).view(1, 3, 1, 2))
+    assert moved.flatten().tolist() == [1, 1.5, 0.5, 1, 1, 1]
+    assert step != ODIN(epsilon=0.5, in_pixels=False).perturbations({})[0]
+    with pytest.raises(InputError, match="entries=0"):
+        ODIN(entries=0)
+
+
 def test_step_is_divided_by_the_standard_deviation() -> None:
     detector = ODIN(epsilon=0.01)
     detector.setup(NetworkInfo(3, 2, HEAD, std=STD))
