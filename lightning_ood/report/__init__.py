@@ -14,9 +14,10 @@ from lightning_ood.report.doubts import Doubts
 from lightning_ood.report.environment import environment
 from lightning_ood.report.fits import read_fits, write_fits
 from lightning_ood.report.loggers import log_checkpoint, log_run, scalars, warn_on_failure
-from lightning_ood.report.mistakes import Read, reader, write_mistakes
+from lightning_ood.report.mistakes import Read, read_thumbnails, reader, write_mistakes
 from lightning_ood.report.overfitting import training_auroc
 from lightning_ood.report.page import render_page
+from lightning_ood.report.page_data import page_data
 from lightning_ood.report.plots import write_pictures
 from lightning_ood.report.table import (
     accuracy,
@@ -85,7 +86,8 @@ def write_report(
     mistakes, note = write_mistakes(shown, folder, read)
     pictures = write_pictures(shown, without_csid(metrics), folder, summaries) + mistakes
     context = _page_context(Path(run_dir), fits) | {"note": note, "config": config, "doubts": doubts}
-    text = render_page(metrics, pictures, accuracy=accuracy, summaries=summaries, **context)
+    data = page_data(shown, read_thumbnails(folder) if mistakes else {})
+    text = render_page(metrics, data=data, accuracy=accuracy, summaries=summaries, **context)
     return [*pictures, write_text(folder / "index.html", text)]
 
 

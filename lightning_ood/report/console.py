@@ -2,33 +2,35 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import pandas as pd
-from rich import box
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from lightning_ood.report.doubts import Doubts, print_doubts
+from lightning_ood.report.grid import Column, Grid, grid
 from lightning_ood.report.table import FULL_SPECTRUM, MEAN, is_best, without_csid
 
-_CELL = 13  # "100.0*/100.0*"
-_GAP = 2
-_NAME = 30  # longer names are wrapped
-_MARK = "*"
+_NUMBER = 6  # "100.0*"; the star's place separates the columns
+_PAIR = 14  # " 100.0*/100.0*"
+_NAME = 30  # longer names are folded where the columns need the room
+_MARK, _DOUBT = "*", " !"
+_METRICS = {"auroc": "AUROC", "fpr95": "FPR95"}
+
+Costs = Mapping[str, Mapping[str, int]]  # detector -> Detector.extra_forwards
 
 
 @dataclass(frozen=True)
-class _Column:
+class _Layout:
+    """What one table shows, and how wide its names and cells are."""
+
     title: str
-    cells: dict[str, Text]  # detector -> cell
-    width: int = _CELL
-
-
-Costs = Mapping[str, Mapping[str, int]]  # detector -> Detector.extra_forwards
+    metrics: Sequence[str]
+    name: int
+    cell: int
 
 
 def print_table(
@@ -38,53 +40,48 @@ def print_table(
     costs: Costs | None = None,
     doubts: Doubts | None = None,
 ) -> None:
-    """Prints AUROC and FPR95 in percent, detectors by sets with group means; the best are bold and starred.
+    """Prints AUROC and FPR95 in percent, detectors by sets and means, the best mean AUROC first.
 
-    A table wider than the console is split by group, and a group that is still too wide is split further. Long names
-    are wrapped, never truncated.
+    Both metrics share a table where the console is wide enough, and else have one each; a table that is still too wide
+    continues in another. The best of a column are bold and starred, doubtful rows are marked. Names of detectors are
+    folded only where they are longer than 30 characters and the columns need the room.
 
     Args:
         metrics: result of ``summarise``.
         accuracy: accuracy on the ID images in percent.
         console: console to print on, standard output by default; its width sets the layout.
-        costs: extra forwards per image of each detector and command; shown as a column where any is not 0.
-        doubts: detector -> what is doubtful about its row; counted in the table's first column, listed below it.
+        costs: extra forwards per image of each detector and command; told below the table where any is not 0.
+        doubts: detector -> what is doubtful about its row; told below the table.
     """
     console = console or Console()
-    detectors = list(metrics["detector"].drop_duplicates())
-    width = max(len("detector"), min(max(map(len, detectors)), _NAME))
-    room = console.width - width
-    fit = max(1, room // (_CELL + _GAP))
-    groups = {str(name): _columns(rows) for name, rows in metrics.groupby("group", sort=False)}
-    if any(any(cost.values()) for cost in (costs or {}).values()):
-        groups[str(metrics["group"].iloc[-1])].append(_cost_column(costs or {}))
-    first = [_doubt_column(doubts)] if doubts and any(doubts.values()) else []
-    all_columns = [*first, *(column for columns in groups.values() for column in columns)]
-    fits = sum(column.width + _GAP for column in all_columns) <= room
-    tables = (
-        {", ".join(groups): all_columns} if fits else {name: [*first, *columns] for name, columns in groups.items()}
-    )
-    for name, columns in tables.items():
-        parts = 1 if fits else math.ceil(len(columns) / fit)
-        size = math.ceil(len(columns) / parts)
-        for start in range(0, len(columns), size):
-            console.print(_table(name, detectors, columns[start : start + size], width))
-    console.print(Text(caption(metrics, accuracy)))
+    table = grid(metrics)
+    doubtful = {name for name, said in (doubts or {}).items() if said}
+    for full in dict.fromkeys(column.full for column in table.columns):
+        chosen = [i for i, column in enumerate(table.columns) if column.full == full]
+        for layout, part in _layouts(table, chosen, console.width, " (full spectrum)" if full else ""):
+            for line in _lines(table, part, layout, doubtful):
+                console.print(line, no_wrap=True, crop=False)
+    console.print(Text(f"\n{caption(metrics, accuracy)}"))
+    for line in _cost_lines(costs or {}):
+        console.print(Text(line))
     print_doubts(doubts or {}, console)
 
 
 def caption(metrics: pd.DataFrame, accuracy: float | None) -> str:
     """Describes the numbers: counts of images, accuracy and the definition of FPR95."""
     sets = without_csid(metrics[metrics["dataset"] != MEAN]).drop_duplicates(["group", "dataset"])
-    counts = ", ".join(f"{row.dataset} {row.n_ood}" for row in sets.itertuples())
+    counts = "; ".join(
+        f"{group}: " + ", ".join(f"{row.dataset} {row.n_ood}" for row in rows.itertuples())
+        for group, rows in sets.groupby("group", sort=False)
+    )
     shifted = metrics.attrs.get("shifted", {})
     shifted_sets = ", ".join(f"{name} {n} (accuracy {_percent(share)})" for name, (n, share) in shifted.items())
     full = f"Full spectrum ({FULL_SPECTRUM}…) counts these images as ID too: {shifted_sets}.\n" if shifted else ""
     return (
         f"In-distribution (ID): {int(metrics['n_id'].iloc[0])} images, accuracy {_percent(accuracy)}. "
-        f"Out-of-distribution (OOD): {counts} images.\n{full}"
-        f"Cells: AUROC / FPR95 in percent; {_MARK} = best of the column. FPR95: ID is the positive class, the share of "
-        "OOD images that score at or above the threshold that keeps 95 % of the ID images."
+        f"Out-of-distribution (OOD) images: {counts}.\n{full}"
+        f"Cells: percent; {_MARK} = best of the column; rows by their mean AUROC. FPR95: ID is the positive class, the "
+        "share of OOD images that score at or above the threshold that keeps 95 % of the ID images."
     )
 
 
@@ -92,54 +89,71 @@ def _percent(accuracy: float | None) -> str:
     return "unknown (no labels)" if accuracy is None else f"{accuracy:.1f} %"
 
 
-def _columns(rows: pd.DataFrame) -> list[_Column]:
-    """Builds the columns of one group: its sets, then their mean if there are several."""
-    datasets = list(rows["dataset"].drop_duplicates())
-    sets = [name for name in datasets if name != MEAN]
-    group = rows["group"].iloc[0]
-    shown = [*sets, MEAN] if len(sets) > 1 else sets
+def _layouts(table: Grid, columns: Sequence[int], width: int, title: str) -> list[tuple[_Layout, Sequence[int]]]:
+    """Divides the columns into tables that fit the width."""
+    name = max(len("detector"), *map(len, table.detectors)) + len(_DOUBT)
+    longest = 2 + max(len(table.columns[i].title) for i in columns)
+    if name + len(columns) * _PAIR <= width:
+        cell = max(_PAIR, min(longest, (width - name) // len(columns)))
+        return [(_Layout(f"AUROC / FPR95{title}", list(_METRICS), name, cell), columns)]
+    name += 1  # between the mark of a doubt and the first number
+    if name + len(columns) * _NUMBER > width:
+        name = min(name, _NAME + len(_DOUBT) + 1)
+    count = max(1, (width - name) // _NUMBER)
+    parts = [columns[start : start + count] for start in range(0, len(columns), count)]
+    cell = max(_NUMBER, min(longest, (width - name) // len(parts[0])))
     return [
-        _Column(f"{name.removeprefix(FULL_SPECTRUM)}\n({group})", _cells(rows[rows["dataset"] == name]))
-        for name in shown
+        (_Layout(f"{text}{title}", [metric], name, cell), part) for metric, text in _METRICS.items() for part in parts
     ]
 
 
-def _cost_column(costs: Costs) -> _Column:
-    expensive = {name: cost for name, cost in costs.items() if any(cost.values())}
-    cells = {name: Text("\n".join(f"{n} {job}" for job, n in cost.items() if n)) for name, cost in expensive.items()}
-    return _Column("extra\npasses", cells, width=6)
+def _lines(table: Grid, columns: Sequence[int], layout: _Layout, doubtful: set[str]) -> list[Text]:
+    """Formats one table."""
+    rule = Text("─" * (layout.name + len(columns) * layout.cell))
+    lines = [Text(f"\n{layout.title}", style="italic"), *_heads([table.columns[i] for i in columns], layout), rule]
+    best = {metric: is_best(table.values[metric], metric) for metric in layout.metrics}
+    for row, detector in enumerate(table.detectors):
+        mark = _DOUBT if detector in doubtful else ""
+        room = max(layout.name - len(_DOUBT) - 1, 1)
+        pieces = [detector[start : start + room] for start in range(0, len(detector), room)]
+        line = Text(pieces[0]).append(mark, style="yellow")
+        line.append(" " * (layout.name - len(line)))
+        for column in columns:
+            cell = [_number(table.values[m][row, column], bool(best[m][row, column])) for m in layout.metrics]
+            text = Text("/").join(cell)
+            line.append(" " * (layout.cell - len(text))).append_text(text)
+        lines += [line, *map(Text, pieces[1:])]
+    return lines
 
 
-def _doubt_column(doubts: Doubts) -> _Column:
-    cells = {name: Text(f"{len(said)} !", style="yellow") for name, said in doubts.items() if said}
-    return _Column("doubts", {name: cells.get(name, Text("")) for name in doubts}, width=6)
+def _number(value: float, best: bool) -> Text:
+    return Text("    - ") if np.isnan(value) else Text(f"{value:5.1f}{_MARK if best else ' '}", "bold" if best else "")
 
 
-def _cells(column: pd.DataFrame) -> dict[str, Text]:
-    rounded = column.round(1)
-    auroc, fpr95 = (zip(rounded[m], is_best(rounded[m].to_numpy(), m), strict=True) for m in ("auroc", "fpr95"))
-    return {
-        detector: Text.assemble(_number(*a), "/", _number(*f))
-        for detector, a, f in zip(column["detector"], auroc, fpr95, strict=True)
-    }
+def _heads(columns: Sequence[Column], layout: _Layout) -> list[Text]:
+    """Writes each heading so that it ends above its column, on the lowest line on which it has the room.
+
+    A name that is longer than its column is wide reaches over the columns before it, on a line of its own.
+    """
+    lines: list[str] = ["detector"]
+    for i, column in enumerate(columns):
+        end = layout.name + (i + 1) * layout.cell - 1
+        title = column.title[-end:]
+        for level in range(len(lines) + 1):
+            if level == len(lines):
+                lines.append("")
+            if len(lines[level]) + (2 if lines[level] else 0) <= end - len(title):
+                lines[level] = lines[level].ljust(end - len(title)) + title
+                break
+    return [Text(line, style="bold") for line in reversed(lines)]
 
 
-def _number(value: float, best: bool) -> tuple[str, str]:
-    return (f"{value:5.1f}{_MARK}", "bold") if best else (f"{value:5.1f} ", "")
-
-
-def _table(title: str, detectors: Sequence[str], columns: Sequence[_Column], width: int) -> Table:
-    table = Table(
-        title=Text(f"\nAUROC / FPR95: {title}", style="italic"),
-        box=box.SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
-        pad_edge=False,
-        show_edge=False,
-    )
-    table.title_justify = "left"
-    table.add_column("detector", width=width, overflow="fold")
-    for column in columns:
-        table.add_column(Text(column.title), width=column.width, overflow="fold")
-    for detector in detectors:
-        table.add_row(Text(detector), *(column.cells.get(detector, Text("-")) for column in columns))
-    return table
+def _cost_lines(costs: Costs) -> list[str]:
+    """Names the detectors that need more than the shared forward pass, by what they need."""
+    by_cost: dict[str, list[str]] = {}
+    for name, cost in costs.items():
+        text = " + ".join(f"{n} {job}" for job, n in cost.items() if n)
+        if text:
+            by_cost.setdefault(text, []).append(name)
+    told = "; ".join(f"{cost}: {', '.join(names)}" for cost, names in by_cost.items())
+    return [f"Extra passes per image: {told}."] if told else []

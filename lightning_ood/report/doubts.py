@@ -65,13 +65,21 @@ def read_doubts(folder: Path) -> dict[str, list[str]]:
     return {str(name): list(rows["doubt"]) for name, rows in table.groupby("detector", sort=False)}
 
 
+def by_sentence(doubts: Doubts) -> dict[str, list[str]]:
+    """Returns sentence -> detectors that it is about, so that a sentence about many is told once."""
+    found: dict[str, list[str]] = {}
+    for name, said in doubts.items():
+        for doubt in said:
+            found.setdefault(doubt, []).append(name)
+    return found
+
+
 def print_doubts(doubts: Doubts, console: Console | None = None) -> None:
-    """Prints a line per sentence, below its detector's name; nothing where nothing is doubtful."""
-    told = {name: said for name, said in doubts.items() if said}
+    """Prints a line per sentence, after the names of its detectors; nothing where nothing is doubtful."""
+    told = by_sentence(doubts)
     if not told:
         return
     console = console or Console()
-    console.print(Text("Doubtful rows:", style="yellow"))
-    for name, said in told.items():
-        for doubt in said:
-            console.print(Text.assemble((name, "bold"), f": {doubt}"))
+    console.print(Text("Doubtful rows (!):", style="yellow"))
+    for doubt, names in told.items():
+        console.print(Text.assemble((", ".join(names), "bold"), f": {doubt}"))

@@ -16,9 +16,12 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Okabe and Ito's colours, which colour-blind readers can tell apart; the line style changes when they repeat.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+# One meaning for each colour, here and on the page: a set, ID images, good (green), wrong (red), a plain share (grey).
+# The line style tells sets apart as well, for colour-blind readers.
+COLOURS = ("#0072B2", "#B4479A", "#7A5230", "#2FA4D6", "#6A3D9A", "#222222")
 ID_COLOUR = "#8C8C8C"
+LINE, BAND = "#333333", "#BBBBBB"  # curves that belong to no set
+GOOD, ERRORS, SHARES = "Greens", "Oranges", "Greys"  # heat maps: more colour is better, more is worse, neither
 DPI = 110
 _STYLES = ("-", "--", ":", "-.")
 _PANEL = (3.1, 2.4)  # inches
@@ -28,7 +31,7 @@ def styles_of(metrics: pd.DataFrame) -> dict[str, Mapping[str, Any]]:
     """Returns the colour and line style of each OOD set, the same in every plot."""
     sets = metrics["dataset"][metrics["dataset"] != MEAN].drop_duplicates()
     n = len(COLOURS)
-    return {str(s): {"color": COLOURS[i % n], "linestyle": _STYLES[i // n % 4]} for i, s in enumerate(sets)}
+    return {str(s): {"color": COLOURS[i % n], "linestyle": _STYLES[i % 4]} for i, s in enumerate(sets)}
 
 
 def new_figure(width: float, height: float) -> Figure:

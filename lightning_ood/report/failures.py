@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -9,7 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from lightning_ood.metrics.rates import threshold_95
-from lightning_ood.report.drawing import new_figure, write_cells
+from lightning_ood.report.drawing import ERRORS, SHARES, new_figure, write_cells
 from lightning_ood.report.table import detectors_of, rows_of
 
 if TYPE_CHECKING:
@@ -32,41 +33,67 @@ def class_names(scores: pd.DataFrame) -> dict[int, str]:
     return names
 
 
+@dataclass(frozen=True)
+class ClassShares:
+    """Mistakes of each detector by class, at the threshold that keeps 95 % of all ID images.
+
+    Attributes:
+        labels: the K classes that most OOD images are taken for.
+        accepted: ``[D, K]`` accepted OOD images, in percent of those predicted as the class; NaN without any.
+        rejected: ``[D, K]`` rejected ID images, in percent of the class (the predicted one where there are no labels).
+    """
+
+    labels: list[int]
+    accepted: NDArray[np.float64]
+    rejected: NDArray[np.float64]
+
+
+def predicted_shares(scores: pd.DataFrame) -> tuple[NDArray[np.float64], list[int]]:
+    """Computes the share of each set's images, ID first, predicted as each class: ``[S, K]`` in percent, K labels."""
+    labels = list(class_names(scores))
+    predicted = scores["prediction"].to_numpy()
+    shares = np.array([[100 * np.mean(predicted[at] == label) for label in labels] for at in rows_of(scores).values()])
+    columns = _most(shares[1:].max(axis=0))
+    return shares[:, columns], [labels[i] for i in columns]
+
+
 def taken_for(scores: pd.DataFrame) -> Figure:
     """Draws the share of each set's images that the network predicts as each ID class."""
-    rows = rows_of(scores)
-    names = class_names(scores)
-    predicted = scores["prediction"].to_numpy()
-    shares = np.array([[100 * np.mean(predicted[at] == label) for label in names] for at in rows.values()])
-    columns = _most(shares[1:].max(axis=0))
+    rows, names = rows_of(scores), class_names(scores)
+    shares, shown = predicted_shares(scores)
     labels = [name or "ID" for name in rows]
-    figure = new_figure(2.6 + 0.45 * len(columns), 1.9 + 0.26 * len(rows))
+    figure = new_figure(2.6 + 0.45 * len(shown), 1.9 + 0.26 * len(rows))
     axes = figure.subplots()
-    _heat_map(axes, shares[:, columns], [list(names.values())[i] for i in columns], labels)
-    axes.set_title(f"Taken for, % of the set's images{_of(columns, names)}", fontsize=9, loc="left")
+    _heat_map(axes, shares, [names[label] for label in shown], labels, SHARES)
+    axes.set_title(f"Taken for, % of the set's images{_of(shown, names)}", fontsize=9, loc="left")
     return figure
 
 
-def class_failures(scores: pd.DataFrame) -> Figure:
-    """Draws detectors by classes, at the threshold that keeps 95 % of all ID images.
-
-    Left: accepted share of the OOD images predicted as a class. Right: rejected share of the ID images of a class (the
-    predicted class where there are no labels), 5 % on average.
-    """
-    names, detectors = class_names(scores), detectors_of(scores)
+def class_shares(scores: pd.DataFrame) -> ClassShares:
+    """Computes the mistakes of each detector by class."""
+    labels = list(class_names(scores))
     is_id = (scores["role"] == "id").to_numpy(dtype=bool)
     predicted = scores["prediction"].to_numpy()
     true = scores["label"].fillna(scores["prediction"]).to_numpy(dtype=np.int64)
-    passed = np.array([_accepted(scores[detector].to_numpy(), is_id) for detector in detectors])
-    false = np.array([_share(passed[:, ~is_id & (predicted == label)]) for label in names]).T
-    lost = np.array([_share(~passed[:, is_id & (true == label)]) for label in names]).T
-    columns = _most(np.array([np.sum(~is_id & (predicted == label)) for label in names]))
-    chosen = [list(names.values())[i] for i in columns]
-    figure = new_figure(3.0 + 0.76 * len(columns), 2.2 + 0.24 * len(detectors))
+    passed = np.array([_accepted(scores[detector].to_numpy(), is_id) for detector in detectors_of(scores)])
+    columns = _most(np.array([np.sum(~is_id & (predicted == label)) for label in labels]))
+    shown = [labels[i] for i in columns]
+    accepted = np.array([_share(passed[:, ~is_id & (predicted == label)]) for label in shown]).T
+    rejected = np.array([_share(~passed[:, is_id & (true == label)]) for label in shown]).T
+    return ClassShares(shown, accepted, rejected)
+
+
+def class_failures(scores: pd.DataFrame) -> Figure:
+    """Draws detectors by classes: accepted OOD images on the left, rejected ID images on the right, 5 % on average."""
+    names, detectors = class_names(scores), detectors_of(scores)
+    shares = class_shares(scores)
+    chosen = [names[label] for label in shares.labels]
+    figure = new_figure(3.0 + 0.76 * len(chosen), 2.2 + 0.24 * len(detectors))
     left, right = figure.subplots(1, 2, sharey=True)
-    _heat_map(left, false[:, columns], chosen, detectors)
-    _heat_map(right, lost[:, columns], chosen, detectors)
-    left.set_title("Accepted, % of the OOD images\ntaken for the class" + _of(columns, names), fontsize=9, loc="left")
+    _heat_map(left, shares.accepted, chosen, detectors, ERRORS)
+    _heat_map(right, shares.rejected, chosen, detectors, ERRORS)
+    of = _of(shares.labels, names)
+    left.set_title("Accepted, % of the OOD images\ntaken for the class" + of, fontsize=9, loc="left")
     right.set_title("Rejected, % of the ID images\nof the class (5 on average)", fontsize=9, loc="left")
     return figure
 
@@ -91,9 +118,9 @@ def _of(columns: list[int], names: dict[int, str]) -> str:
     )
 
 
-def _heat_map(axes: Axes, values: NDArray[np.float64], columns: list[str], rows: list[str]) -> None:
+def _heat_map(axes: Axes, values: NDArray[np.float64], columns: list[str], rows: list[str], colours: str) -> None:
     most = max(25.0, float(np.nanmax(values)))
-    axes.imshow(values, aspect="auto", cmap="cividis_r", vmin=0, vmax=most)
+    axes.imshow(values, aspect="auto", cmap=colours, vmin=0, vmax=most)
     write_cells(axes, values, values > 0.55 * most, np.zeros(values.shape, dtype=bool), digits=0)
     turned: dict[str, Any] = {"rotation": 45, "ha": "right"} if max(map(len, columns)) > 3 else {}
     axes.set_xticks(range(len(columns)), [_short(name) for name in columns], **turned)

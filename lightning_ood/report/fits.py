@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from lightning_ood.ops.files import write_text
-from lightning_ood.report.drawing import COLOURS, ID_COLOUR, legend, new_figure, panels_of, styles_of
+from lightning_ood.report.drawing import BAND, ID_COLOUR, LINE, legend, new_figure, panels_of, styles_of
 from lightning_ood.report.table import MEAN
 
 if TYPE_CHECKING:
@@ -86,8 +86,8 @@ def coverage(summaries: Summaries) -> Figure | None:
     for name, axes in panels:
         curve = curves[name]
         edges = np.clip(curve["at"], 0, 1)
-        axes.stairs(curve["high"], edges, baseline=curve["low"], fill=True, color=COLOURS[5], alpha=0.5)
-        axes.stairs(curve["middle"], edges, color=COLOURS[0], linewidth=1.2)
+        axes.stairs(curve["high"], edges, baseline=curve["low"], fill=True, color=BAND, alpha=0.6)
+        axes.stairs(curve["middle"], edges, color=LINE, linewidth=1.2)
         axes.set(xlim=(0, 1), ylim=(-0.02, 1.05), xticks=[0, 0.5, 1], yticks=[0, 0.5, 1])
         axes.spines[["right", "top"]].set_visible(False)
     return figure
@@ -101,8 +101,8 @@ def contributions(summaries: Summaries) -> Figure | None:
     figure, panels = panels_of(list(curves), f"Rank of the unit; up: its contribution ({_BAND} over classes)")
     for name, axes in panels:
         curve = curves[name]
-        axes.fill_between(curve["at"], curve["low"], curve["high"], color=COLOURS[5], alpha=0.5, linewidth=0)
-        axes.plot(curve["at"], curve["middle"], color=COLOURS[0], linewidth=1.2)
+        axes.fill_between(curve["at"], curve["low"], curve["high"], color=BAND, alpha=0.6, linewidth=0)
+        axes.plot(curve["at"], curve["middle"], color=LINE, linewidth=1.2)
         axes.axhline(0, color=ID_COLOUR, linewidth=0.6)
         axes.set_xscale("log")
         axes.spines[["right", "top"]].set_visible(False)

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import base64
+import io
+import json
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
 import pandas as pd
-from PIL import Image, ImageDraw, ImageFont, ImageOps
+from PIL import Image, ImageDraw, ImageFont, ImageOps, features
 
 from lightning_ood.data.images import load_image
 from lightning_ood.errors import InputError
+from lightning_ood.ops.files import write_text
 from lightning_ood.report.failures import class_names
 from lightning_ood.report.table import detectors_of
 
@@ -19,6 +23,8 @@ COUNT = 10  # images in a row
 _SIDE, _GAP, _LINE = 96, 10, 14  # pixels
 _GREY = "#555555"
 PREFIX = "mistakes-"
+FILE = "mistakes.json"  # thumbnails, for the page
+_BUDGET = 2_000_000  # bytes of all thumbnails on the page
 _NOT_IN_FILES = re.compile(r"[^-.=+\w]")
 
 Read = Callable[[str, int, str | None], Image.Image]  # set, index, path -> image
@@ -47,7 +53,7 @@ def reader(root: Path, sets: Mapping[str, _Images] | None = None) -> Read:
 
 
 def write_mistakes(scores: pd.DataFrame, folder: Path, read: Read | None) -> tuple[list[Path], str]:
-    """Draws ``mistakes-<detector>.png``; keeps the files of an earlier report where images cannot be read.
+    """Draws ``mistakes-<detector>.png`` and stores the thumbnails; keeps an earlier report's where none can be read.
 
     Args:
         scores: table of scores.
@@ -59,17 +65,51 @@ def write_mistakes(scores: pd.DataFrame, folder: Path, read: Read | None) -> tup
     """
     rows = {name: worst(scores, name) for name in detectors_of(scores)}
     paths = {name: folder / f"{PREFIX}{_NOT_IN_FILES.sub('_', name)}.png" for name in rows}
-    images, problem = thumbnails(pd.concat([part for pair in rows.values() for part in pair.values()]), read)
+    chosen = pd.concat([part for pair in rows.values() for part in pair.values()])
+    images, problem = thumbnails(chosen, read)
     for old in folder.glob(f"{PREFIX}*.png"):
         if images or old not in paths.values():
             old.unlink()
     if images:
         names = class_names(scores)
         folder.mkdir(parents=True, exist_ok=True)
-        for name, chosen in rows.items():
-            _strip(name, chosen, images, names).save(paths[name])
+        write_text(folder / FILE, json.dumps(_encoded(chosen, images)))
+        for name, pair in rows.items():
+            _strip(name, pair, images, names).save(paths[name])
     drawn = [path for path in paths.values() if path.is_file()]
     return drawn, problem if images or len(drawn) < len(paths) else ""  # files that are kept show the same images
+
+
+def read_thumbnails(folder: Path) -> dict[str, str]:
+    """Reads the stored thumbnails: key of an image -> data URI; empty where there are none."""
+    path = folder / FILE
+    found: dict[str, str] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return found
+
+
+def image_key(dataset: Any, index: Any) -> str:
+    """Returns the key of an image among the stored thumbnails."""
+    return f"{dataset}/{int(index)}"
+
+
+def _encoded(rows: pd.DataFrame, images: Mapping[Any, Image.Image]) -> dict[str, str]:
+    """Encodes thumbnails as data URIs, smaller where there are many, so that a page stays easy to send."""
+    kind = "WEBP" if features.check("webp") else "JPEG"
+    keys = {
+        at: image_key(name, index) for at, name, index in zip(rows.index, rows["dataset"], rows["index"], strict=True)
+    }
+    found: dict[str, str] = {}
+    for side in (_SIDE, 3 * _SIDE // 4, _SIDE // 2):
+        found = {}
+        for at, image in images.items():
+            file = io.BytesIO()
+            image.resize((image.width * side // _SIDE or 1, image.height * side // _SIDE or 1)).save(
+                file, kind, quality=80
+            )
+            found[keys[at]] = f"data:image/{kind.lower()};base64,{base64.b64encode(file.getvalue()).decode()}"
+        if sum(map(len, found.values())) <= _BUDGET:
+            break
+    return found
 
 
 def worst(scores: pd.DataFrame, detector: str, count: int = COUNT) -> dict[str, pd.DataFrame]:

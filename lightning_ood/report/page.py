@@ -1,43 +1,37 @@
-"""The self-contained HTML page of a run: table, plots, fit summaries, configuration, environment, citations."""
+"""The self-contained HTML page of a run: the answer, detectors by sets, one detector at a time, how it was made."""
 
 from __future__ import annotations
 
-import base64
-import io
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jinja2
+import numpy as np
 import pandas as pd
-from PIL import Image
 
-from lightning_ood.metrics.rates import METRICS
+from lightning_ood.metrics.rates import METRICS, falls
 from lightning_ood.report.console import Costs, caption
-from lightning_ood.report.doubts import Doubts
+from lightning_ood.report.doubts import Doubts, by_sentence
 from lightning_ood.report.environment import bibtex, environment, papers
-from lightning_ood.report.mistakes import PREFIX
+from lightning_ood.report.grid import Grid, grid, within
+from lightning_ood.report.page_data import facts
+from lightning_ood.report.table import INTERVALS, MEAN
 
-_TEXTS, _COUNTS = ("detector", "dataset", "group"), ("n_id", "n_ood")
-_COSTS = {"extra forwards: fit": "fit", "extra forwards: test": "test"}  # column -> key of Detector.extra_forwards
-_CAPTIONS = {
-    "auroc": "AUROC of each detector on each set",
-    "fpr95": "FPR95 (ID positive) of each detector on each set",
-    "histograms": "Scores; the dashed line is the threshold that keeps 95 % of the ID images",
-    "roc": "ROC curves; a dot marks where 95 % of the ID images are kept",
-    "taken_for": "Classes that the network predicts for the images of each set",
-    "classes": "Mistakes by class, at the threshold that keeps 95 % of the ID images",
-    "blocks": "FeatureNorm: NormRatio of each block, and the AUROC of the blocks that were scored",
-    "coverage": "NAC: coverage of each neuron state by the training images",
-    "contributions": "LINe: contributions of the units to a class, the largest first",
+TITLES = {
+    "auroc": "AUROC",
+    "fpr95": "FPR95 (ID positive)",
+    "fpr95_ood_positive": "FPR95 (OOD positive)",
+    "aupr_in": "AUPR in",
+    "aupr_out": "AUPR out",
 }
+_LEADERS = 5  # detectors of a group in the answer
 
 
 def render_page(
     metrics: pd.DataFrame,
-    pictures: Iterable[Path],
     *,
+    data: Mapping[str, Any] | None = None,
     accuracy: float | None = None,
     summaries: Mapping[str, Mapping[str, Any]] | None = None,
     config: str = "",
@@ -51,27 +45,38 @@ def render_page(
 
     Args:
         metrics: result of ``summarise``.
-        pictures: PNG files to embed.
+        data: result of ``page_data``; without it the page shows the tables alone.
         accuracy: accuracy on the ID images in percent.
-        summaries: detector -> summary of its fit; numbers ``<name>.<item>`` are drawn in one chart.
+        summaries: detector -> summary of its fit; numbers ``ratio.<item>`` are drawn in one chart.
         config: config of the run as YAML.
         title: title of the page.
         costs: detector -> extra forwards per image in each command.
         note: why some images of mistakes could not be read.
         found: environment of the test; the current one where None.
-        doubts: detector -> what is doubtful about its row; counted in the table, listed below it.
+        doubts: detector -> what is doubtful about its row; counted in the table, told with the detector.
     """
-    engine = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    template = engine.from_string(Path(__file__).with_name("page.html").read_text(encoding="utf-8"))
+    here = Path(__file__).parent
+    engine = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(here), autoescape=True, trim_blocks=True, lstrip_blocks=True
+    )
+    engine.policies["json.dumps_kwargs"] = {"sort_keys": False, "separators": (",", ":"), "allow_nan": False}
     found = found or environment()
-    return template.render(
+    table = grid(metrics)
+    doubts = {name: list(doubts[name]) for name in table.detectors if doubts and doubts.get(name)}
+    return engine.get_template("page.html").render(
         title=title,
         caption="\n".join(line for line in caption(metrics, accuracy).splitlines() if not line.startswith("Cells:")),
-        **_table(metrics, costs or {}, doubts or {}),
-        doubts=[(name, said) for name, said in (doubts or {}).items() if said],
-        **_galleries([path for path in pictures if path.suffix == ".png"]),
+        answer=_answer(metrics, doubts),
+        table=table,
+        rows=_rows(table),
+        titles=TITLES,
+        groups=list(dict.fromkeys(column.group for column in table.columns if column.group and not column.full)),
+        full=any(column.full for column in table.columns),
+        doubts=doubts,
+        doubtful=by_sentence(doubts),
+        costs=costs if any(any(cost.values()) for cost in (costs or {}).values()) else {},
+        data=_all_data(table, doubts, summaries or {}, data),
         note=note,
-        fits=[(name, *split_summary(summary)) for name, summary in (summaries or {}).items() if summary],
         config=config,
         environment=found,
         bibtex=bibtex(found),
@@ -79,79 +84,57 @@ def render_page(
     )
 
 
-def _table(metrics: pd.DataFrame, costs: Costs, doubts: Doubts) -> dict[str, Any]:
-    rows = [
-        {**row, **{column: costs.get(row["detector"], {}).get(key, 0) for column, key in _COSTS.items()}}
-        for row in metrics.to_dict("records")
+def _answer(metrics: pd.DataFrame, doubts: Doubts) -> list[dict[str, Any]]:
+    """Returns, for each group of sets, the best detectors with their intervals and how many are not told apart."""
+    found = []
+    for group, rows in metrics.groupby("group", sort=False):
+        shown = rows[rows["dataset"] == MEAN].sort_values("auroc", ascending=False, kind="stable")
+        sets = [str(name) for name in rows["dataset"].drop_duplicates() if name != MEAN]
+        best = shown.iloc[0]
+        near = shown[shown["auroc"] >= best["auroc_low"]]
+        leaders = shown.head(_LEADERS).to_dict("records")
+        low = min(row["auroc_low"] for row in leaders)
+        start = float(np.floor(min(low, 99) / 5) * 5)
+        for row in leaders:
+            row["left"], row["right"], row["at"] = (
+                100 * (row[name] - start) / (100 - start) for name in ("auroc_low", "auroc_high", "auroc")
+            )
+            row["doubtful"] = bool(doubts.get(row["detector"]))
+        found.append({"group": str(group), "sets": sets, "leaders": leaders, "near": len(near) - 1, "start": start})
+    return found
+
+
+def _rows(table: Grid) -> list[dict[str, Any]]:
+    """Returns the cells of AUROC, with which the page is delivered; the browser writes those of other metrics."""
+    values, near = table.values["auroc"], within(table, "auroc", falling=False)
+    shown = values.round(1)
+    best = shown == np.nanmax(shown, axis=0)
+    return [
+        {"name": name, "cells": list(zip(values[i], best[i], near[i], strict=True))}
+        for i, name in enumerate(table.detectors)
     ]
-    for row in rows:
-        row["doubts"] = len(doubts.get(row["detector"], ()))
+
+
+def _all_data(
+    table: Grid, doubts: Doubts, summaries: Mapping[str, Mapping[str, Any]], data: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """Returns everything that the script of the page reads."""
+    fits = {name: facts(summary) for name, summary in summaries.items() if name in table.detectors}
     return {
-        "columns": [*_TEXTS, *(("doubts",) if doubts else ()), *METRICS, *_COUNTS, *(_COSTS if costs else ())],
-        "rows": rows,
-        "texts": _TEXTS,
-        "counts": ("doubts", *_COUNTS, *_COSTS),
-        "groups": list(metrics["group"].drop_duplicates()),
+        "names": list(table.detectors),
+        "columns": [
+            {"title": column.title, "group": column.group, "mean": column.dataset == MEAN, "full": column.full}
+            for column in table.columns
+        ],
+        "values": {name: _numbers(table.values[name]) for name in (*METRICS, *INTERVALS)},
+        "metrics": {name: {"title": TITLES[name], "falls": falls(name)} for name in METRICS},
+        "doubts": dict(doubts),
+        "fits": {
+            name: {"facts": told, "charts": charts, "curves": drawn} for name, (told, charts, drawn) in fits.items()
+        },
+        **(data or {"sets": [], "detectors": {}, "taken": None, "images": {}}),
     }
 
 
-def _galleries(paths: Iterable[Path]) -> dict[str, list[tuple[str, str]]]:
-    """Returns caption and image data of each plot, and separately of the images of mistakes."""
-    shown: dict[str, list[tuple[str, str]]] = {"pictures": [], "mistakes": []}
-    for path in paths:
-        if path.stem.startswith(PREFIX):
-            shown["mistakes"].append((path.stem.removeprefix(PREFIX), _photograph(path)))
-        else:
-            shown["pictures"].append((_CAPTIONS.get(path.stem, path.stem), _embedded(path)))
-    return shown
-
-
-def _embedded(path: Path) -> str:
-    return f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}"
-
-
-def _photograph(path: Path) -> str:
-    """Encodes an image of mistakes as JPEG, a quarter of the PNG's size, since there is one per detector."""
-    file = io.BytesIO()
-    Image.open(path).convert("RGB").save(file, "JPEG", quality=88)
-    return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"
-
-
-def split_summary(
-    summary: Mapping[str, Any],
-) -> tuple[list[tuple[str, str]], dict[str, list[tuple[str, float, float, bool]]]]:
-    """Splits a detector's summary into single facts and charts.
-
-    Returns:
-        Facts (key, text), and charts: name -> (item, value, position from 0, smallest, to 100, largest, chosen).
-    """
-    items: dict[str, dict[str, float]] = {}
-    for key, value in summary.items():
-        name, item = _chart(key)
-        if item and isinstance(value, (int, float)) and not isinstance(value, bool):
-            items.setdefault(name, {})[item] = float(value)
-    items = {name: values for name, values in items.items() if len(values) > 1}
-    named = {value for value in summary.values() if isinstance(value, str)}
-    charts = {}
-    for name, values in items.items():
-        low, high = min(values.values()), max(values.values())
-        scale = 100 / (high - low) if high > low else 0.0
-        charts[name] = [(item, value, (value - low) * scale, item in named) for item, value in values.items()]
-    facts = [
-        (key, _text(value))
-        for key, value in summary.items()
-        if _chart(key)[0] not in charts and not isinstance(value, Mapping)  # curves are plotted
-    ]
-    return facts, charts
-
-
-def _chart(key: str) -> tuple[str, str]:
-    """``ratio.layer1.0`` -> ``(ratio, layer1.0)``; an entry of a detector inside another keeps its ``base.``."""
-    inside = re.match(r"(?:(?:base|norm|of)\.)*", key)
-    prefix = inside[0] if inside else ""
-    name, _, item = key.removeprefix(prefix).partition(".")
-    return prefix + name, item
-
-
-def _text(value: Any) -> str:
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
+def _numbers(values: np.ndarray) -> list[list[float | None]]:
+    return [[None if np.isnan(value) else round(float(value), 2) for value in row] for row in values]

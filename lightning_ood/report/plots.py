@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from lightning_ood.metrics.rates import falls, threshold_95
 from lightning_ood.ops.files import write_whole
-from lightning_ood.report.drawing import DPI, ID_COLOUR, legend, new_figure, panels_of, styles_of, write_cells
+from lightning_ood.report.drawing import DPI, GOOD, ID_COLOUR, legend, new_figure, panels_of, styles_of, write_cells
 from lightning_ood.report.failures import class_failures, taken_for
 from lightning_ood.report.fits import blocks, contributions, coverage
 from lightning_ood.report.table import MEAN, detectors_of, is_best, rows_of
@@ -69,7 +69,7 @@ def histograms(scores: pd.DataFrame, metrics: pd.DataFrame) -> Figure:
     rows, styles = rows_of(scores), styles_of(metrics)
     for detector, axes in panels:
         values = {name: scores[detector].to_numpy()[at] for name, at in rows.items()}
-        edges = np.linspace(*_span(values), 36)
+        edges = np.linspace(*histogram_range(values), 36)
         for name, value in values.items():
             density = np.histogram(value.clip(edges[0], edges[-1]), edges)[0] / len(value)
             if name == "":
@@ -124,7 +124,7 @@ def heat_map(metrics: pd.DataFrame, metric: str) -> Figure:
     figure = new_figure(2.4 + 0.78 * len(keys), 1.6 + 0.36 * len(detectors))
     axes = figure.subplots()
     worst, best = (values.max(), values.min()) if falling else (values.min(), values.max())
-    image = axes.imshow(values, aspect="auto", cmap="cividis_r" if not falling else "cividis")
+    image = axes.imshow(values, aspect="auto", cmap=f"{GOOD}_r" if falling else GOOD)
     write_cells(axes, values, (values - worst) / (best - worst or 1) > 0.55, is_best(values, metric), below=(low, high))
     axes.set_xticks(range(len(keys)), [f"{name} ({group})" for name, group in keys], rotation=40, ha="right")
     axes.set_yticks(range(len(detectors)), detectors)
@@ -143,7 +143,7 @@ def _first_seen(groups: pd.Series[str]) -> pd.Series[int]:
     return groups.map({name: i for i, name in enumerate(groups.drop_duplicates())})
 
 
-def _span(values: Mapping[str, NDArray[Any]]) -> tuple[float, float]:
+def histogram_range(values: Mapping[str, NDArray[Any]]) -> tuple[float, float]:
     """Returns the range of a histogram; cuts tails at 4 times the distance from the ID median to its 5 % or 95 %."""
     low, middle, high = np.quantile(values[""].astype(np.float64), [0.05, 0.5, 0.95])
     least = min(float(np.quantile(v, 0.005)) for v in values.values())

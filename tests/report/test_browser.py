@@ -2,9 +2,11 @@
 
 import html
 import json
+import os
 import re
 import shutil
 import subprocess
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,48 +23,71 @@ addEventListener("securitypolicyviolation", event => errors.push("asked for " + 
 </script>"""
 
 HARNESS = """<body><iframe id="narrow" src="page.html" width="400" height="900"></iframe>
-<iframe id="wide" src="page.html" width="1600" height="900"></iframe><pre></pre>
+<iframe id="wide" src="page.html" width="1400" height="900"></iframe><pre></pre>
 <script>
 const inside = name => document.getElementById(name).contentWindow;
 const page = () => inside("wide").document;
-const column = i => [...page().querySelectorAll("#metrics tbody tr")].filter(row => !row.hidden)
-  .map(row => row.cells[i].dataset.value ?? row.cells[i].textContent);
-const click = i => page().querySelectorAll("#metrics th button")[i].click();
+const rows = () => [...page().querySelectorAll("#metrics tbody tr")].filter(row => !row.hidden);
+const column = i => rows().map(row => row.children[i].dataset.value ?? row.children[i].textContent);
+const names = () => rows().map(row => row.dataset.name);
+const click = i => page().querySelectorAll("#metrics th button:not(tbody *)")[i].click();
 const set = (id, key, value) => {
   page().getElementById(id)[key] = value;
   page().getElementById(id).dispatchEvent(new Event("input"));
 };
-onload = () => {
+const heads = () => [...page().querySelectorAll("#metrics thead th")].filter(head => !head.hidden).map(head => head.textContent);
+const one = () => {
+  const root = page().getElementById("one");
+  const widths = [...root.querySelectorAll(".plots svg")].map(svg => svg.getBoundingClientRect().width);
+  return {title: root.querySelector("h3").textContent, widths, text: root.textContent, paths: root.querySelectorAll(".plots path").length,
+    images: [...root.querySelectorAll("img")].filter(image => image.complete && image.naturalWidth).length};
+};
+onload = () => setTimeout(() => {
   const out = {};
   for (const name of ["narrow", "wide"]) {
     const root = inside(name).document.documentElement;
-    out[name] = {width: root.clientWidth, needs: root.scrollWidth, errors: inside(name).errors};
+    const cells = [...inside(name).document.querySelectorAll("#metrics tbody tr:first-child td.value")].map(cell => cell.getBoundingClientRect());
+    out[name] = {width: root.clientWidth, needs: root.scrollWidth, errors: inside(name).errors, cells: cells.map(cell => [cell.left, cell.right]),
+      plot: inside(name).document.querySelector("#one svg[role=img]").getBoundingClientRect().width,
+      background: inside(name).getComputedStyle(inside(name).document.body).backgroundColor};
   }
-  for (const [name, i] of [["auroc", 3], ["fpr95", 4]]) {
-    click(i); out[name] = column(i).map(Number);
-    click(i); out[name + " again"] = column(i).map(Number);
-  }
-  click(0); out.detector = column(0);
-  set("filter", "value", "NAP far"); out.filtered = [column(0), column(2)];
-  out.count = page().getElementById("count").textContent;
-  set("filter", "value", ""); set("group", "value", "near"); out.near = column(2);
-  set("means", "checked", true); out.means = column(1);
+  out.start = names();
+  click(1); out.worst = column(1).map(Number);
+  click(1); out.best = column(1).map(Number);
+  set("metric", "value", "fpr95"); out.fpr95 = column(1).map(Number);
+  out.bold = [...page().querySelectorAll("#metrics td.best")].map(cell => +cell.dataset.value);
+  set("ends", "checked", true); out.ends = rows()[0].children[2].textContent;
+  set("group", "value", "far"); out.far = heads();
   set("group", "value", "");
-  const large = page().getElementById("large");
-  out.open = [...page().querySelectorAll("figure button")].map(button => {
-    button.click();
-    const state = [large.open, large.querySelector("span").textContent, large.querySelector("img").src.slice(0, 15)];
-    large.querySelector("img").click();
-    return [...state, large.open];
-  });
+  click(0); out.names = names();
+  set("filter", "value", "NA"); out.filtered = names(); out.count = page().getElementById("count").textContent;
+  set("filter", "value", "");
+  set("sound", "checked", true); out.sound = names();
+  set("sound", "checked", false);
+  page().querySelector("[data-doubt=nap]").click();
+  out.told = page().querySelector("#metrics tr.more").textContent;
+  page().querySelector("[data-doubt=nap]").click();
+  out.closed = page().querySelector("#metrics tr.more");
+  page().querySelector("#metrics [data-detector=nap]").click(); out.nap = one();
+  page().getElementById("after").click(); out.after = one();
+  const paths = out.after.paths;
+  page().querySelectorAll("#one .legend button")[1].click(); out.hidden = [paths, one().paths];
   document.querySelector("pre").textContent = JSON.stringify(out);
-};
+}, 300);
 </script>"""
 
 
+def browse(page, arguments):
+    """Runs the browser without a window; returns what it printed and its log."""
+    options = ["--headless", "--no-sandbox", "--disable-gpu", "--allow-file-access-from-files", "--disable-extensions"]
+    options += ["--hide-scrollbars", "--enable-logging=stderr", f"--user-data-dir={page.parent / 'profile'}"]
+    command = [BROWSER, *options, *arguments, page.as_uri()]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60)
+
+
 @pytest.fixture
-def seen(scores, tmp_path):
-    """What a browser finds on the page."""
+def opened(scores, tmp_path):
+    """A folder with a page that a browser can open."""
     if BROWSER is None:
         pytest.skip("no Chromium on this machine")
     noise = np.random.default_rng(0).integers(0, 255, (8, 8, 3)).astype(np.uint8)
@@ -76,35 +101,72 @@ def seen(scores, tmp_path):
         config="a: " + "b" * 500,
         costs={"nap": {"fit": 1, "test": 0}},
         read=lambda *_: Image.fromarray(noise),
+        doubts={"nap": ["its taps are wrong"]},
     )
     page = paths[-1].read_text()
     (tmp_path / "page.html").write_text(page.replace("<head>", f"<head>{WATCH}", 1))
     (tmp_path / "harness.html").write_text(HARNESS)
-    options = ["--headless", "--no-sandbox", "--disable-gpu", "--allow-file-access-from-files", "--disable-extensions"]
-    options += ["--enable-logging=stderr", f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom"]
-    command = [BROWSER, *options, (tmp_path / "harness.html").as_uri()]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    return tmp_path
+
+
+@pytest.fixture
+def seen(opened):
+    """What a browser finds on the page."""
+    result = browse(opened / "harness.html", ["--virtual-time-budget=3000", "--dump-dom"])
     assert "CONSOLE" not in result.stderr, result.stderr
     found = re.search(r"<pre>(.+?)</pre>", result.stdout)
     assert found, result.stderr
     return json.loads(html.unescape(found[1]))
 
 
-def test_page_in_a_browser(seen):
-    for name, width in (("narrow", 400), ("wide", 1600)):
+def test_page_in_a_browser(seen, scores):
+    for name, width in (("narrow", 400), ("wide", 1400)):
         assert seen[name]["errors"] == []
         assert width - 20 <= seen[name]["width"] <= width
         assert seen[name]["needs"] == seen[name]["width"]  # no sideways scrolling of the page
-    assert len(seen["auroc"]) == 3 * (3 + 2)
-    assert seen["auroc"] == sorted(seen["auroc"], reverse=True) == seen["auroc again"][::-1]
-    assert seen["fpr95"] == sorted(seen["fpr95"])
-    assert seen["fpr95 again"] == sorted(seen["fpr95"], reverse=True)
-    assert seen["detector"] == sorted(seen["detector"])
-    assert seen["filtered"] == [["nap"] * 3, ["far"] * 3]
-    assert seen["count"] == "3 of 15 rows"
-    assert seen["near"] == ["near"] * 6
-    assert seen["means"] == ["mean"] * 3
-    assert len(seen["open"]) == 7 + 3
-    for was_open, text, source, is_open in seen["open"]:
-        assert was_open and text and source in ("data:image/png;", "data:image/jpeg")
-        assert not is_open
+    assert all(0 <= left < right <= 400 for left, right in seen["narrow"]["cells"])  # five numbers, none cut
+    assert seen["narrow"]["plot"] > 340 and seen["wide"]["plot"] > 600  # as large as the screen allows
+    metrics = summarise(scores)
+    sets = metrics[metrics["dataset"] != "mean"]
+    means = sets.groupby("detector")[["auroc", "fpr95"]].mean()
+    assert seen["start"] == list(means.sort_values("auroc", ascending=False).index)
+    assert seen["worst"] == sorted(seen["worst"]) == seen["best"][::-1]
+    assert seen["best"] == pytest.approx(sorted(means["auroc"], reverse=True), abs=0.01)
+    assert seen["fpr95"] == pytest.approx(sorted(means["fpr95"]), abs=0.01)
+    assert min(means["fpr95"]) == pytest.approx(min(seen["bold"]), abs=20)
+    assert re.fullmatch(r"\d+\.\d\d+\.\d–\d+\.\d", seen["ends"])
+    assert seen["far"] == ["detector", "mean", "far mean", "photos", "textures", "extra fit", "extra test"]
+    assert seen["names"] == ["energy", "msp", "nap"]
+    assert (seen["filtered"], seen["count"]) == (["nap"], "1 of 3 detectors")
+    assert seen["sound"] == ["energy", "msp"]
+    assert seen["told"] == "its taps are wrong" and seen["closed"] is None
+
+
+def test_one_detector_at_a_time(seen):
+    nap, after = seen["nap"], seen["after"]
+    assert nap["title"] == "nap" and after["title"] != "nap"
+    assert "its taps are wrong" in nap["text"] and "its taps are wrong" not in after["text"]
+    assert "layer1.0" in nap["text"] and "last (chosen)" in nap["text"]
+    assert len(nap["widths"]) == 3 and len(after["widths"]) == 2
+    assert nap["images"] == after["images"] == 20
+    before, hidden = seen["hidden"]
+    assert hidden == before - 2  # one curve less in each plot
+
+
+@pytest.mark.parametrize("mode", ["light", "dark"])
+@pytest.mark.parametrize("width", [400, 1400])
+def test_pictures_of_the_page(opened, width, mode):
+    """Kept where TEST_ARTIFACTS names a folder, to be looked at."""
+    folder = Path(os.environ.get("TEST_ARTIFACTS", opened))
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / f"page-{width}-{mode}.png"
+    frame = opened / "frame.html"
+    frame.write_text(
+        f'<body style="margin: 0"><iframe src="page.html" width="{width}" height="3400" style="border: 0">'
+    )
+    dark = ["--blink-settings=preferredColorScheme=0"] if mode == "dark" else []
+    browse(frame, [*dark, f"--screenshot={file}", f"--window-size={max(width, 500)},3400"])
+    pixels = np.asarray(Image.open(file).convert("L"))[:, :width]
+    background = np.bincount(pixels.ravel()).argmax()
+    assert background > 240 if mode == "light" else background < 40
+    assert (np.abs(pixels.astype(int) - int(background)) > 60).mean() > 0.01  # something is drawn

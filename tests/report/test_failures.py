@@ -6,7 +6,7 @@ from PIL import Image
 
 from lightning_ood.errors import InputError
 from lightning_ood.report.failures import MOST, class_failures, class_names, taken_for
-from lightning_ood.report.mistakes import COUNT, reader, write_mistakes
+from lightning_ood.report.mistakes import COUNT, read_thumbnails, reader, write_mistakes
 from tests.helpers.scores import make_scores
 
 
@@ -71,7 +71,10 @@ def test_worst_mistakes(named, tmp_path):
     paths, note = write_mistakes(named, tmp_path, read)
     assert [path.name for path in paths] == [f"mistakes-{name}.png" for name in ("msp", "energy", "nap")]
     assert note == ""
-    assert sorted(tmp_path.iterdir()) == sorted(paths)
+    assert sorted(tmp_path.iterdir()) == sorted([*paths, tmp_path / "mistakes.json"])
+    stored = read_thumbnails(tmp_path)
+    assert set(stored) == {f"{dataset}/{index}" for dataset, index, _ in asked}
+    assert all(image.startswith(("data:image/webp;", "data:image/jpeg;")) for image in stored.values())
     assert len(asked) == len(set(asked))  # each image once, whatever number of detectors
     worst = named[named["role"] == "id"].nsmallest(COUNT, "nap")
     assert {*zip(worst["dataset"], worst["index"], worst["path"], strict=True)} <= set(asked)
