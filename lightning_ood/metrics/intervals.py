@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import beta
+from scipy.special import betaincinv  # scipy.stats takes a second to import
 
 from lightning_ood.metrics.rates import Comparison
 
@@ -52,7 +52,7 @@ def auroc_interval(comparisons: Sequence[Comparison]) -> tuple[float, float]:
     variance += sum(_steady_variance(c.ood_placements) / len(c.ood) for c in comparisons) / len(sizes) ** 2
     fewest = 1 / max(1 / n, (1 / sizes).sum() / len(sizes) ** 2)
     size = max(mean * (1 - mean) / variance, fewest) if variance else fewest
-    low, high = beta.ppf([(1 - LEVEL) / 2, (1 + LEVEL) / 2], size * mean + 0.5, size * (1 - mean) + 0.5)
+    low, high = betaincinv(size * mean + 0.5, size * (1 - mean) + 0.5, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return (min(float(low), mean) if mean > 0 else 0.0), (max(float(high), mean) if mean < 1 else 1.0)
 
 

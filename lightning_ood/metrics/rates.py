@@ -18,23 +18,23 @@ precision 1 at recall 0, with other, mostly larger values: ``aupr_in_trapezoid``
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
-import torch
 from numpy.typing import ArrayLike, NDArray
-from torch import Tensor
-from torchmetrics import Metric
-from torchmetrics.utilities import dim_zero_cat
 
 from lightning_ood.errors import InputError
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 METRICS = ("auroc", "fpr95", "fpr95_ood_positive", "aupr_in", "aupr_out")
 TRAPEZOID = ("aupr_in_trapezoid", "aupr_out_trapezoid")  # on request
-Scores = Tensor | ArrayLike
+Scores: TypeAlias = "Tensor | ArrayLike"
 
 
 def count_95(n: int) -> int:
@@ -63,10 +63,7 @@ def sort_scores(scores: Scores, name: str = "scores") -> NDArray[np.floating]:
     Raises:
         InputError: if there is no score, or a score is not finite.
     """
-    if isinstance(scores, Tensor):
-        scores = scores.detach().cpu()
-        scores = scores.numpy() if scores.dtype in (torch.float32, torch.float64) else scores.double().numpy()
-    values = np.asarray(scores).ravel()
+    values = _array(scores).ravel()
     if values.size == 0:
         raise InputError(f"no {name}; give at least one ID and one OOD image")
     bad = np.flatnonzero(~np.isfinite(values))
@@ -75,6 +72,15 @@ def sort_scores(scores: Scores, name: str = "scores") -> NDArray[np.floating]:
             f"{bad.size} of {values.size} {name} not finite; the first is {values[bad[0]]} at position {bad[0]}"
         )
     return np.sort(values)
+
+
+def _array(scores: Any) -> NDArray[Any]:
+    """Returns scores as an array; tables of scores are read without torch, so it is not imported for them."""
+    torch = sys.modules.get("torch")
+    if torch is not None and isinstance(scores, torch.Tensor):
+        scores = scores.detach().cpu()
+        return np.asarray(scores if scores.dtype in (torch.float32, torch.float64) else scores.double())
+    return np.asarray(scores)
 
 
 @dataclass(frozen=True, eq=False)
@@ -195,56 +201,3 @@ def fpr95(id_scores: Scores, ood_scores: Scores) -> float:
 def fpr95_ood_positive(id_scores: Scores, ood_scores: Scores) -> float:
     """Computes the share of ID scored at or below the threshold that detects 95 % of OOD (OpenOOD v1.5)."""
     return compare(id_scores, ood_scores).fpr95_ood_positive
-
-
-class OODMetrics(Metric):
-    """Computes all of :data:`METRICS` from scores that arrive in batches and on several processes.
-
-    Keeps the raw scores; ``compute`` returns fractions (float64).
-
-    >>> metric = OODMetrics()
-    >>> metric.update(id_scores=torch.tensor([3.0, 1.0]))
-    >>> metric.update(ood_scores=torch.tensor([2.0, 1.0]))
-    >>> metric.compute()["auroc"]
-    tensor(0.6250, dtype=torch.float64)
-    """
-
-    full_state_update = False
-    higher_is_better = None
-    is_differentiable = False
-    id: list[Tensor] | Tensor
-    ood: list[Tensor] | Tensor
-
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.set_dtype(torch.float64)  # dtype of the empty list that a process without images sends
-        self.add_state("id", [], "cat")
-        self.add_state("ood", [], "cat")
-
-    def update(self, id_scores: Tensor | None = None, ood_scores: Tensor | None = None) -> None:
-        """Adds scores of ID images, OOD images, or both, of any floating type and shape.
-
-        Raises:
-            InputError: if a score is not finite.
-        """
-        for name, scores in (("id", id_scores), ("ood", ood_scores)):
-            if scores is None:
-                continue
-            scores = scores.detach().flatten().double()  # exact for every floating type
-            if not scores.isfinite().all():
-                first = int((~scores.isfinite()).nonzero()[0])
-                raise InputError(
-                    f"the {name.upper()} score at position {first} of this batch is {scores[first].item()}; "
-                    "scores must be finite"
-                )
-            getattr(self, name).append(scores)
-
-    def compute(self) -> dict[str, Tensor]:
-        """Computes all of :data:`METRICS` over all scores.
-
-        Raises:
-            InputError: if there are no ID or no OOD scores.
-        """
-        id_and_ood = [dim_zero_cat(state) if len(state) else torch.empty(0) for state in (self.id, self.ood)]
-        values = ood_metrics(*id_and_ood)
-        return {name: torch.tensor(value, dtype=torch.float64, device=self.device) for name, value in values.items()}

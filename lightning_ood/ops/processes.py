@@ -7,13 +7,13 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from subprocess import Popen
-
-import torch
-from torch import Tensor
-from torchmetrics.utilities.distributed import gather_all_tensors
+from typing import TYPE_CHECKING
 
 from lightning_ood.errors import InputError
 from lightning_ood.ops.orphans import died, stop_with_children
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _RANK = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK")  # torchrun, Lightning, SLURM, LSF
 PATIENCE = 3.0  # seconds after a failed collective within which a dead process is detected
@@ -21,7 +21,8 @@ PATIENCE = 3.0  # seconds after a failed collective within which a dead process 
 
 def rank() -> int:
     """Returns the rank of this process, from the process group or else from the launcher's environment variables."""
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
+    torch = sys.modules.get("torch")  # commands on tables do not import it, and have no process group
+    if torch is not None and torch.distributed.is_available() and torch.distributed.is_initialized():
         return int(torch.distributed.get_rank())
     return next((int(os.environ[name]) for name in _RANK if name in os.environ), 0)
 
@@ -31,6 +32,9 @@ def gather(part: Tensor) -> Tensor:
 
     ``n`` may differ between processes.
     """
+    import torch
+    from torchmetrics.utilities.distributed import gather_all_tensors
+
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         return torch.cat(gather_all_tensors(part))
     return part

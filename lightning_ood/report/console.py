@@ -31,6 +31,7 @@ class _Layout:
     metrics: Sequence[str]
     name: int
     cell: int
+    longest: int  # characters of a name on one line
 
 
 def print_table(
@@ -62,8 +63,8 @@ def print_table(
             for line in _lines(table, part, layout, doubtful):
                 console.print(line, no_wrap=True, crop=False)
     console.print(Text(f"\n{caption(metrics, accuracy)}"))
-    for line in _cost_lines(costs or {}):
-        console.print(Text(line))
+    if said := _cost_line(costs or {}):
+        console.print(Text(said))
     print_doubts(doubts or {}, console)
 
 
@@ -95,7 +96,7 @@ def _layouts(table: Grid, columns: Sequence[int], width: int, title: str) -> lis
     longest = 2 + max(len(table.columns[i].title) for i in columns)
     if name + len(columns) * _PAIR <= width:
         cell = max(_PAIR, min(longest, (width - name) // len(columns)))
-        return [(_Layout(f"AUROC / FPR95{title}", list(_METRICS), name, cell), columns)]
+        return [(_Layout(f"AUROC / FPR95{title}", list(_METRICS), name, cell, name - len(_DOUBT)), columns)]
     name += 1  # between the mark of a doubt and the first number
     if name + len(columns) * _NUMBER > width:
         name = min(name, _NAME + len(_DOUBT) + 1)
@@ -103,7 +104,9 @@ def _layouts(table: Grid, columns: Sequence[int], width: int, title: str) -> lis
     parts = [columns[start : start + count] for start in range(0, len(columns), count)]
     cell = max(_NUMBER, min(longest, (width - name) // len(parts[0])))
     return [
-        (_Layout(f"{text}{title}", [metric], name, cell), part) for metric, text in _METRICS.items() for part in parts
+        (_Layout(f"{text}{title}", [metric], name, cell, name - len(_DOUBT) - 1), part)
+        for metric, text in _METRICS.items()
+        for part in parts
     ]
 
 
@@ -114,8 +117,7 @@ def _lines(table: Grid, columns: Sequence[int], layout: _Layout, doubtful: set[s
     best = {metric: is_best(table.values[metric], metric) for metric in layout.metrics}
     for row, detector in enumerate(table.detectors):
         mark = _DOUBT if detector in doubtful else ""
-        room = max(layout.name - len(_DOUBT) - 1, 1)
-        pieces = [detector[start : start + room] for start in range(0, len(detector), room)]
+        pieces = [detector[at : at + layout.longest] for at in range(0, len(detector), layout.longest)]
         line = Text(pieces[0]).append(mark, style="yellow")
         line.append(" " * (layout.name - len(line)))
         for column in columns:
@@ -148,7 +150,7 @@ def _heads(columns: Sequence[Column], layout: _Layout) -> list[Text]:
     return [Text(line, style="bold") for line in reversed(lines)]
 
 
-def _cost_lines(costs: Costs) -> list[str]:
+def _cost_line(costs: Costs) -> str:
     """Names the detectors that need more than the shared forward pass, by what they need."""
     by_cost: dict[str, list[str]] = {}
     for name, cost in costs.items():
@@ -156,4 +158,4 @@ def _cost_lines(costs: Costs) -> list[str]:
         if text:
             by_cost.setdefault(text, []).append(name)
     told = "; ".join(f"{cost}: {', '.join(names)}" for cost, names in by_cost.items())
-    return [f"Extra passes per image: {told}."] if told else []
+    return f"Extra passes per image: {told}." if told else ""

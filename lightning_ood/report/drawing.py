@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from lightning_ood.report.table import MEAN
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 # One meaning for each colour, here and on the page: a set, ID images, good (green), wrong (red), a plain share (grey).
 # The line style tells sets apart as well, for colour-blind readers.
-COLOURS = ("#0072B2", "#B4479A", "#7A5230", "#2FA4D6", "#6A3D9A", "#222222")
+COLOURS = ("#0072B2", "#B4479A", "#7A5230", "#2FA4D6", "#6A3D9A", "#222222", "#8A8A1E")
 ID_COLOUR = "#8C8C8C"
 LINE, BAND = "#333333", "#BBBBBB"  # curves that belong to no set
 GOOD, ERRORS, SHARES = "Greens", "Oranges", "Greys"  # heat maps: more colour is better, more is worse, neither
@@ -34,15 +34,27 @@ def styles_of(metrics: pd.DataFrame) -> dict[str, Mapping[str, Any]]:
     return {str(s): {"color": COLOURS[i % n], "linestyle": _STYLES[i % 4]} for i, s in enumerate(sets)}
 
 
-def new_figure(width: float, height: float) -> Figure:
+def new_figure(width: float, height: float, layout: Literal["constrained"] | None = "constrained") -> Figure:
     """Creates an empty figure; width and height in inches."""
     # Avoids pyplot and its global state: there is no window and nothing to close.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width, height), layout="constrained")
+    figure = Figure(figsize=(width, height), layout=layout)
     FigureCanvasAgg(figure)
     return figure
+
+
+def margins(figure: Figure, left: float, right: float, top: float, bottom: float, gap: float = 0.0) -> None:
+    """Sets the margins around and the gap between axes in inches; quicker than a layout that measures every text."""
+    width, height = figure.get_size_inches()
+    sides = {"left": left / width, "right": 1 - right / width, "top": 1 - top / height, "bottom": bottom / height}
+    figure.subplots_adjust(**sides, wspace=2 * gap / max(width - left - right - gap, 1e-6))
+
+
+def text_width(texts: Iterable[str], size: float = 8.0) -> float:
+    """Estimates the width of the longest text in inches."""
+    return max(map(len, texts), default=0) * size * 0.65 / 72
 
 
 def panels_of(detectors: list[str], label: str) -> tuple[Figure, Iterator[tuple[str, Axes]]]:
@@ -62,6 +74,72 @@ def panels_of(detectors: list[str], label: str) -> tuple[Figure, Iterator[tuple[
     return figure, iter(used)
 
 
+class Sheet:
+    """Small panels of one kind on a single pair of axes, which draws ten times as fast as axes for each.
+
+    Args:
+        detectors: titles of the panels.
+        label: what the axes of every panel show.
+        styles: name -> style of its lines.
+        with_id: whether the legend names ID images.
+    """
+
+    def __init__(
+        self, detectors: list[str], label: str, styles: Mapping[str, Mapping[str, Any]], with_id: bool
+    ) -> None:
+        self.columns = min(len(detectors), 5)
+        rows = math.ceil(len(detectors) / self.columns)
+        width, height = max(self.columns, 2) * _PANEL[0], rows * _PANEL[1] + 0.9
+        self.figure = new_figure(width, height, layout=None)
+        self.axes = self.figure.add_axes((0, 0, 1, 1))
+        self.axes.set(xlim=(0, width), ylim=(height, 0))  # inches, down
+        self.axes.axis("off")
+        self.figure.text(0.5, 0.18 / height, label, ha="center", fontsize=9)
+        legend(self.figure, styles, with_id)
+        self._styles = styles
+        self._lines: dict[str, list[NDArray[np.float64]]] = {name: [] for name in styles}
+        for i, detector in enumerate(detectors):
+            left, top = self._corner(i)
+            self.axes.text(left + (_PANEL[0] - 0.5) / 2, top - 0.08, detector, fontsize=9, ha="center")
+
+    def place(self, i: int, x: ArrayLike, y: ArrayLike) -> NDArray[np.float64]:
+        """Maps positions from 0 to 1, right and up, in panel ``i`` to points ``[N, 2]`` of the sheet."""
+        left, top = self._corner(i)
+        x, y = np.broadcast_arrays(np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64))
+        return np.stack([left + x * (_PANEL[0] - 0.5), top + (1 - y) * (_PANEL[1] - 0.7)], axis=-1)
+
+    def add(self, name: str, points: NDArray[np.float64]) -> None:
+        """Adds a line in the style of a set."""
+        self._lines[name].append(points)
+
+    def ticks(self, i: int, x: Mapping[float, str], y: Mapping[float, str]) -> None:
+        """Writes the labels of positions from 0 to 1 along both axes of a panel."""
+        for position, text in x.items():
+            left, top = self.place(i, position, -0.1)
+            self.axes.text(left, top, text, fontsize=7, ha="center")
+        for position, text in y.items():
+            left, top = self.place(i, -0.02, position - 0.02)
+            self.axes.text(left, top, text, fontsize=7, ha="right")
+
+    def rules(self, lines: list[NDArray[np.float64]], **style: Any) -> None:
+        """Draws lines that belong to no set."""
+        from matplotlib.collections import LineCollection
+
+        self.axes.add_collection(LineCollection(lines, **style), autolim=False)
+
+    def draw(self) -> Figure:
+        """Draws the lines that were added; returns the figure."""
+        from matplotlib.collections import LineCollection
+
+        for name, lines in self._lines.items():
+            style = {"colors": self._styles[name]["color"], "linestyles": self._styles[name]["linestyle"]}
+            self.axes.add_collection(LineCollection(lines, linewidths=1.1, **style), autolim=False)
+        return self.figure
+
+    def _corner(self, i: int) -> tuple[float, float]:
+        return i % self.columns * _PANEL[0] + 0.38, i // self.columns * _PANEL[1] + 0.75
+
+
 def legend(figure: Figure, styles: Mapping[str, Mapping[str, Any]], with_id: bool) -> None:
     """Adds one legend above all panels."""
     from matplotlib.lines import Line2D
@@ -70,7 +148,13 @@ def legend(figure: Figure, styles: Mapping[str, Mapping[str, Any]], with_id: boo
     handles: list[Any] = [Patch(color=ID_COLOUR, alpha=0.6, label="ID")] if with_id else []
     handles += [Line2D([], [], label=name, **style) for name, style in styles.items()]
     columns = max(2, int(figure.get_figwidth() / 2.3))
-    figure.legend(handles=handles, loc="outside upper center", ncols=columns, frameon=False, fontsize=8)
+    figure.legend(
+        handles=handles,
+        loc="outside upper center" if figure.get_layout_engine() else "upper center",
+        ncols=columns,
+        frameon=False,
+        fontsize=8,
+    )
 
 
 def write_cells(

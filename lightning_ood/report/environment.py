@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import importlib
 import importlib.util
 import os
 import platform
@@ -12,10 +11,10 @@ import subprocess
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from datetime import datetime, timezone
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-import torch
 import yaml
 
 from lightning_ood.ops.version import VERSION
@@ -25,6 +24,8 @@ _PACKAGES = ("torch", "torchvision", "timm", "lightning", "torchmetrics", "numpy
 
 def environment() -> dict[str, str]:
     """Returns the versions of the code, Python and the numerical libraries, and the machine."""
+    import torch
+
     code = code_version()
     found = {"lightning_ood": code["lightning_ood"]}
     if "commit" in code:
@@ -60,11 +61,20 @@ def papers(config: str, detectors: Iterable[str]) -> list[tuple[str, str]]:
 def _module_of(path: str) -> str:
     """Returns the module that defines a class, which a package may export: ``lightning_ood.detectors.KNN``."""
     module, _, name = path.rpartition(".")
-    spec = importlib.util.find_spec(module)
-    if spec is None or spec.submodule_search_locations is None:
-        return module
-    defined: str = getattr(importlib.import_module(module), name).__module__
-    return defined
+    return _classes_of(module).get(name, module)
+
+
+@cache
+def _classes_of(package: str) -> dict[str, str]:
+    """Maps the name of each class defined in the files of a package to its module, without importing any."""
+    spec = importlib.util.find_spec(package)
+    found: dict[str, str] = {}
+    for folder in (spec.submodule_search_locations or ()) if spec else ():
+        for file in sorted(Path(folder).rglob("*.py")):
+            parts = file.relative_to(folder).with_suffix("").parts
+            names = re.findall(r"^class (\w+)", file.read_text(encoding="utf-8"), re.MULTILINE)
+            found |= dict.fromkeys(names, ".".join((package, *parts)).removesuffix(".__init__"))
+    return found
 
 
 def _cited(module: str) -> tuple[str, str]:

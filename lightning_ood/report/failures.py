@@ -10,7 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from lightning_ood.metrics.rates import threshold_95
-from lightning_ood.report.drawing import ERRORS, SHARES, new_figure, write_cells
+from lightning_ood.report.drawing import ERRORS, SHARES, margins, new_figure, text_width, write_cells
 from lightning_ood.report.table import detectors_of, rows_of
 
 if TYPE_CHECKING:
@@ -88,8 +88,10 @@ def class_failures(scores: pd.DataFrame) -> Figure:
     names, detectors = class_names(scores), detectors_of(scores)
     shares = class_shares(scores)
     chosen = [names[label] for label in shares.labels]
-    figure = new_figure(3.0 + 0.76 * len(chosen), 2.2 + 0.24 * len(detectors))
+    before, below = 0.15 + text_width(detectors), 0.3 + 0.7 * text_width(map(_short, chosen))
+    figure = new_figure(before + 3.0 + 0.76 * len(chosen), 0.7 + below + 0.24 * len(detectors), layout=None)
     left, right = figure.subplots(1, 2, sharey=True)
+    margins(figure, before, 1.2, 0.55, below, gap=1.8)
     _heat_map(left, shares.accepted, chosen, detectors, ERRORS)
     _heat_map(right, shares.rejected, chosen, detectors, ERRORS)
     of = _of(shares.labels, names)

@@ -13,7 +13,6 @@ from typing import Any, Protocol
 import pandas as pd
 from PIL import Image, ImageDraw, ImageFont, ImageOps, features
 
-from lightning_ood.data.images import load_image
 from lightning_ood.errors import InputError
 from lightning_ood.ops.files import write_text
 from lightning_ood.report.failures import class_names
@@ -47,6 +46,8 @@ def reader(root: Path, sets: Mapping[str, _Images] | None = None) -> Read:
             return sets[name].read(index)[0]
         if path is None:
             raise InputError(f"{name}: its images are not files; only `test` can read them")
+        from lightning_ood.data.images import load_image  # here: it imports torch, which the report alone does not need
+
         return load_image(root / path)
 
     return read

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from lightning_ood.metrics.rates import Scores, auroc
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 PREFIX = "training_scores."
 

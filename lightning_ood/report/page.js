@@ -117,7 +117,7 @@ function doubts(name) {
 }
 
 // --- one detector, drawn when it is chosen
-const colour = i => i ? "var(--set" + (i - 1) % 6 + ")" : "var(--id)";
+const colour = i => i ? "var(--set" + (i - 1) % 7 + ")" : "var(--id)";
 const dash = i => i ? ["", "7 3", "2 3", "8 3 2 3"][(i - 1) % 4] : "";
 const setNames = ["ID", ...data.sets];
 const hiddenSets = new Set();

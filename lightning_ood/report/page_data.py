@@ -33,7 +33,7 @@ def page_data(scores: pd.DataFrame, images: Mapping[str, str]) -> dict[str, Any]
     taken, shown = predicted_shares(scores)
     shares = class_shares(scores)
     labels = [names[label] for label in shares.labels]
-    detectors = {}
+    detectors: dict[str, dict[str, Any]] = {}
     for i, name in enumerate(detectors_of(scores)):
         values = {key: np.sort(scores[name].to_numpy(dtype=np.float64)[at]) for key, at in rows.items()}
         classes = {"names": labels, "accepted": _whole(shares.accepted[i]), "rejected": _whole(shares.rejected[i])}

@@ -13,7 +13,17 @@ from numpy.typing import NDArray
 
 from lightning_ood.metrics.rates import falls, threshold_95
 from lightning_ood.ops.files import write_whole
-from lightning_ood.report.drawing import DPI, GOOD, ID_COLOUR, legend, new_figure, panels_of, styles_of, write_cells
+from lightning_ood.report.drawing import (
+    DPI,
+    GOOD,
+    ID_COLOUR,
+    Sheet,
+    margins,
+    new_figure,
+    styles_of,
+    text_width,
+    write_cells,
+)
 from lightning_ood.report.failures import class_failures, taken_for
 from lightning_ood.report.fits import blocks, contributions, coverage
 from lightning_ood.report.table import MEAN, detectors_of, is_best, rows_of
@@ -63,43 +73,57 @@ def write_pictures(
 
 def histograms(scores: pd.DataFrame, metrics: pd.DataFrame) -> Figure:
     """Draws a panel per detector: ID scores filled, OOD sets as lines, the threshold that keeps 95 % of ID dashed."""
-    figure, panels = panels_of(
-        detectors_of(scores), "Score (higher = more in-distribution); the outermost bins include all scores beyond them"
-    )
-    rows, styles = rows_of(scores), styles_of(metrics)
-    for detector, axes in panels:
+    from matplotlib.collections import PolyCollection
+
+    detectors, rows, styles = detectors_of(scores), rows_of(scores), styles_of(metrics)
+    label = "Score (higher = more in-distribution); the outermost bins include all scores beyond them"
+    sheet = Sheet(detectors, label, styles, with_id=True)
+    filled, cuts = [], []
+    for i, detector in enumerate(detectors):
         values = {name: scores[detector].to_numpy()[at] for name, at in rows.items()}
-        edges = np.linspace(*histogram_range(values), 36)
-        for name, value in values.items():
-            density = np.histogram(value.clip(edges[0], edges[-1]), edges)[0] / len(value)
-            if name == "":
-                axes.stairs(density, edges, fill=True, color=ID_COLOUR, alpha=0.6)
+        low, high = histogram_range(values)
+        edges = np.linspace(low, high, 36)
+        shares = {n: np.histogram(v.clip(low, high), edges)[0] / len(v) for n, v in values.items()}
+        top = max(share.max() for share in shares.values())
+        x = np.repeat(np.linspace(0, 1, 36), 2)
+        for name, share in shares.items():
+            points = sheet.place(i, x, np.concatenate([[0], np.repeat(share / top, 2), [0]]))
+            if name:
+                sheet.add(name, points)
             else:
-                axes.stairs(density, edges, linewidth=1.1, **styles[name])
-        axes.axvline(threshold_95(np.sort(values[""])), color="black", linewidth=0.8, linestyle=(0, (4, 3)))
-        axes.set_yticks([])
-        axes.spines[["left", "right", "top"]].set_visible(False)
-    legend(figure, styles, with_id=True)
-    return figure
+                filled.append(points)
+        cut = (float(threshold_95(np.sort(values[""]))) - low) / (high - low)
+        cuts.append(sheet.place(i, [np.clip(cut, 0, 1)] * 2, [0, 1]))
+        sheet.ticks(i, {at: f"{low + at * (high - low):.2g}" for at in (0.0, 0.5, 1.0)}, {})
+    sheet.axes.add_collection(PolyCollection(filled, facecolors=ID_COLOUR, alpha=0.6), autolim=False)
+    sheet.rules(cuts, colors="black", linewidths=0.8, linestyles=[(0, (4, 3))])
+    return sheet.draw()
 
 
 def roc_curves(scores: pd.DataFrame, metrics: pd.DataFrame) -> Figure:
     """Draws a panel per detector: share of ID kept over share of OOD accepted, a dot where 95 % of ID are kept."""
-    figure, panels = panels_of(detectors_of(scores), "Share of OOD accepted (false positives); up: share of ID kept")
-    rows, styles = rows_of(scores), styles_of(metrics)
+    detectors, rows, styles = detectors_of(scores), rows_of(scores), styles_of(metrics)
+    label = "Share of OOD accepted (false positives); up: share of ID kept"
+    sheet = Sheet(detectors, label, styles, with_id=False)
     fpr95 = metrics.set_index(["detector", "dataset"])["fpr95"]
-    for detector, axes in panels:
+    dots: dict[str, list[NDArray[Any]]] = {name: [] for name in styles}
+    for i, detector in enumerate(detectors):
         values = scores[detector].to_numpy()
         for name in styles:
-            fpr, tpr = roc(values[rows[""]], values[rows[name]])
-            axes.plot(fpr, tpr, linewidth=1.1, **styles[name])
-            axes.plot(fpr95[detector, name] / 100, 0.95, "o", markersize=3.5, color=styles[name]["color"])
-        axes.plot([0, 1], [0, 1], color=ID_COLOUR, linewidth=0.6)
-        axes.axhline(0.95, color=ID_COLOUR, linewidth=0.6, linestyle=(0, (4, 3)))
-        axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), xticks=[0, 0.5, 1], yticks=[0, 0.5, 0.95])
-        axes.spines[["right", "top"]].set_visible(False)
-    legend(figure, styles, with_id=False)
-    return figure
+            sheet.add(name, sheet.place(i, *roc(values[rows[""]], values[rows[name]])))
+            dots[name].append(sheet.place(i, fpr95[detector, name] / 100, 0.95))
+        sheet.ticks(i, {0.0: "0", 0.5: "0.5", 1.0: "1"}, {0.0: "0", 0.5: "0.5", 0.95: "0.95"})
+    count = range(len(detectors))
+    sheet.rules([sheet.place(i, [0, 1], [0, 1]) for i in count], colors=ID_COLOUR, linewidths=0.6)
+    sheet.rules(
+        [sheet.place(i, [0, 1], [0.95, 0.95]) for i in count],
+        **{"colors": ID_COLOUR, "linewidths": 0.6, "linestyles": [(0, (4, 3))]},
+    )
+    for name, points in dots.items():
+        sheet.axes.plot(
+            *np.array(points).T, "o", markersize=3.5, color=styles[name]["color"], scalex=False, scaley=False
+        )
+    return sheet.draw()
 
 
 def heat_map(metrics: pd.DataFrame, metric: str) -> Figure:
@@ -121,12 +145,15 @@ def heat_map(metrics: pd.DataFrame, metric: str) -> Figure:
         for name in (metric, f"{metric}_low", f"{metric}_high")
     )
     falling = falls(metric)
-    figure = new_figure(2.4 + 0.78 * len(keys), 1.6 + 0.36 * len(detectors))
+    names = [f"{name} ({group})" for name, group in keys]
+    left, bottom = 0.15 + text_width(detectors), 0.2 + 0.7 * text_width(names)
+    figure = new_figure(left + 0.8 + 0.78 * len(keys), 0.5 + bottom + 0.36 * len(detectors), layout=None)
     axes = figure.subplots()
+    margins(figure, left, 0.8, 0.4, bottom)
     worst, best = (values.max(), values.min()) if falling else (values.min(), values.max())
-    image = axes.imshow(values, aspect="auto", cmap=f"{GOOD}_r" if falling else GOOD)
+    axes.imshow(values, aspect="auto", cmap=f"{GOOD}_r" if falling else GOOD)
     write_cells(axes, values, (values - worst) / (best - worst or 1) > 0.55, is_best(values, metric), below=(low, high))
-    axes.set_xticks(range(len(keys)), [f"{name} ({group})" for name, group in keys], rotation=40, ha="right")
+    axes.set_xticks(range(len(keys)), names, rotation=40, ha="right")
     axes.set_yticks(range(len(detectors)), detectors)
     axes.tick_params(labelsize=8, length=0)
     for tick, (name, _) in zip(axes.get_xticklabels(), keys, strict=True):
@@ -135,7 +162,6 @@ def heat_map(metrics: pd.DataFrame, metric: str) -> Figure:
     axes.set_title(
         f"{title}: {'lower' if falling else 'higher'} is better; below: 95 % intervals", fontsize=9, loc="left"
     )
-    figure.colorbar(image, ax=axes, shrink=0.6, pad=0.02).ax.tick_params(labelsize=7)
     return figure
 
 
@@ -152,7 +178,8 @@ def histogram_range(values: Mapping[str, NDArray[Any]]) -> tuple[float, float]:
         least = max(least, low - 4 * (middle - low))
     if middle < high:
         most = min(most, high + 4 * (high - middle))
-    return (least, most) if least < most else (least - 0.5, least + 0.5)
+    margin = max(0.5, 1e-6 * abs(least))
+    return (least, most) if least < most else (least - margin, least + margin)
 
 
 def roc(id_scores: NDArray[Any], ood_scores: NDArray[Any], count: int = 200) -> tuple[NDArray[Any], NDArray[Any]]:

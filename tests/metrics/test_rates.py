@@ -11,7 +11,6 @@ from lightning_ood.errors import InputError
 from lightning_ood.metrics.rates import (
     METRICS,
     TRAPEZOID,
-    OODMetrics,
     auroc,
     compare,
     count_95,
@@ -19,6 +18,7 @@ from lightning_ood.metrics.rates import (
     fpr95_ood_positive,
     ood_metrics,
 )
+from lightning_ood.metrics.streaming import OODMetrics
 
 
 def reference(id_scores, ood_scores):

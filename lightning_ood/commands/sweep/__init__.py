@@ -1,8 +1,24 @@
 """Runs many settings of a run from one sweep file in W&B's format, without W&B's server."""
 
+from __future__ import annotations
+
+from argparse import ArgumentParser
+from pathlib import Path
+
 
 def main(args: list[str]) -> None:
-    """Runs ``sweep FILE``."""
-    from lightning_ood.commands.sweep import command  # here, so that fit_test does not import Optuna
+    """``sweep FILE``: runs the points of a sweep file in W&B's format; finished points are not repeated."""
+    parser = ArgumentParser(prog="train.py sweep", description=main.__doc__)
+    parser.add_argument("file", type=Path, help="the sweep file; `wandb sweep FILE` reads it too")
+    parser.add_argument("--folder", type=Path, help="folder of the runs; runs/sweeps/<folder>-<file> by default")
+    parser.add_argument("--results", type=Path, help="folder of table and picture; the folder of the runs by default")
+    parser.add_argument("--jobs", type=int, default=1, help="number of runs at a time")
+    parser.add_argument("--count", type=int, help="points of a random or Bayes sweep, finished ones included; run_cap")
+    parser.add_argument(
+        "--batch", type=int, default=8, help="points that Bayes proposes at a time (they share a run where they can)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="seed of a random or Bayes sweep")
+    options = parser.parse_args(args)
+    from lightning_ood.commands.sweep import command  # here, so that neither --help nor fit_test imports Optuna
 
-    command.main(args)
+    command.run(options)

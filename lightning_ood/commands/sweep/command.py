@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from argparse import ArgumentParser, Namespace
+from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,19 +21,8 @@ from lightning_ood.ops.console import rank_zero_print
 from lightning_ood.report import scalars
 
 
-def main(args: list[str]) -> None:
-    """``sweep FILE``: runs the points of a sweep file in W&B's format; finished points are not repeated."""
-    parser = ArgumentParser(prog="train.py sweep", description=main.__doc__)
-    parser.add_argument("file", type=Path, help="the sweep file; `wandb sweep FILE` reads it too")
-    parser.add_argument("--folder", type=Path, help="folder of the runs; runs/sweeps/<folder>-<file> by default")
-    parser.add_argument("--results", type=Path, help="folder of table and picture; the folder of the runs by default")
-    parser.add_argument("--jobs", type=int, default=1, help="number of runs at a time")
-    parser.add_argument("--count", type=int, help="points of a random or Bayes sweep, finished ones included; run_cap")
-    parser.add_argument(
-        "--batch", type=int, default=8, help="points that Bayes proposes at a time (they share a run where they can)"
-    )
-    parser.add_argument("--seed", type=int, default=0, help="seed of a random or Bayes sweep")
-    options = parser.parse_args(args)
+def run(options: Namespace) -> None:
+    """Runs the points of the sweep file ``options.file``; see :func:`lightning_ood.commands.sweep.main`."""
     sweep = read(options.file)
     path = options.file.resolve()
     folder = options.folder or Path("runs") / "sweeps" / f"{path.parent.name}-{path.stem}"
