@@ -18,6 +18,7 @@ from lightning_ood.detectors import list_detectors
 from lightning_ood.detectors.base import Detector
 from lightning_ood.engine import private_lightning
 from lightning_ood.report import private_wandb
+from tests.helpers.tiny import NanScore
 
 
 def broken(library: str, what: str) -> str:
@@ -102,6 +103,7 @@ def help_text(**kwargs: Any) -> str:
 
 def test_help_leaves_long_lists_of_classes_out() -> None:
     assert "known subclasses: torch.nn.Module," in help_text(), broken("jsonargparse", "another list of subclasses")
+    assert issubclass(NanScore, Detector), "a class of the user's, which the list would show"
     ours = help_text(formatter_class=HelpFormatter)
     assert "KNN" in ours, broken("jsonargparse", "`_get_help_string` is not called")
     assert "known subclasses" not in ours and "torch.nn.Linear" not in ours

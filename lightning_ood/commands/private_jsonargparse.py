@@ -20,10 +20,12 @@ class HelpFormatter(DefaultHelpFormatter):
     """Lists every detector by its short name, and other classes that an argument takes only if they are few."""
 
     def _get_help_string(self, action: Action) -> str:
+        named_below = action.dest == "scoring.detectors"
         text = _SUBCLASSES.sub(
-            lambda match: match[0] if match[1].count(",") < LONGEST else "", super()._get_help_string(action)
+            lambda match: match[0] if match[1].count(",") < LONGEST and not named_below else "",
+            super()._get_help_string(action),
         )
-        if action.dest == "scoring.detectors":
+        if named_below:
             text += (
                 f". Detectors: {', '.join(detectors.list_detectors())}; or a class of your own, package.module.Class"
             )
