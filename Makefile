@@ -4,9 +4,13 @@ BIN := $(VENV)/bin
 
 .PHONY: demo test check clean
 
-demo: $(VENV)/installed  ## a first run on real images: fit and test on handwritten digits
+demo: $(VENV)/installed  ## a first run on real images: fit, test and export on handwritten digits, and decide about three images
 	$(BIN)/python train.py fit --config configs/digits.yaml
 	$(BIN)/python train.py test --config configs/digits.yaml
+	$(BIN)/python train.py export --config configs/digits.yaml --detector fusion --calibration_share 0.5 \
+	    --output runs/digits/deployed --overwrite
+	$(BIN)/python -m tools.demo_images runs/digits/images
+	$(BIN)/python train.py predict --detector runs/digits/deployed --format table runs/digits/images
 
 test: $(VENV)/installed  ## the whole test suite; in order, so that what takes minutes does not come last
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder

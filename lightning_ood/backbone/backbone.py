@@ -183,22 +183,31 @@ class Backbone(nn.Module):
             with self._hooks.recording() as seen:
                 logits = (self.network if differentiate else self._call)(images).float()
             gradients = self._differentiate(logits, seen, keep=bool(perturbations)) if self._reads.gradients else {}
-            features = Features(
-                logits=logits,
-                pooled=torch.cat([seen[f"feature {i}"] for i in range(len(self.probe.classifiers))], dim=1).float(),
-                head=self.head,
-                maps={name: tap.map(seen[name]) for name, tap in self._taps.items()},
-                gradients=gradients,
-                attention=seen["attention"].float() if "attention" in seen else None,
-                labels=labels,
-                index=index,
-            )
+            features = replace(self._features(logits, seen), gradients=gradients, labels=labels, index=index)
             perturbed = {}
             for i, step in enumerate(perturbations):
                 loss = step.total(features)
                 gradient = torch.autograd.grad(loss, images, retain_graph=i + 1 < len(perturbations))[0]
                 perturbed[step] = step(images, gradient)
         return features.detach(), perturbed
+
+    def trace(self, images: Tensor) -> Features:
+        """Runs the network once on ``images`` ``[B, 3, H, W]`` by tensor operations alone, for an exported graph.
+
+        It computes no gradient, view or perturbation, and uses no cache.
+        """
+        with self._hooks.recording() as seen:
+            logits = self.network(images).float()
+        return self._features(logits, seen)
+
+    def _features(self, logits: Tensor, seen: dict[str, Tensor]) -> Features:
+        return Features(
+            logits=logits,
+            pooled=torch.cat([seen[f"feature {i}"] for i in range(len(self.probe.classifiers))], dim=1).float(),
+            head=self.head,
+            maps={name: tap.map(seen[name]) for name, tap in self._taps.items()},
+            attention=seen["attention"].float() if "attention" in seen else None,
+        )
 
     def _differentiate(self, logits: Tensor, seen: dict[str, Tensor], keep: bool) -> dict[str, Tensor]:
         """Computes d KL(uniform || softmax) / d map for all taps in one backward pass."""

@@ -55,8 +55,6 @@ class ExportCLI(CLI):
         options, scoring = self.options, self._scoring
         choose(scoring, options.detector)
         output = Path(options.output)
-        if options.format != "folder":
-            check_exportable(scoring, model)
         _load(self.folder.last, model, datamodule, scoring, self.trainer)
         spec = options.calibration
         chosen = calibration_images(datamodule, spec, options.calibration_share, datamodule.seed)
@@ -78,16 +76,13 @@ class ExportCLI(CLI):
                 if model.finetune == "none"
                 else f"{model.source.network}, trained in this run"
             },
+            graph=None if options.format == "folder" else options.format,
             overwrite=options.overwrite,
         )
         _say(written)
 
 
 FORMATS = "folder: for load_detector; onnx, torch: also a graph for other runtimes, image in and decision out"
-
-
-def check_exportable(scoring: ScoringCallback, model: OODModule) -> None:
-    """Refuses detectors whose graph needs a gradient."""
 
 
 def choose(scoring: ScoringCallback, names: list[str]) -> None:

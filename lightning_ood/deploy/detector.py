@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from itertools import islice
+from threading import Lock
 from typing import Any, Literal
 
 import numpy as np
@@ -22,7 +23,7 @@ from lightning_ood.networks.preprocess import Preprocess
 from lightning_ood.suite import DetectorSuite
 
 
-@dataclass(frozen=True)
+@dataclass
 class Prediction:
     """What is decided about one image.
 
@@ -80,6 +81,8 @@ class Rule:
 class ExportedDetector:
     """Decides about images: ID or OOD. :func:`lightning_ood.load_detector` makes it from an exported folder.
 
+    Several threads may share one; their forward passes take turns.
+
     Args:
         backbone: the network, configured for what the detectors read.
         suite: the fitted detectors.
@@ -106,6 +109,7 @@ class ExportedDetector:
     ) -> None:
         self.backbone, self.suite, self.preprocess, self.calibration = backbone, suite, preprocess, calibration
         self.accept, self.device, self.upright, self.header = accept, torch.device(device), upright, header or {}
+        self._one_at_a_time = Lock()  # the network's hooks record one forward pass
         self.classes = classes or [str(k) for k in range(backbone.probe.num_classes)]
 
     @property
@@ -148,7 +152,7 @@ class ExportedDetector:
         read = [i for i, one in enumerate(found) if one.is_ood is not None]
         flags = benjamini_hochberg(np.array([found[i].p_value for i in read]), fdr)
         for i, flag in zip(read, flags, strict=True):
-            found[i] = Prediction(**{**vars(found[i]), "is_ood": bool(flag)})
+            found[i].is_ood = bool(flag)
         return found
 
     def rule(
@@ -205,7 +209,7 @@ class ExportedDetector:
 
     def score(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Scores preprocessed images ``[B, 3, H, W]``: logits ``[B, K]`` and scores ``[B, detectors]``, on the host."""
-        with torch.inference_mode():
+        with self._one_at_a_time, torch.inference_mode():
             features = self.backbone(images.to(self.device), index=torch.arange(len(images)))
             return features.logits.cpu(), self.suite.score(features).cpu()
 

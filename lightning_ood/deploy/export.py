@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from lightning_ood.data.sets import Batch
 from lightning_ood.deploy import conformal, folder
 from lightning_ood.deploy.calibration import Calibration, calibrate
 from lightning_ood.deploy.card import card
+from lightning_ood.deploy.graph import FILES, check_graph, write_graph
 from lightning_ood.deploy.load import load_detector, versions
 from lightning_ood.deploy.spec import describe
 from lightning_ood.errors import InputError
@@ -42,6 +43,7 @@ def export(
     reading: Mapping[str, Any] | None = None,
     exif_orientation: bool = False,
     notes: Mapping[str, Any] | None = None,
+    graph: Literal["onnx", "torch"] | None = None,
     overwrite: bool = False,
 ) -> Path:
     """Writes the folder, then loads it again and compares its scores with those of the run.
@@ -60,6 +62,7 @@ def export(
         reading: ``head`` and ``allow_random`` of the backbone.
         exif_orientation: whether images are turned as their EXIF orientation says.
         notes: more facts for the model card: ``table`` (Markdown), ``doubts`` (detector -> sentences), ``source``.
+        graph: also writes one graph from image to decision for ONNX Runtime, or for torch.export.
         overwrite: replace an exported folder.
 
     Raises:
@@ -70,6 +73,8 @@ def export(
         if "/" in name:
             raise InputError(f"detector {name!r}: a name with a slash cannot be exported; rename it in the config")
     conformal.check_accept(accept)
+    if graph is not None:
+        check_graph(suite)
     partial = folder.prepare(output, overwrite)
     device = next(backbone.network.parameters()).device
     backbone.configure(suite.to(device).reads("test"))
@@ -95,6 +100,9 @@ def export(
     (partial / folder.CARD).write_text(text, encoding="utf-8")
     folder.write_header(partial, header)
     _compare(partial, first[0], calibration)
+    if graph is not None:
+        write_graph(load_detector(partial, device="cpu", trust_code=True), partial / FILES[graph], graph)
+        folder.write_header(partial, header)  # with the hash of the graph
     return folder.publish(partial, output)
 
 

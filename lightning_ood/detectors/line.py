@@ -122,8 +122,9 @@ class LINe(Shaping):
         size, threshold = contributions.abs(), weights[:, None, None]  # [K, D], [K, 1, 1]
         out = torch.empty_like(features.logits, dtype=pruned.dtype)
         step = max(1, (CACHED if weight.device.type == "cpu" else LAUNCHED) // weight.numel())
-        for first in range(0, len(pruned), step):
-            rows = slice(first, first + step)
+        whole = torch.compiler.is_compiling()  # an exported graph takes any number of images, and has no loop
+        starts = range(0, len(pruned), step) if not whole else (0,)
+        for rows in [slice(None) if whole else slice(first, first + step) for first in starts]:
             # [step, 1, D] * [K, D] -> [step, K, D]; in place from here on, since allocation is expensive.
             kept = size[predicted[rows], None] * weight
             kept = kept.gt_(threshold[predicted[rows]]).mul_(weight)

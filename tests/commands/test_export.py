@@ -95,6 +95,12 @@ def test_the_standard_output_and_the_options(capsys: pytest.CaptureFixture[str],
     assert "OOD" in table and "white/0.png" in table
 
 
+def test_a_list_on_stdin(capsys: pytest.CaptureFixture[str], place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("known/1.png\n\nwhite/2.png\n"))
+    rows = list(csv.DictReader(io.StringIO(said(capsys, [*PREDICT, "-"])[0])))
+    assert [row["image"] for row in rows] == ["known/1.png", "white/2.png"]
+
+
 def test_a_bad_image_is_reported_and_the_others_go_on(capsys: pytest.CaptureFixture[str], place: Path) -> None:
     (place / "bad.png").write_bytes(b"no image")
     out, err = said(capsys, [*PREDICT, "known/0.png", "bad.png", "nowhere.png", "known/1.png"], code=1)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch.utils.data import DataLoader
@@ -48,13 +48,16 @@ def fitted(chosen: dict[str, Detector] | None = None) -> tuple[Backbone, Detecto
 
 
 def write(
-    output: Path, chosen: dict[str, Detector] | None = None, size: int = 120, classes: Sequence[str] = CLASSES
+    output: Path,
+    chosen: dict[str, Detector] | None = None,
+    size: int = 120,
+    graph: Literal["onnx", "torch"] | None = None,
 ) -> Path:
-    """Fits and exports."""
+    """Fits and exports, calibrated on ``size`` images."""
     backbone, suite = fitted(chosen)
     try:
-        loader = batches(size, 1)
-        origin = f"{size} images of a test"
-        return export(output, backbone, NETWORK, PREPROCESS, suite, loader, origin=origin, classes=classes)
+        loader, origin = batches(size, 1), f"{size} images of a test"
+        arguments = {"origin": origin, "classes": CLASSES, "graph": graph}
+        return export(output, backbone, NETWORK, PREPROCESS, suite, loader, **arguments)  # type: ignore[arg-type]
     finally:
         backbone.close()

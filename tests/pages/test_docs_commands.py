@@ -35,9 +35,14 @@ NOT_HERE = {  # a pattern of commands -> why they are not run here
     r"python train\.py (fit|test) +--config my\.yaml --trainer\.devices 4 --trainer\.strategy ddp":
         "tests/commands/test_distributed.py runs it on two and three processes",
     r"srun .*": "needs a SLURM cluster",
+    r"python train\.py monitor .*": "tests/deploy/test_monitor.py runs it; the exit code is the alarm",
+    r"python train\.py export .*--format onnx.*": "takes long; tests/deploy/test_graph.py writes and runs the graph",
+    r"find photographs .*": "tests/commands/test_export.py reads a list",
     r"wandb .*": "needs an account; tests/commands/test_sweep.py runs W&B's agent on a sweep file",
 }  # fmt: skip
-SHORTER = {  # a pattern of commands -> what shortens them
+SHORTER = {  # a pattern of commands -> what shortens them, or what they need where the network is tests.helpers.tiny's
+    r"python train\.py export .*": "--calibration_share 1 --overwrite",
+    r"python train\.py predict .*": "--trust_code",
     r".*configs/train/cifar10_resnet18\.yaml.*": "--trainer.max_epochs 1 --trainer.enable_progress_bar false",
 }
 NESTED = tuple(  # what follows is the user's, or of a class that the user names
