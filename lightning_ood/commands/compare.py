@@ -4,14 +4,20 @@ from __future__ import annotations
 
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
+
+import pandas as pd
 
 from lightning_ood.errors import InputError
 from lightning_ood.ops.files import write_text
+from lightning_ood.report.console import cost_line
 from lightning_ood.report.differences import Entry, Scores, difference_table, differences, measure
+from lightning_ood.report.fits import read_fits
 from lightning_ood.report.matching import match_images
-from lightning_ood.report.paper import FORMATS, paper_table
-from lightning_ood.report.table import MEAN, read_scores, without_csid
+from lightning_ood.report.paper import Grid, Intervals, describe, paper_table, write_grid
+from lightning_ood.report.table import MEAN, accuracy, read_scores, without_csid
 
 _HELP = """\
 Compares runs, or the detectors of one run, on the images that all of them scored.
@@ -22,7 +28,65 @@ Compares runs, or the detectors of one run, on the images that all of them score
   compare base=runs/b0 base=runs/b1 ours='runs/a*'    mean against mean, for these repetitions
 
 AUROC: DeLong's paired test. FPR95: the delta method for paired rates. With --bootstrap both: paired bootstrap over
-images, conservative for FPR95. p-values are two-sided and not corrected for the number of comparisons."""
+images, conservative for FPR95. p-values are two-sided and not corrected for the number of comparisons, unless
+--correct says so.
+
+  compare runs/a --out tables --intervals brackets             a table for a paper: Markdown, LaTeX (booktabs), CSV
+  compare runs/r18 runs/vit --out tables --by_network          detectors by networks, near and far means
+"""
+
+
+def table_of_runs(scores: Scores, entries: Sequence[Entry], options: PaperOptions) -> tuple[Grid, pd.DataFrame]:
+    """Returns the table of a paper with its caption, and its values.
+
+    Args:
+        scores: result of ``open_runs``.
+        entries: pairs of run and detector.
+        options: how the table is written.
+    """
+    values = measure(scores, entries)
+    shares = {run: accuracy(tables[0]) for run, tables in scores.runs.items()}
+    costs: dict[str, Any] = {}
+    for folder in options.folders:
+        costs |= read_fits(folder / "report").get("costs") or {}
+    said = cost_line({name: cost for name, cost in costs.items() if name in {name for _, name in entries}})
+    grid = paper_table(values, options.intervals, options.by_network)
+    return replace(grid, caption=describe(values, options.intervals, shares, said), label=options.label), values
+
+
+@dataclass(frozen=True)
+class PaperOptions:
+    """How a table for a paper is written.
+
+    Attributes:
+        intervals: form of the 95 % intervals.
+        siunitx: aligns numbers in siunitx's ``S`` columns.
+        by_network: a row per detector, columns per run.
+        label: LaTeX label.
+        folders: folders of the runs, which know the costs of detectors.
+    """
+
+    intervals: Intervals = "none"
+    siunitx: bool = False
+    by_network: bool = False
+    label: str = "tab:ood"
+    folders: Sequence[Path] = ()
+
+    def __post_init__(self) -> None:
+        if self.siunitx and self.intervals == "brackets":
+            raise InputError("--siunitx aligns a number with its ±; write --intervals pm or none, not brackets")
+
+
+def add_paper_arguments(parser: ArgumentParser) -> None:
+    """Adds the options that :class:`PaperOptions` holds."""
+    parser.add_argument(
+        "--intervals",
+        choices=["none", "pm", "brackets"],
+        default="none",
+        help="95 %% intervals in the table: ± the longer side, or [low, high]; † marks values inside that of the best",
+    )
+    parser.add_argument("--siunitx", action="store_true", help="LaTeX: align numbers in siunitx's S columns")
+    parser.add_argument("--label", default="tab:ood", help="LaTeX: label of the table (default: tab:ood)")
 
 
 def open_runs(arguments: Sequence[str], sets: Sequence[str] = (), full_spectrum: bool = False) -> Scores:
@@ -119,37 +183,54 @@ def main(args: list[str]) -> None:
     parser.add_argument("--bootstrap", action="store_true", help="test by the paired bootstrap, conservative for FPR95")
     parser.add_argument("--draws", type=int, default=2000, help="resamples of the bootstrap (default: 2000)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the resamples (default: 0)")
+    parser.add_argument(
+        "--correct",
+        choices=["none", "holm", "bh"],
+        default="none",
+        help="adjust the p-values for the number of comparisons: Holm, or Benjamini-Hochberg (default: none)",
+    )
     parser.add_argument("--out", type=Path, help="folder for the tables as Markdown, LaTeX and CSV")
+    parser.add_argument("--by_network", action="store_true", help="a row per detector, columns per run: group means")
+    add_paper_arguments(parser)
     options = parser.parse_args(args)
     if options.draws < 100:
         raise InputError(f"--draws {options.draws}: an interval needs at least 100; the default is 2000")
     scores = open_runs(options.runs, options.sets, options.full_spectrum)
     entries = choose(scores.entries, options.detectors)
     compared = pair(entries, options.baseline)
-    values = measure(scores, entries)
-    tables, frames = {"table": paper_table(values)}, {"table": values}
-    print(tables["table"].markdown())
+    folders = [Path(name.partition("=")[2] or name) for name in options.runs]
+    how = PaperOptions(options.intervals, options.siunitx, options.by_network, options.label, folders)
+    table, values = table_of_runs(scores, entries, how)
+    tables, frames = {"table": table}, {"table": values}
+    print(table.markdown())
     if compared:
-        found = differences(scores, values, compared, options.draws, options.seed, options.bootstrap)
+        found = differences(scores, values, compared, options.draws, options.seed, options.bootstrap, options.correct)
         tables["differences"], frames["differences"] = difference_table(found), found
         sizes = found.groupby("group")["dataset"].transform("nunique")
         print(difference_table(found[(found["dataset"] == MEAN) | (sizes == 1)]).markdown())
-        print(caption(options.draws, options.bootstrap))
+        print(caption(options.draws, options.bootstrap, options.correct, len(found)))
     elif len(entries) > 1:
         print("No differences: the runs share no detector. --baseline RUN/DETECTOR compares all with one detector")
     if options.out:
-        for name, table in tables.items():
-            for ending, write in FORMATS.items():
-                write_text(options.out / f"{name}.{ending}", write(table))
+        for name, grid in tables.items():
+            write_grid(grid, options.out, name, options.siunitx and name == "table")
             write_text(options.out / f"{name}.csv", frames[name].to_csv(index=False, float_format="%.10g"))
         print(f"Tables are in {options.out}")
 
 
-def caption(draws: int, bootstrap: bool) -> str:
+_CORRECTED = {
+    "none": "not corrected for the number of comparisons",
+    "holm": "adjusted by Holm's method for {n} comparisons",
+    "bh": "adjusted by Benjamini and Hochberg's method for {n} comparisons",
+}
+
+
+def caption(draws: int, bootstrap: bool, correct: str = "none", n: int = 0) -> str:
     """Returns the legend of the table of differences."""
     tests = "FPR95: delta method; AUROC: DeLong's paired test"
     tests = f"Paired bootstrap over images, {draws} draws" if bootstrap else tests
     return (
-        "Δ: percentage points, detector minus baseline, [95 % interval], two-sided p-value, not corrected for the "
-        f"number of comparisons; bold: better, p < 0.05. {tests}. Both cover the sampling of the test images alone."
+        f"Δ: percentage points, detector minus baseline, [95 % interval], two-sided p-value, "
+        f"{_CORRECTED[correct].format(n=n)}; bold: better, p < 0.05. {tests}. Both cover the sampling of the test "
+        "images alone."
     )

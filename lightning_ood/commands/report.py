@@ -9,9 +9,11 @@ from pathlib import Path
 import pandas as pd
 import yaml
 
+from lightning_ood.commands.compare import PaperOptions, add_paper_arguments, choose, open_runs, table_of_runs
 from lightning_ood.data.root import data_root
 from lightning_ood.errors import InputError
 from lightning_ood.report import read_scores, reader
+from lightning_ood.report.paper import write_grid
 from lightning_ood.report.publish import publish
 from lightning_ood.report.table import detectors_of
 
@@ -23,8 +25,16 @@ def main(args: list[str]) -> None:
     parser.add_argument("--detectors", nargs="+", default=[], help="detectors to show; all by default")
     help_of_aupr = "trapezoid: adds AUPR by trapezoids, as OpenOOD computes it, to metrics.csv"
     parser.add_argument("--aupr", choices=["trapezoid"], help=help_of_aupr)
+    parser.add_argument("--latex", action="store_true", help="also write report/table.tex and report/table.md")
+    add_paper_arguments(parser)
     options = parser.parse_args(args)
+    how = PaperOptions(options.intervals, options.siunitx, label=options.label, folders=[options.run])
     rewrite(options.run, options.detectors, trapezoid=options.aupr == "trapezoid")
+    if options.latex:
+        scores = open_runs([str(options.run)])
+        table, _ = table_of_runs(scores, choose(scores.entries, options.detectors), how)
+        write_grid(table, options.run / "report", "table", options.siunitx)
+        print(f"{table.latex(options.siunitx)}\nThe table is in {options.run / 'report'}, as LaTeX and Markdown")
 
 
 def rewrite(run: Path, detectors: Iterable[str] = (), trapezoid: bool = False) -> pd.DataFrame:

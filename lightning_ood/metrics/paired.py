@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from scipy.special import ndtr  # scipy.stats takes a second to import
 
 from lightning_ood.metrics.intervals import LEVEL, Z, delong
@@ -184,3 +184,21 @@ def _cumulative(counts: NDArray[np.float32]) -> Floats:
     """Sums counts before each position: ``[B, m] -> [B, m + 1]``."""
     sums = counts.cumsum(axis=1, dtype=np.float64)
     return np.concatenate([np.zeros((len(counts), 1)), sums], axis=1)
+
+
+def adjusted(p_values: ArrayLike, method: Literal["holm", "bh"]) -> NDArray[np.float64]:
+    """Adjusts p-values ``[n]`` of one family for the number of comparisons.
+
+    Args:
+        p_values: p-values of all comparisons that are read together.
+        method: ``holm`` bounds the chance of any false finding; ``bh`` (Benjamini and Hochberg) bounds the expected
+            share of false findings among all findings.
+    """
+    p = np.asarray(p_values, dtype=np.float64)
+    n, order = len(p), np.argsort(p, kind="stable")
+    found = np.empty(n)
+    if method == "holm":
+        found[order] = np.maximum.accumulate(p[order] * np.arange(n, 0, -1))
+    else:
+        found[order] = np.minimum.accumulate((p[order] * n / np.arange(1, n + 1))[::-1])[::-1]
+    return found.clip(max=1.0)

@@ -63,7 +63,7 @@ def print_table(
             for line in _lines(table, part, layout, doubtful):
                 console.print(line, no_wrap=True, crop=False)
     console.print(Text(f"\n{caption(metrics, accuracy)}"))
-    if said := _cost_line(costs or {}):
+    if said := cost_line(costs or {}):
         console.print(Text(said))
     print_doubts(doubts or {}, console)
 
@@ -150,7 +150,7 @@ def _heads(columns: Sequence[Column], layout: _Layout) -> list[Text]:
     return [Text(line, style="bold") for line in reversed(lines)]
 
 
-def _cost_line(costs: Costs) -> str:
+def cost_line(costs: Costs) -> str:
     """Names the detectors that need more than the shared forward pass, by what they need."""
     by_cost: dict[str, list[str]] = {}
     for name, cost in costs.items():

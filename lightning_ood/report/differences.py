@@ -11,11 +11,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from lightning_ood.metrics.paired import Difference, Placements, auroc_difference, bootstrap, drawn_difference
+from lightning_ood.metrics.paired import Difference, Placements, adjusted, auroc_difference, bootstrap, drawn_difference
 from lightning_ood.metrics.paired_fpr95 import Decisions, fpr95_difference
 from lightning_ood.metrics.rates import falls
 from lightning_ood.report.paper import PRINTED, Cell, Grid
-from lightning_ood.report.table import MEAN, detectors_of, rows_of, summarise
+from lightning_ood.report.table import INTERVALS, MEAN, detectors_of, rows_of, summarise
 
 ALPHA = 0.05
 Entry = tuple[str, str]  # run (or the name of its repetitions), detector
@@ -70,7 +70,8 @@ def measure(scores: Scores, entries: Sequence[Entry]) -> pd.DataFrame:
 
     Returns:
         ``fpr95`` and ``auroc`` in percent, means over the repetitions; ``fpr95_std`` and ``auroc_std``, their standard
-        deviations (with n - 1; NaN of one repetition); ``repetitions``.
+        deviations (with n - 1; NaN of one repetition); ``repetitions``; the ends of the 95 % intervals ``auroc_low`` …
+        (NaN of several); ``n_id`` and ``n_ood``.
     """
     parts = []
     for run, tables in scores.runs.items():
@@ -78,7 +79,10 @@ def measure(scores: Scores, entries: Sequence[Entry]) -> pd.DataFrame:
         hidden = [[name for name in detectors_of(table) if name not in wanted] for table in tables]
         metrics = pd.concat([summarise(t.drop(columns=h)) for t, h in zip(tables, hidden, strict=True)])
         grouped = metrics.groupby(_WHERE[1:], sort=False)[list(PRINTED)]
-        columns = [grouped.mean(), grouped.std(ddof=1).add_suffix("_std"), grouped.size().rename("repetitions")]
+        first = metrics.groupby(_WHERE[1:], sort=False)[[*INTERVALS, "n_id", "n_ood"]].first()
+        if len(tables) > 1:
+            first[list(INTERVALS)] = np.nan
+        columns = [grouped.mean(), grouped.std(ddof=1).add_suffix("_std"), grouped.size().rename("repetitions"), first]
         parts.append(pd.concat(columns, axis=1).reset_index().assign(run=run))
     table = pd.concat(parts, ignore_index=True)
     return table[["run", *table.columns.drop("run")]]
@@ -91,6 +95,7 @@ def differences(
     draws: int = 2000,
     seed: int = 0,
     drawn: bool = False,
+    correct: Literal["none", "holm", "bh"] = "none",
 ) -> pd.DataFrame:
     """Computes other minus baseline in percentage points, one row per pair, set or group mean, and metric.
 
@@ -101,6 +106,8 @@ def differences(
         draws: number of resamples of the paired bootstrap.
         seed: seed of the draws.
         drawn: tests both with the paired bootstrap instead of DeLong's test and the delta method.
+        correct: adjusts the p-values for the number of comparisons, over all rows; see
+            :func:`lightning_ood.metrics.paired.adjusted`.
     """
     entries = list(dict.fromkeys(entry for pair in pairs for entry in pair))
     if drawn:
@@ -112,13 +119,13 @@ def differences(
             "auroc": _paired(scores, entries, Placements.of, auroc_difference),
         }
         tests = {"fpr95": "delta method", "auroc": "DeLong"}
-    table = values.set_index(_WHERE)
+    measured = values.set_index(_WHERE)
     rows = []
     for first, second in pairs:
         names = {"run": second[0], "detector": second[1], "baseline_run": first[0], "baseline": first[1]}
         for (dataset, group), members in scores.means.items():
             for metric, test in compared_by.items():
-                a, b = (float(table.loc[(*entry, dataset, group), metric]) for entry in (first, second))
+                a, b = (float(measured.loc[(*entry, dataset, group), metric]) for entry in (first, second))
                 found = test(first, second, members, (b - a) / 100)
                 better = (b > a) != falls(metric)
                 rows.append(
@@ -127,7 +134,12 @@ def differences(
                     | {"p_value": found.p_value, "test": tests[metric]}
                     | {"verdict": ("better" if better else "worse") if found.p_value < ALPHA else "undecided"}
                 )
-    return pd.DataFrame(rows)
+    table = pd.DataFrame(rows)
+    if correct == "none":
+        return table
+    table.insert(table.columns.get_loc("p_value") + 1, "p_adjusted", adjusted(table["p_value"], correct))
+    table["verdict"] = table["verdict"].where(table["p_adjusted"] < ALPHA, "undecided")
+    return table
 
 
 def _paired(
@@ -189,5 +201,6 @@ def difference_table(rows: pd.DataFrame) -> Grid:
 
 
 def _format(row: pd.Series) -> str:
-    p = "p < 0.001" if row["p_value"] < 0.001 else f"p = {row['p_value']:.3f}"
+    value = row.get("p_adjusted", row["p_value"])
+    p = "p < 0.001" if value < 0.001 else f"p = {value:.3f}"
     return f"{row['difference']:+.1f} [{row['low']:+.1f}, {row['high']:+.1f}], {p}"

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from datetime import datetime, timezone
 from functools import cache
+from importlib.machinery import ModuleSpec, PathFinder
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -64,10 +65,21 @@ def _module_of(path: str) -> str:
     return _classes_of(module).get(name, module)
 
 
+def _spec_of(module: str) -> ModuleSpec | None:
+    """Finds a module without importing the packages that it lies in, some of which import torch."""
+    top, *below = module.split(".")
+    spec = importlib.util.find_spec(top)
+    for part in below:
+        if spec is None or spec.submodule_search_locations is None:
+            return None
+        spec = PathFinder.find_spec(f"{spec.name}.{part}", list(spec.submodule_search_locations))
+    return spec
+
+
 @cache
 def _classes_of(package: str) -> dict[str, str]:
     """Maps the name of each class defined in the files of a package to its module, without importing any."""
-    spec = importlib.util.find_spec(package)
+    spec = _spec_of(package)
     found: dict[str, str] = {}
     for folder in (spec.submodule_search_locations or ()) if spec else ():
         for file in sorted(Path(folder).rglob("*.py")):
@@ -78,7 +90,7 @@ def _classes_of(package: str) -> dict[str, str]:
 
 
 def _cited(module: str) -> tuple[str, str]:
-    spec = importlib.util.find_spec(module)
+    spec = _spec_of(module)
     source = Path(spec.origin).read_text(encoding="utf-8") if spec and spec.origin else ""
     text = " ".join((ast.get_docstring(ast.parse(source)) or "").split())
     cited = re.match(r"(.{,300}?)[ .]*(https?://\S+?)[.,;)]*(\s|$)", text)

@@ -1,5 +1,6 @@
 """``compare`` as a user calls it, on runs that are nothing but their scores."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -53,7 +54,8 @@ def test_two_runs(runs, capsys):
     assert "not corrected for the number of comparisons" in said
     table = Path("out/table.md").read_text()
     assert table in said
-    assert table.count("\n") == 2 + 3 + 4
+    assert table.partition("\n\n")[0].count("\n") == 2 + 3 + 4 - 1
+    assert "200 ID images" in table and "photos (far) 150" in table and "Accuracy on ID: a 90.0 %, b0 90.0 %" in table
     tex = Path("out/table.tex").read_text()
     assert r"nap\_x" in tex
     assert r"\textbf{" in tex
@@ -97,6 +99,88 @@ def test_mean_over_seeds(runs, capsys):
     found = differences().loc[("ours", "energy", "photos", "far", "auroc")]
     assert found["difference"] == pytest.approx(row["auroc"] - values.loc[("base", "photos"), "auroc"], abs=1e-6)
     assert found["verdict"] == "better"
+
+
+def cells_of(line):
+    return [cell.strip() for cell in line.strip("| ").split("|")]
+
+
+@pytest.mark.parametrize("form", ["pm", "brackets"])
+def test_a_table_with_intervals(runs, form, capsys):
+    main(["compare", "runs/a", "--out", "out", "--intervals", form, "--label", "tab:mine"])
+    metrics = summarise(runs).set_index(["detector", "dataset"])
+    lines = [line for line in Path("out/table.md").read_text().splitlines() if line.startswith("| ")]
+    heads = cells_of(lines[0])
+    at = heads.index("photos (FPR95 ↓ / AUROC ↑)")
+    cells = {row[0]: row[at].split(" / ")[1] for row in map(cells_of, lines[2:])}
+    row = metrics.round(1).loc[("energy", "photos")]
+    low, high = row["auroc_low"], row["auroc_high"]
+    side = max(high - row["auroc"], row["auroc"] - low)
+    text = f"{row['auroc']:.1f} ± {side:.1f}" if form == "pm" else f"{row['auroc']:.1f} [{low:.1f}, {high:.1f}]"
+    assert text in cells["energy"]
+    photos = metrics.xs("photos", level="dataset").round(1)
+    best = photos["auroc"].idxmax()
+    for name, cell in cells.items():
+        value = photos.loc[name, "auroc"]
+        assert cell.startswith("**") == (value == photos.loc[best, "auroc"])
+        is_tied = photos.loc[best, "auroc_low"] <= value < photos.loc[best, "auroc"]
+        assert cell.endswith("†") == is_tied
+    tex = Path("out/table.tex").read_text()
+    for part in (r"\begin{table}", r"\caption{", r"\label{tab:mine}", r"\toprule", r"\end{table}"):
+        assert tex.count(part) == 1
+    assert "†: inside the interval of the best" in capsys.readouterr().out
+
+
+def test_siunitx_cells_are_numbers(runs, capsys):
+    main(["compare", "runs/a", "--out", "out", "--siunitx", "--intervals", "pm"])
+    body = Path("out/table.tex").read_text().partition(r"\midrule")[2].partition(r"\bottomrule")[0]
+    cells = [cell.strip() for line in body.strip().splitlines() for cell in line.removesuffix(r"\\").split("&")[1:]]
+    assert len(cells) == 3 * 2 * 4
+    number = r"(\\bfseries )?\d+\.\d \+- \d+\.\d( \{\$\^\\dagger\$\})?"
+    assert all(re.fullmatch(number, cell) for cell in cells)
+    with pytest.raises(SystemExit):
+        main(["compare", "runs/a", "--siunitx", "--intervals", "brackets"])
+    assert "write --intervals pm or none" in capsys.readouterr().err
+
+
+def test_networks_side_by_side(runs):
+    main(["compare", "runs/a", "runs/b0", "--out", "out", "--by_network"])
+    lines = Path("out/table.md").read_text().splitlines()
+    heads = cells_of(lines[0])
+    assert [head.split(" (")[0] for head in heads] == ["detector", "a: near", "a: far mean", "b0: near", "b0: far mean"]
+    values = pd.read_csv("out/table.csv").set_index(["run", "detector", "group", "dataset"])
+    row = next(cells_of(line) for line in lines if line.startswith("| energy"))
+    for run, cell in (("a", row[2]), ("b0", row[4])):
+        found = values.loc[(run, "energy", "far", "mean")]
+        assert [float(text.strip("*")) for text in cell.split(" / ")] == [
+            round(found[m], 1) for m in ("fpr95", "auroc")
+        ]
+    assert next(cells_of(line) for line in lines if line.startswith("| gen"))[1:3] == ["- / -", "- / -"]
+
+
+@pytest.mark.parametrize("method", ["holm", "bh"])
+def test_p_values_adjusted_for_many_comparisons(runs, method, capsys):
+    main(["compare", "runs/a", "runs/b0", "--out", "plain"])
+    main(["compare", "runs/a", "runs/b0", "--out", "out", "--correct", method])
+    plain, found = differences("plain"), differences("out")
+    n = len(found)
+    assert "p_adjusted" not in plain and f"for {n} comparisons" in capsys.readouterr().out
+    pd.testing.assert_series_equal(plain["p_value"], found["p_value"])
+    assert (found["p_adjusted"] >= found["p_value"]).all() and (found["p_adjusted"] <= 1).all()
+    assert ((found["p_adjusted"] < 0.05) == (found["verdict"] != "undecided")).all()
+    if method == "bh":
+        from scipy.stats import false_discovery_control
+
+        np.testing.assert_allclose(found["p_adjusted"], false_discovery_control(found["p_value"]))
+    else:
+        assert found["p_adjusted"].min() == pytest.approx(min(1, n * found["p_value"].min()))
+
+
+def test_a_table_of_one_run_by_one_command(runs, capsys):
+    main(["report", "runs/a", "--latex", "--detectors", "energy", "msp", "--intervals", "brackets"])
+    tex = Path("runs/a/report/table.tex").read_text()
+    assert tex in capsys.readouterr().out and "nap" not in tex and r"\begin{table}" in tex
+    assert Path("runs/a/report/table.md").is_file() and Path("runs/a/report/index.html").is_file()
 
 
 @pytest.mark.parametrize(
