@@ -14,6 +14,7 @@ from lightning.pytorch.loggers import WandbLogger
 from torch import nn
 
 from lightning_ood.commands.private_jsonargparse import HelpFormatter, unknown_class
+from lightning_ood.deploy.private_imports import PLOT
 from lightning_ood.detectors import list_detectors
 from lightning_ood.detectors.base import Detector
 from lightning_ood.engine import private_lightning
@@ -120,3 +121,17 @@ def test_the_message_about_a_class_that_does_not_exist(value: object) -> None:
     changed = broken("jsonargparse", f"another message about an unknown class: {error.value}")
     assert message.startswith("scoring.detectors: there is no class MPS; write MSP"), changed
     assert unknown_class("Parser key \"model.width\": Expected a <class 'int'>") is None
+
+
+def test_the_parts_of_torchmetrics_that_are_imported_alone_exist() -> None:
+    import torchmetrics.metric
+    import torchmetrics.utilities.plot as plot
+
+    assert plot.__name__ == PLOT and Path(torchmetrics.__file__).parent / "utilities" / "plot.py" == Path(plot.__file__)
+    for module, names in (
+        (torchmetrics, ("_logger",)),
+        (torchmetrics.metric, ("Metric",)),
+        (plot, ("_AX_TYPE", "_PLOT_OUT_TYPE", "plot_single_or_multi_val")),
+    ):
+        for name in names:
+            assert hasattr(module, name), broken("torchmetrics", f"{module.__name__} has no {name}")

@@ -40,6 +40,7 @@ MEMBER = re.compile(r"`(Backbone|Detector|DetectorSuite|Features|NetworkInfo|Rea
 HYPOTHETICAL = {"lightning_ood/detectors/class_direction.py"}  # the new_detector notebook says where it would be
 OF_A_RUN = {  # what commands write
     *("scores.parquet", "metrics.csv", "config.yaml", "config.test.yaml", "fits.json", "last.ckpt", "trained.ckpt"),
+    *("header.json", "summary.json", "curve.parquet", "detector.onnx"),
     *("doubts.csv", "training.ckpt", "index.html", "reproduction.md", "reproduction.csv"),
 }
 OF_A_USER = {"my.yaml", "two.yaml", "my_model.yaml", "my_table.yaml", "split.yaml"}
