@@ -76,7 +76,7 @@ def check_trainable(images: ImageSet, key: str) -> None:
 
 
 def check_same_classes(train: list[str] | None, images: ImageSet, key: str) -> None:
-    """Checks that a label means the same class in every ID set.
+    """Checks that a label means the same class in every ID set; class folders that lack some are numbered by name.
 
     Args:
         train: names of the classes of the training images, or None where unknown.
@@ -88,6 +88,7 @@ def check_same_classes(train: list[str] | None, images: ImageSet, key: str) -> N
     """
     if train is None:
         return
+    images.number_by(train)
     _check_range(images, len(train), key)
     if images.classes is None or images.classes == train:
         return

@@ -169,7 +169,7 @@ class OODDataModule(L.LightningDataModule):
         if self.train_set is not None:
             return self.train_set.classes
         test_names = self.sets["id"].images.classes if self.sets else None
-        return test_names or self._class_names
+        return self._class_names or test_names
 
     def train_dataloader(self) -> DataLoader:
         """Shuffled and augmented training images; on several processes a few repeat, so that all take equal steps."""

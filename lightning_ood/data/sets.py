@@ -120,6 +120,12 @@ class ImageSet(Dataset[Item]):
     def read(self, index: int) -> tuple[Image.Image, int]:
         """Returns the RGB image and its label (-1 for none)."""
 
+    def number_by(self, classes: list[str]) -> None:
+        """Numbers the labels by the names of all classes, where the set has some of them alone; changes no other set.
+
+        The default does nothing: only the names of folders are known to be those of their images' classes.
+        """
+
     def using(self, transform: Transform) -> ImageSet:
         """Returns a copy of the set with another transform."""
         other = copy.copy(self)
@@ -139,6 +145,14 @@ class FileSet(ImageSet):
         self.root, self.labelled = root, labelled
         self.notice = found.notice
         self._labels = labels
+
+    def number_by(self, classes: list[str]) -> None:
+        """Numbers the labels by the names of all classes, where the class folders are a part of them."""
+        if not self.classes or not set(self.classes) < set(classes):
+            return
+        numbers = torch.tensor([*(classes.index(name) for name in self.classes), NONE])
+        self._labels = numbers[self._labels]  # -1 stays: it is the last of them
+        self.labels, self.classes = known(self._labels), classes
 
     def read(self, index: int) -> tuple[Image.Image, int]:
         """Decodes a file; an absolute path stays as it is."""

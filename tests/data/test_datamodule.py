@@ -276,3 +276,40 @@ def test_the_kit_is_read_as_it_is(kit):
     near = list(data.test_dataloader()["ood/near/tiny_imagenet"])  # some are grey
     assert torch.cat([batch.index for batch in near]).tolist() == list(range(1000))
     assert all(batch.image.shape == (50, 3, 32, 32) for batch in near)
+
+
+def folders(path, names):
+    for name in names:
+        (path / name).mkdir(parents=True)
+        for i in range(2):
+            Image.new("RGB", (4, 4), (10 * i, 0, 0)).save(path / name / f"{i}.png")
+    return str(path)
+
+
+def test_a_test_folder_with_some_of_the_classes_is_numbered_by_name(tmp_path):
+    train, test = folders(tmp_path / "train", ["ant", "bee", "cat", "dog"]), folders(tmp_path / "test", ["bee", "dog"])
+    data = OODDataModule(
+        IDSets(train=train, test=test, val=test, name="mine"), {"far/other": train}, root=str(tmp_path)
+    )
+    data.transform = to_tensor
+    data.setup("fit")
+    assert data.val_set.labels.tolist() == [1, 1, 3, 3]
+    other = OODDataModule(IDSets(train=train, test=test, name="mine"), {"far/other": train}, root=str(tmp_path))
+    other.transform = to_tensor
+    other.load_state_dict(data.state_dict())
+    other.setup("test")
+    assert other.classes == ["ant", "bee", "cat", "dog"]  # for the check against the network's logits
+    batch = next(iter(other.test_dataloader()["id"]))
+    assert batch.label.tolist() == [1, 1, 3, 3]
+    assert other.sets["id"].images.labels.tolist() == [1, 1, 3, 3] and other.sets["id"].images.classes == other.classes
+    assert next(iter(other.test_dataloader()["id"])).label.tolist() == [1, 1, 3, 3]  # once is enough
+
+
+def test_a_test_folder_with_another_class_is_refused(tmp_path):
+    train, test = folders(tmp_path / "train", ["ant", "bee"]), folders(tmp_path / "test", ["ant", "wasp"])
+    data = OODDataModule(IDSets(train=train, test=test, name="mine"), {"far/other": train}, root=str(tmp_path))
+    data.transform = to_tensor
+    data.load_state_dict({"classes": ["ant", "bee"]})
+    data.setup("test")
+    with pytest.raises(InputError, match="missing: bee; not in training: wasp"):
+        data.test_dataloader()

@@ -51,6 +51,9 @@ def test_rules_by_hand() -> None:
     scores = torch.tensor([[3.0, 60], [0.0, 0.0]])
     assert RobustZ()(scores, id_scores).tolist() == pytest.approx([0 + 30 / 20, -3 / 2 - 30 / 20])
     assert RobustZ(ceiling=1)(scores, id_scores).tolist() == pytest.approx([1.0, -3.0])
+    assert RobustZ(1, 2)(scores, id_scores).tolist() == pytest.approx(
+        [-1.0, -(2.5**2) - 2.5**2]
+    )  # z: 0, 1.5; -1.5 each
     assert Fisher()(scores, id_scores).tolist() == pytest.approx([math.log(4 / 6), 2 * math.log(1 / 6)])
     assert Joint()(scores, id_scores).tolist() == pytest.approx([math.log(4 / 6), math.log(1 / 6)])
 
@@ -113,6 +116,8 @@ def test_refusals() -> None:
     with pytest.raises(InputError, match="held_out"):
         Fusion(held_out=1.0)
     train, _ = random_features()
+    with pytest.raises(InputError, match="write a ceiling"):
+        RobustZ(power=2)
     with pytest.raises(InputError, match="epsilon: 0"):
         Fusion({"odin": ODIN(epsilon=0.01), "energy": Energy()}).setup(setup_for(train))
     one = features(train.pooled[:1], train.head)  # type: ignore[arg-type]
@@ -123,7 +128,7 @@ def test_refusals() -> None:
 VARIANTS = {
     "fisher": lambda: Fusion(rule=Fisher()),
     "joint": lambda: Fusion(members(), rule=Joint(), images=64),
-    "held out": lambda: Fusion(rule=RobustZ(1.0), held_out=0.3),
+    "held out": lambda: Fusion(rule=RobustZ(1.0, 2.0), held_out=0.3),
     "nested": lambda: Fusion({"one": Fusion(), "two": MaxLogit()}),
 }
 

@@ -15,7 +15,7 @@ from lightning_ood.detectors.doubts import Seen, inside, jigsaw_doubts
 from lightning_ood.detectors.energy import Energy
 from lightning_ood.detectors.knn import KNN
 from lightning_ood.detectors.nap import NAP
-from lightning_ood.detectors.ranges import check_at_least
+from lightning_ood.detectors.ranges import check_at_least, check_positive
 from lightning_ood.errors import InputError
 from lightning_ood.features import Features, NetworkInfo
 
@@ -38,7 +38,7 @@ class Rule(ABC):
 
 @dataclass(frozen=True)
 class RobustZ(Rule):
-    """Sum over detectors of ``(score - median) / IQR``, both of the detector's scores on ID images.
+    """Sum over detectors of ``z = (score - median) / IQR``, both of the detector's scores on ID images.
 
     Median and inter-quartile range are robust to a few outliers. If a detector gives most ID images the same score, its
     IQR is zero and its standard deviation is used. If that is zero too, the detector is left out.
@@ -46,9 +46,18 @@ class RobustZ(Rule):
     Attributes:
         ceiling: largest value that a detector adds; unlimited where None. With a ceiling, a very high score of one
             detector cannot compensate a low score of another.
+        power: exponent p of what a detector is short of the ceiling. With another one than 1 the sum is that of
+            ``-(ceiling - z)^p``: above 1, one detector that is far below its ID scores counts more than several that
+            are a little below. Needs a ceiling.
     """
 
     ceiling: float | None = None
+    power: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_positive("power", self.power)
+        if self.power != 1 and self.ceiling is None:
+            raise InputError(f"RobustZ: power={self.power} is of what is missing to the ceiling; write a ceiling, as 1")
 
     def __call__(self, scores: Tensor, id_scores: Tensor) -> Tensor:
         """Combines scores ``[B, M]`` to the sum over detectors ``[B]``."""
@@ -56,7 +65,11 @@ class RobustZ(Rule):
         low, median, high = id_scores.quantile(quarters, dim=0)  # [M] each
         spread = torch.where(high > low, high - low, id_scores.std(dim=0, unbiased=False))  # [M]
         z = torch.where(spread > 0, (scores - median) / torch.where(spread > 0, spread, 1), 0)  # [B, M]
-        return (z if self.ceiling is None else z.clamp(max=self.ceiling)).sum(dim=1)
+        if self.ceiling is None:
+            return z.sum(dim=1)
+        if self.power == 1:
+            return z.clamp(max=self.ceiling).sum(dim=1)
+        return -(self.ceiling - z).clamp(min=0).pow(self.power).sum(dim=1)
 
 
 def p_values(scores: Tensor, id_scores: Tensor) -> Tensor:
