@@ -20,12 +20,12 @@ class HelpFormatter(DefaultHelpFormatter):
     """Lists every detector by its short name, and other classes that an argument takes only if they are few."""
 
     def _get_help_string(self, action: Action) -> str:
-        named_below = action.dest == "scoring.detectors"
+        is_detectors = action.dest == "scoring.detectors"
+        most = 0 if is_detectors else LONGEST  # jsonargparse knows those that are imported, here all are named
         text = _SUBCLASSES.sub(
-            lambda match: match[0] if match[1].count(",") < LONGEST and not named_below else "",
-            super()._get_help_string(action),
+            lambda match: match[0] if match[1].count(",") < most else "", super()._get_help_string(action)
         )
-        if named_below:
+        if is_detectors:
             text += (
                 f". Detectors: {', '.join(detectors.list_detectors())}; or a class of your own, package.module.Class"
             )
