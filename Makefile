@@ -2,7 +2,7 @@ VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 
-.PHONY: demo test check clean
+.PHONY: demo test check docs clean
 
 demo: $(VENV)/installed  ## a first run on real images: fit, test and export on handwritten digits, and decide about three images
 	$(BIN)/python train.py fit --config configs/digits.yaml
@@ -21,6 +21,10 @@ check: $(VENV)/installed  ## style and types
 	$(BIN)/mypy
 	$(BIN)/python -m tools.docs methods --check
 
+docs: $(VENV)/installed  ## the documentation site, build/site/docs/site/index.html; a warning is an error
+	$(BIN)/python -m pip install --quiet --group docs
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going -q -c docs/site -b html . build/site
+
 $(VENV)/installed: requirements.txt pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
@@ -28,4 +32,4 @@ $(VENV)/installed: requirements.txt pyproject.toml
 	touch $@
 
 clean:
-	rm -rf $(VENV) runs
+	rm -rf $(VENV) runs build

@@ -1,0 +1,60 @@
+"""Sphinx's configuration of the documentation site; ``make docs`` builds it from the pages of the repository."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from lightning_ood.ops.version import VERSION
+
+ROOT = Path(__file__).parents[2]
+
+project = "lightning_ood"
+author = "lightning_ood contributors"
+release = VERSION
+html_title = f"lightning_ood {VERSION}"
+root_doc = "docs/site/index"
+
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
+    "sphinx.ext.napoleon",
+    "sphinx.ext.viewcode",
+]
+include_patterns = ["*.md", "docs/*.md", "docs/site/*.md", "experiments/*.md", "experiments/**/*.md"]
+suppress_warnings = ["toc.not_included", "myst.header"]  # tables of results: reached by links, some without a title
+html_theme = "furo"
+html_copy_source = False
+html_show_sourcelink = False
+
+myst_heading_anchors = 4
+myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
+autosummary_generate = True
+autodoc_member_order = "bysource"
+autodoc_typehints = "description"
+autodoc_class_signature = "separated"
+autodoc_default_options = {"members": True, "show-inheritance": True}
+napoleon_google_docstring = True
+napoleon_use_rtype = False
+
+
+def prepare(app: Any, name: str, source: list[str]) -> None:
+    """Adapts a page to the site: a folder has no page to link to, and the page of detectors lists every file."""
+    here = (ROOT / name).parent
+
+    def text(link: re.Match[str]) -> str:
+        return link[1] if (here / link[2]).is_dir() else link[0]
+
+    source[0] = re.sub(r"\[([^\]]+)\]\(([^)#:\s]+)\)", text, source[0])
+    if name == "docs/site/detectors":
+        folder = ROOT / "lightning_ood" / "detectors"
+        files = (file.relative_to(ROOT).with_suffix("") for file in sorted(folder.rglob("[a-z]*.py")))
+        for parts in (file.parts for file in files):
+            source[0] += f"\n## {parts[-1]}\n\n```{{eval-rst}}\n.. automodule:: {'.'.join(parts)}\n```\n"
+
+
+def setup(app: Any) -> None:
+    """Registers what this file adds to Sphinx."""
+    app.connect("source-read", prepare)
