@@ -28,19 +28,19 @@ class Graph(nn.Module):
         detector: an exported detector on the CPU, none of whose detectors needs a gradient.
     """
 
-    mean: Tensor
-    std: Tensor
-    calibration: Tensor
+    input_mean: Tensor
+    input_std: Tensor
+    calibration_scores: Tensor
 
     def __init__(self, detector: ExportedDetector) -> None:
         super().__init__()
         check_graph(detector.suite)
         self.backbone, self.suite = detector.backbone, detector.suite
         preprocess = detector.preprocess
-        self.register_buffer("mean", torch.tensor(preprocess.mean)[:, None, None])  # [3, 1, 1]
-        self.register_buffer("std", torch.tensor(preprocess.std)[:, None, None])
+        self.register_buffer("input_mean", torch.tensor(preprocess.mean)[:, None, None])  # [3, 1, 1]
+        self.register_buffer("input_std", torch.tensor(preprocess.std)[:, None, None])
         ordered = [detector.calibration.ordered[name] for name in detector.detectors]
-        self.register_buffer("calibration", torch.from_numpy(np.stack(ordered, axis=1)))  # [n, detectors]
+        self.register_buffer("calibration_scores", torch.from_numpy(np.stack(ordered, axis=1)))  # [n, detectors]
         self.fitted = {name: dict(values) for name, values in detector.suite.fitted.items()}
 
     def forward(self, images: Tensor, accept: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -53,11 +53,11 @@ class Graph(nn.Module):
         Returns:
             logits ``[B, K]``; scores and p-values ``[B, detectors]``; decisions of each detector ``[B, detectors]``.
         """
-        features = self.backbone.trace((images - self.mean) / self.std)
+        features = self.backbone.trace((images - self.input_mean) / self.input_std)
         columns = [one.score(features, self.fitted.get(name, {})) for name, one in self.suite.detectors.items()]
         scores = torch.stack([column.float() for column in columns], dim=1)  # [B, detectors]
-        below = (self.calibration[None] <= scores[:, None]).sum(dim=1)  # [B, n, detectors] -> [B, detectors]
-        p_values = (1 + below).float() / (len(self.calibration) + 1)
+        below = (self.calibration_scores[None] <= scores[:, None]).sum(dim=1)  # [B, n, detectors] -> [B, detectors]
+        p_values = (1 + below).float() / (len(self.calibration_scores) + 1)
         return features.logits, scores, p_values, p_values <= 1 - accept + 1e-6
 
 
