@@ -55,6 +55,7 @@ class Network:
 
     def __init__(self, path: Path) -> None:
         self.name, self.table = path.stem, pd.read_parquet(path)
+        self.parts: dict[tuple[str, str], dict[str, Tensor]] = {}
         sets = [str(name) for name in self.table["set"].unique()]
         self.sets = [name for name in sets if name not in ("train", "test") and not name.startswith("view")]
         self.singles = [column for column in self.table if column not in NOT_SINGLE]
@@ -63,8 +64,11 @@ class Network:
         self.oracle = self.single.max()
 
     def rows(self, half: str, name: str, columns: tuple[str, ...]) -> Tensor:
-        chosen = (self.table["half"] == half) & (self.table["set"] == name)
-        return torch.tensor(self.table.loc[chosen, list(columns)].to_numpy(float))
+        if (half, name) not in self.parts:
+            chosen = (self.table["half"] == half) & (self.table["set"] == name)
+            numbers = self.table.loc[chosen].drop(columns=["set", "half", "correct"])
+            self.parts[half, name] = dict(zip(numbers, torch.tensor(numbers.to_numpy(float)).T, strict=True))
+        return torch.stack([self.parts[half, name][column] for column in columns], dim=1)
 
     def auroc(self, columns: tuple[str, ...], rule: RobustZ | None, held_out: float) -> list[float]:
         """AUROC of each set in percent, of a fusion or (without a rule) of one detector."""
