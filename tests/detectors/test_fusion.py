@@ -51,9 +51,11 @@ def test_rules_by_hand() -> None:
     scores = torch.tensor([[3.0, 60], [0.0, 0.0]])
     assert RobustZ()(scores, id_scores).tolist() == pytest.approx([0 + 30 / 20, -3 / 2 - 30 / 20])
     assert RobustZ(ceiling=1)(scores, id_scores).tolist() == pytest.approx([1.0, -3.0])
-    assert RobustZ(1, 2)(scores, id_scores).tolist() == pytest.approx(
-        [-1.0, -(2.5**2) - 2.5**2]
-    )  # z: 0, 1.5; -1.5 each
+    squares = [-1.0, -(2.5**2) - 2.5**2]  # z is 0 and 1.5 of the first image, -1.5 twice of the other
+    assert RobustZ(1, 2)(scores, id_scores).tolist() == pytest.approx(squares)
+    assert RobustZ(1, 2, [0.5, 2])(scores, id_scores).tolist() == pytest.approx([-0.5, 2.5 * squares[1] / 2])
+    with pytest.raises(InputError, match="1 weights for 2 detectors"):
+        RobustZ(weights=[1.0])(scores, id_scores)
     assert Fisher()(scores, id_scores).tolist() == pytest.approx([math.log(4 / 6), 2 * math.log(1 / 6)])
     assert Joint()(scores, id_scores).tolist() == pytest.approx([math.log(4 / 6), math.log(1 / 6)])
 
@@ -128,7 +130,7 @@ def test_refusals() -> None:
 VARIANTS = {
     "fisher": lambda: Fusion(rule=Fisher()),
     "joint": lambda: Fusion(members(), rule=Joint(), images=64),
-    "held out": lambda: Fusion(rule=RobustZ(1.0, 2.0), held_out=0.3),
+    "held out": lambda: Fusion(rule=RobustZ(1.0, 2.0, [1.0, 0.5, 0.5]), held_out=0.3),
     "nested": lambda: Fusion({"one": Fusion(), "two": MaxLogit()}),
 }
 

@@ -18,6 +18,7 @@ from lightning_ood.detectors.nap import NAP
 from lightning_ood.detectors.ranges import check_at_least, check_positive
 from lightning_ood.errors import InputError
 from lightning_ood.features import Features, NetworkInfo
+from lightning_ood.ops.transfer import beside
 
 
 class Rule(ABC):
@@ -49,13 +50,18 @@ class RobustZ(Rule):
         power: exponent p of what a detector is short of the ceiling. With another one than 1 the sum is that of
             ``-(ceiling - z)^p``: above 1, one detector that is far below its ID scores counts more than several that
             are a little below. Needs a ceiling.
+        weights: factor of each detector in the sum, in their order; 1 where None. Detectors of one kind that agree on
+            most images may share a weight, so that no kind of evidence counts more often than another.
     """
 
     ceiling: float | None = None
     power: float = 1.0
+    weights: list[float] | None = None
 
     def __post_init__(self) -> None:
         check_positive("power", self.power)
+        for weight in self.weights or ():
+            check_at_least("weights", weight, 0)
         if self.power != 1 and self.ceiling is None:
             raise InputError(f"RobustZ: power={self.power} is of what is missing to the ceiling; write a ceiling, as 1")
 
@@ -65,11 +71,20 @@ class RobustZ(Rule):
         low, median, high = id_scores.quantile(quarters, dim=0)  # [M] each
         spread = torch.where(high > low, high - low, id_scores.std(dim=0, unbiased=False))  # [M]
         z = torch.where(spread > 0, (scores - median) / torch.where(spread > 0, spread, 1), 0)  # [B, M]
-        if self.ceiling is None:
-            return z.sum(dim=1)
-        if self.power == 1:
-            return z.clamp(max=self.ceiling).sum(dim=1)
-        return -(self.ceiling - z).clamp(min=0).pow(self.power).sum(dim=1)
+        if self.ceiling is not None:
+            z = z.clamp(max=self.ceiling) if self.power == 1 else -(self.ceiling - z).clamp(min=0).pow(self.power)
+        return z.sum(dim=1) if self.weights is None else (z * self._weights(z)).sum(dim=1)
+
+    def _weights(self, z: Tensor) -> Tensor:
+        """Returns the weights ``[M]`` beside the values ``[B, M]``.
+
+        Raises:
+            InputError: if there is another number of detectors.
+        """
+        weights = self.weights or []
+        if len(weights) != z.shape[1]:
+            raise InputError(f"RobustZ: {len(weights)} weights for {z.shape[1]} detectors; write one for each")
+        return beside(torch.tensor(weights, dtype=z.dtype), z)
 
 
 def p_values(scores: Tensor, id_scores: Tensor) -> Tensor:
