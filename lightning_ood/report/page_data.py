@@ -16,7 +16,7 @@ from lightning_ood.report.mistakes import image_key, worst
 from lightning_ood.report.plots import histogram_range
 from lightning_ood.report.table import detectors_of, rows_of
 
-_BINS = 48
+_BINS = 48  # fewer where a set is small
 _ID_POINTS, _OOD_POINTS = 101, 41  # quantiles of the scores at which the curves are stored
 _WHOLE = 10_000  # shares are stored as integers of this
 
@@ -77,7 +77,8 @@ def curves(values: Mapping[str, NDArray[np.float64]]) -> dict[str, list[Any]]:
 def histogram(values: Mapping[str, NDArray[np.float64]]) -> dict[str, Any]:
     """Returns the range of the bins and the share of each set's images in each bin; the outermost hold the tails."""
     low, high = histogram_range(values)
-    edges = np.linspace(low, high, _BINS + 1)
+    count = int(np.clip(2 * np.sqrt(min(map(len, values.values()))), 12, _BINS))
+    edges = np.linspace(low, high, count + 1)
     counts = [np.histogram(v.clip(low, high), edges)[0] / len(v) for v in values.values()]
     return {"low": low, "high": high, "shares": [np.rint(share * _WHOLE).astype(int).tolist() for share in counts]}
 

@@ -101,7 +101,7 @@ def test_thirty_detectors_and_eight_sets(wide, tmp_path):
 
 def test_36_detectors_and_four_sets_stay_below_5_mb(tmp_path):
     sets = [(f"set_{s}", "near" if s < 2 else "far") for s in range(4)]
-    scores = make_scores([f"detector_{k}" for k in range(36)], sets, n_id=2000, n_ood=1000)
+    scores = make_scores([f"detector_{k}" for k in range(36)], sets, n_id=1000, n_ood=500)
     noise = (
         np.random.default_rng(0).integers(0, 255, (96, 96, 3)).astype(np.uint8)
     )  # compresses worse than any photograph
