@@ -153,7 +153,7 @@ def test_a_detector_given_by_its_short_name_is_cited() -> None:
         ("msp", "there is no class msp; write MSP"),
         ('{"class_path": "Fusoin"}', "there is no class Fusoin; write Fusion"),
         ('{"class_path": "NAP", "init_args": {"base": "Enregy"}}', "there is no class Enregy; write Energy"),
-        ("Qwertz", "there is no class Qwertz; write one of ASH, BFAct"),
+        ("Qwertz", "there is no class Qwertz; write one of AdaSCALE, ASH, BFAct"),
     ],
 )
 def test_a_wrong_short_name_is_one_sentence(value: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
