@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import sys
+import traceback
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 from typing import NamedTuple
 
+from lightning_ood.commands.faults import sentence
 from lightning_ood.errors import InputError, close_names
 from lightning_ood.ops.orphans import stop_with_parent
+
+DEBUG = "--debug"
 
 
 class Command(NamedTuple):
@@ -49,16 +54,28 @@ COMMANDS = {
 
 
 def main(args: list[str] | None = None) -> None:
-    """Runs a command; an error that the user can correct is printed without a traceback, and the exit code is 2."""
+    """Runs a command; an error that the user can correct is printed without a traceback, and the exit code is 2.
+
+    With ``--debug`` anywhere among the arguments the traceback is printed before it.
+    """
     given = sys.argv[1:] if args is None else args
+    debug, given = DEBUG in given, [each for each in given if each != DEBUG]
     stop_with_parent()
     try:
         if given[:1] in (["-h"], ["--help"]):
             print(usage())
         else:
             _find(given)(given[1:])
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
+    except BrokenPipeError:  # the reader of a pipe, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(1) from None
+    except Exception as error:
+        said = sentence(error)
+        if said is None:
+            raise
+        if debug:
+            traceback.print_exception(error)
+        print(f"error: {said}", file=sys.stderr)
         raise SystemExit(2) from None
 
 
@@ -71,6 +88,7 @@ def usage() -> str:
             f"usage: {program} COMMAND …\n\nPost-hoc out-of-distribution detection.\n\ncommands:",
             *(f"  {name:{width}}  {command.help}" for name, command in COMMANDS.items()),
             f"\nThe arguments of a command: {program} COMMAND --help",
+            f"Where an error comes from: {DEBUG} prints its traceback",
         )
     )
 

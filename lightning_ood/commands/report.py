@@ -60,5 +60,8 @@ def rewrite(run: Path, detectors: Iterable[str] = (), trapezoid: bool = False) -
     hidden = [name for name in held if name not in wanted]
     saved = run / "config.test.yaml"
     config = saved.read_text() if saved.is_file() else ""
-    root = ((yaml.safe_load(config) or {}).get("data") or {}).get("root") if config else None
+    try:
+        root = ((yaml.safe_load(config) or {}).get("data") or {}).get("root")
+    except (yaml.YAMLError, AttributeError) as error:
+        raise InputError(f"{saved} is damaged ({error}): delete it; the report goes on without it") from error
     return publish(table.drop(columns=hidden), run, config=config, read=reader(data_root(root)), trapezoid=trapezoid)

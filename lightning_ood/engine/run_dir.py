@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 from lightning.pytorch.utilities import rank_zero_only
 
 from lightning_ood.errors import InputError
 from lightning_ood.ops.checksums import changed, check_zip, checksums
 from lightning_ood.ops.console import rank_zero_print
-from lightning_ood.ops.files import PARTIAL, write_text
+from lightning_ood.ops.files import PARTIAL, read_json, write_text
+from lightning_ood.ops.processes import rank
 
 CHECKSUMS = "checksums"  # key of a checkpoint: path of each value in it -> SHA-256
 
@@ -41,18 +43,46 @@ class RunFolder:
     @contextmanager
     def under_way(self, job: str) -> Iterator[None]:
         """Writes a marker file while a job runs, so that the next job can detect a crash."""
-        self._begin(job)
+        with self._alone():
+            self._begin(job)
+            try:
+                yield
+            except InputError:
+                self._end()  # an error for the user is no crash
+                raise
+            self._end()
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Holds the lock of the folder on the first process; the system frees it whenever the process ends.
+
+        Raises:
+            InputError: if another run holds it.
+        """
+        if rank():
+            yield
+            return
+        self.path.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self.path / ".lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout as error:
+            raise InputError(
+                f"another run is under way in {self.path}: wait for it, or name another folder with "
+                "--trainer.default_root_dir"
+            ) from error
         try:
             yield
-        except InputError:
-            self._end()  # an error for the user is no crash
-            raise
-        self._end()
+        finally:
+            lock.release()
 
     @rank_zero_only
     def _begin(self, job: str) -> None:
         if self._marker.is_file():
-            last = json.loads(self._marker.read_text() or "{}")
+            try:
+                last = read_json(self._marker)
+            except InputError:  # written by a process that died
+                last = {}
             job_before, started = last.get("job", "job"), last.get("started", "at an unknown time")
             rank_zero_print(
                 f"The last {job_before} in {self.path} (started {started}) did not finish; only whole files are used"
@@ -69,7 +99,7 @@ class RunFolder:
     @staticmethod
     def save(path: Path, write: Callable[[Path], Any], first: bool = True) -> Path:
         """Calls ``write`` with a temporary path on every rank, then renames the file on rank 0 (``first``)."""
-        partial = path.with_suffix(".partial")
+        partial = path.with_name(f".{path.name}.partial")
         path.parent.mkdir(parents=True, exist_ok=True)
         write(partial)
         if first:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-PARTIAL = "*.partial"  # pattern of the temporary files that a crash may leave behind
+from lightning_ood.errors import InputError
+
+PARTIAL = ".*.*.partial"  # pattern of the temporary files that a crash may leave behind; no name that a user gives
 
 
 def write_whole(path: Path, write: Callable[[Path], Any]) -> Path:
@@ -29,3 +32,20 @@ def write_whole(path: Path, write: Callable[[Path], Any]) -> Path:
 def write_text(path: Path, text: str) -> Path:
     """Writes UTF-8 text to ``path`` atomically."""
     return write_whole(path, lambda partial: partial.write_text(text, encoding="utf-8"))
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Reads a file of the program that holds a JSON mapping; empty where the file does not exist.
+
+    Raises:
+        InputError: if the file is damaged; it can be deleted.
+    """
+    if not path.is_file():
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path} is damaged ({error}): delete it; the command goes on without it") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path} is damaged (it holds no mapping): delete it; the command goes on without it")
+    return content

@@ -9,6 +9,7 @@ import pandas as pd
 from rich.console import Console
 from rich.text import Text
 
+from lightning_ood.errors import InputError
 from lightning_ood.ops.files import write_text
 from lightning_ood.report.table import detectors_of
 
@@ -61,8 +62,11 @@ def read_doubts(folder: Path) -> dict[str, list[str]]:
     path = folder / _FILE
     if not path.is_file():
         return {}
-    table = pd.read_csv(path, dtype=str, keep_default_na=False)
-    return {str(name): list(rows["doubt"]) for name, rows in table.groupby("detector", sort=False)}
+    try:
+        table = pd.read_csv(path, dtype=str, keep_default_na=False)
+        return {str(name): list(rows["doubt"]) for name, rows in table.groupby("detector", sort=False)}
+    except (ValueError, KeyError) as error:
+        raise InputError(f"{path} is damaged ({error}): delete it; the command goes on without it") from error
 
 
 def by_sentence(doubts: Doubts) -> dict[str, list[str]]:

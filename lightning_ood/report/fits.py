@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from lightning_ood.ops.files import write_text
+from lightning_ood.ops.files import read_json, write_text
 from lightning_ood.report.drawing import BAND, ID_COLOUR, LINE, legend, new_figure, panels_of, styles_of
 from lightning_ood.report.table import MEAN
 
@@ -29,9 +29,7 @@ def write_fits(folder: Path, **values: Any) -> None:
 
 def read_fits(folder: Path) -> dict[str, Any]:
     """Reads ``fits.json``; returns an empty mapping where the file does not exist."""
-    path = folder / "fits.json"
-    values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    return values
+    return read_json(folder / "fits.json")
 
 
 def blocks(summaries: Summaries, metrics: pd.DataFrame) -> Figure | None:

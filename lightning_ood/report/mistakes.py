@@ -14,7 +14,7 @@ import pandas as pd
 from PIL import Image, ImageDraw, ImageFont, ImageOps, features
 
 from lightning_ood.errors import InputError
-from lightning_ood.ops.files import write_text
+from lightning_ood.ops.files import read_json, write_text
 from lightning_ood.report.failures import class_names
 from lightning_ood.report.table import detectors_of
 
@@ -83,9 +83,7 @@ def write_mistakes(scores: pd.DataFrame, folder: Path, read: Read | None) -> tup
 
 def read_thumbnails(folder: Path) -> dict[str, str]:
     """Reads the stored thumbnails: key of an image -> data URI; empty where there are none."""
-    path = folder / FILE
-    found: dict[str, str] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    return found
+    return read_json(folder / FILE)
 
 
 def image_key(dataset: Any, index: Any) -> str:

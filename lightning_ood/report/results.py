@@ -39,13 +39,18 @@ def table_of(rows: Any, scores: Any, detectors: list[str], data: OODDataModule) 
             rank_zero_print(f"{entry.name}: {left_out} of {len(entry.images)} images were unreadable and are left out")
         if len(index) == 0:
             continue
-        paths = [entry.images.paths[i] for i in index]
+        paths = [_written(entry.images.paths[i]) for i in index]
         columns = {"dataset": entry.name, "role": entry.role, "group": entry.group, "index": index, "path": paths}
         part = pd.DataFrame({**columns, "label": label, "prediction": prediction})
         parts.append(part.assign(**{name: scores[at, i] for i, name in enumerate(detectors)}))
     if not len(rows):
         raise InputError("none of the test images could be read")
     return pd.concat(parts, ignore_index=True)
+
+
+def _written(path: str) -> str:
+    """Escapes the bytes of a file name that are no UTF-8: tables hold text."""
+    return path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def finish(

@@ -89,7 +89,11 @@ def read_scores(run_dir: Path | str) -> pd.DataFrame:
     path = Path(run_dir) / "scores.parquet"
     if not path.is_file():
         raise InputError(f"no scores at {path}; write them with `python train.py test`")
-    table = pd.read_parquet(path)
+    try:
+        table = pd.read_parquet(path)
+    except (OSError, ValueError) as error:  # pyarrow's own errors are both
+        first = (str(error).splitlines() or [""])[0]
+        raise InputError(f"{path} cannot be read as a table ({first}): run test again") from error
     with context(str(path)):
         checked = check_scores(table)
         _check_columns(table[detectors_of(table)])

@@ -79,7 +79,7 @@ def test_bounded_where_several_processes_fill_it(tmp_path: Path) -> None:
     size = sum(path.stat().st_size for path in (tmp_path / "one").rglob("*.safetensors"))
     folder = tmp_path / "many"
     (folder / "00").mkdir(parents=True)
-    (folder / "00" / "dead.1.partial").write_bytes(bytes(3 * size))
+    (folder / "00" / ".dead.1.partial").write_bytes(bytes(3 * size))
     first, second = (backbone(FeatureCache(folder, int(3.5 * size))) for _ in range(2))
     for batch in torch.randn(5, 5, 3, 12, 12):
         for network in (first, second):
