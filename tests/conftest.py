@@ -7,6 +7,7 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+import lightning  # noqa: F401  # first: its log goes to the stream of the test that imports it, which is then closed
 import pandas as pd
 import pytest
 import yaml
