@@ -48,9 +48,9 @@ def table_of(rows: Any, scores: Any, detectors: list[str], data: OODDataModule) 
     return pd.concat(parts, ignore_index=True)
 
 
-def _written(path: str) -> str:
-    """Escapes the bytes of a file name that are no UTF-8: tables hold text."""
-    return path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+def _written(path: str | None) -> str | None:
+    """Escapes the bytes of a file name that are no UTF-8: tables hold text. An image in memory has no name."""
+    return None if path is None else path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def finish(
