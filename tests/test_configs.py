@@ -66,6 +66,18 @@ def test_a_flag_changes_one_argument_of_a_set(tmp_path: Path, capsys: pytest.Cap
     assert data["ood"]["near/digits_8_9"]["init_args"] == {"split": "all", "digits": [8, 9], "seed": 7}
 
 
+def printed_table(text: str) -> list[str]:
+    """The lines from the table on."""
+    lines = [line.rstrip() for line in text.rstrip().splitlines()]
+    return lines[next(i for i, line in enumerate(lines) if line.startswith("AUROC / FPR95")) :]
+
+
+def readme_table() -> list[str]:
+    block = re.search(r"```\n(AUROC / FPR95.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert block is not None
+    return printed_table(block[1])
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["digits", "digits_vit"])
 def test_digits_from_nothing(name: str, train: Run, tmp_path: Path) -> None:
@@ -82,4 +94,6 @@ def test_digits_from_nothing(name: str, train: Run, tmp_path: Path) -> None:
     near = metrics[(metrics["detector"] == "energy") & (metrics["dataset"] == "digits_8_9")]
     assert near["auroc"].item() > 85
     assert list((run / "wandb").glob("offline-run-*/*.wandb")), "offline where no key is configured"
+    if name == "digits":  # the network comes with the package
+        assert readme_table() == printed_table(tested.stdout), "the README shows what a newcomer gets"
     assert all(len(line) <= 80 for line in tested.stdout.splitlines() if "│" not in line and "/" not in line)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import yaml
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
@@ -33,6 +34,7 @@ from lightning_ood.engine.terminal import ProgressBar, print_taps, quiet
 from lightning_ood.engine.tracking import closing, hyperparameters, prepare
 from lightning_ood.errors import InputError
 from lightning_ood.ops.files import write_text
+from lightning_ood.ops.secrets import blank, fill_in, hidden_arguments, scrub, without_secrets
 from lightning_ood.report import log_checkpoint, warn_on_failure
 
 
@@ -113,7 +115,7 @@ class CLI(LightningCLI):
         except SystemExit as stop:
             if stop.code:
                 message = printed.getvalue().rpartition("error: ")[2].rstrip()
-                raise InputError(unknown_class(message) or message) from None
+                raise InputError(scrub(unknown_class(message) or message)) from None
             raise
         sys.stderr.write(printed.getvalue())
 
@@ -138,6 +140,7 @@ class CLI(LightningCLI):
         if self.options.trainer.default_root_dir is None:
             stems = [Path(str(config)).stem for config in self.options.get("config") or []]
             self.options.trainer.default_root_dir = str(Path("runs") / (stems or ["run"])[0])
+        fill_in(self.options)
         resolve_paths(self.options.data, data_root(self.options.data.root))
         self.parser.add_instantiator(build, Dataset)
 
@@ -194,6 +197,9 @@ class CLI(LightningCLI):
 
     def _save_config(self, name: str) -> str:
         text = subcommand_parser(self, str(self.subcommand)).dump(self.options, skip_none=False)
+        content = yaml.safe_load(text)
+        if blank(content):
+            text = yaml.safe_dump(content, sort_keys=False)
         rank_zero_only(write_text)(self.folder.path / name, text)
         for logger in self.trainer.loggers:
             with warn_on_failure(logger):
@@ -211,6 +217,7 @@ class CLI(LightningCLI):
             "seed": options["seed_everything"],
             **({"exif_orientation": True} if options["data"]["exif_orientation"] else {}),
         }
+        parts = without_secrets(parts)
         return hashlib.sha256(json.dumps(parts, default=str, sort_keys=True).encode()).hexdigest()
 
 
@@ -237,5 +244,5 @@ def test(args: list[str]) -> None:
 
 def run_command(name: str, args: list[str]) -> None:
     """Runs a subcommand, and ends the W&B run that it began."""
-    with closing():
-        CLI([name, *args])
+    with closing(), hidden_arguments(args) as given:
+        CLI([name, *given])

@@ -3,7 +3,6 @@
 import json
 import netrc
 import os
-import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,13 +14,13 @@ from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_warn
 
 from lightning_ood.ops.console import rank_zero_print
+from lightning_ood.ops.secrets import without_secrets
 from lightning_ood.report import private_wandb as private
 from lightning_ood.report.environment import code_version
 
 ANSWER_WITHIN = 30.0  # seconds for W&B to answer before the run goes on offline
 UPLOAD_WITHIN = 600.0  # seconds for the rest of the upload at the end; what is left is on disk for `wandb sync`
 _SET_HERE = ("WANDB_DATA_DIR", "WANDB_JOB_TYPE", "WANDB_MODE")  # by prepare, by fit_test, by Lightning
-_SECRET = re.compile(r"(^|_)(api_?key|password|secret|credentials|token)$", re.IGNORECASE)
 
 
 def prepare(logger: WandbLogger, folder: Path, job: str, tags: Sequence[str] = ()) -> WandbLogger:
@@ -122,18 +121,7 @@ def _current() -> Any:
 def hyperparameters(options: Mapping[str, Any]) -> dict[str, Any]:
     """Returns every resolved argument in plain values and the version of the code, with secrets blanked."""
     plain = json.loads(json.dumps(options, default=str))
-    return {**_without_secrets(plain), **code_version()}
-
-
-def _without_secrets(value: Any) -> Any:
-    if isinstance(value, list):
-        return [_without_secrets(item) for item in value]
-    if not isinstance(value, dict):
-        return value
-    return {
-        key: "***" if isinstance(item, str) and _SECRET.search(key) else _without_secrets(item)
-        for key, item in value.items()
-    }
+    return {**without_secrets(plain), **code_version()}
 
 
 def has_key() -> bool:

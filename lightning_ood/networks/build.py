@@ -84,7 +84,8 @@ def build(
         name: ``timm:resnet50.a1_in1k``, ``torchvision:resnet50``, or without a prefix: timm's where it has the
             name, else torchvision's. timm's ``hf-hub:...`` and ``local-dir:...`` are names too.
         network: a module instead of a name. Its attribute ``default_cfg``, in timm's format, gives its preprocessing.
-        weights: ``pretrained``, ``none`` (random), a file, or an entry of torchvision's enum (``IMAGENET1K_V1``).
+        weights: ``pretrained``, ``none`` (random), a file, or an entry of torchvision's enum (``IMAGENET1K_V1``). The
+            file ``digits.safetensors`` comes with the package.
         options: keyword arguments of the named network, such as ``num_classes``.
         preprocess: fields of ``Preprocess`` that replace the derived ones.
         root: folder that a relative path of a weight file starts from.
@@ -97,7 +98,7 @@ def build(
     if (name is None) == (network is None):
         raise InputError("give either the name of a network or a network (class_path), and not both")
     if sha256 is not None:
-        _check_file(root / Path(weights).expanduser(), sha256)
+        _check_file(_located(weights, root), sha256)
     if network is not None:
         return _own(network, weights, options, changes, root)
     assert name is not None
@@ -215,13 +216,19 @@ def _file(weights: str, root: Path, entries: tuple[str, ...] = ()) -> Path | Non
     """Returns the weight file that ``weights`` names, or None for ``none``."""
     if weights == "none":
         return None
-    path = root / Path(weights).expanduser()
+    path = _located(weights, root)
     if path.is_file():
         return path
     if path.suffix in _SUFFIXES:
         raise InputError(f"there is no weight file {path} (a relative path starts from {root.resolve()})")
     words = ", ".join(("pretrained", "none", *entries))
     raise InputError(f"weights {weights!r} are neither one of {words} nor a file ({path} does not exist)")
+
+
+def _located(weights: str, root: Path) -> Path:
+    """Returns the path of a weight file: below the root, else one that comes with the package (digits.safetensors)."""
+    path, ours = root / Path(weights).expanduser(), Path(__file__).parent / weights
+    return ours if ours.suffix == ".safetensors" and ours.is_file() and not path.is_file() else path
 
 
 def _folder(given: str, root: Path) -> Path:

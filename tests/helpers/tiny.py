@@ -66,6 +66,15 @@ class Images(Dataset[tuple[Image.Image, int]]):
         return Image.fromarray(self.pixels[index]), self.targets[index]
 
 
+class Locked(Images):
+    """The same images for those who know the secrets."""
+
+    def __init__(self, token: str, url: str, size: int = 40, **arguments: int) -> None:
+        if (token, url) != (os.environ["EXPECTED_FIRST"], os.environ["EXPECTED_SECOND"]):
+            raise ValueError("the secrets are not those expected")
+        super().__init__(size, **arguments)
+
+
 class NanScore(LogitScore):
     """Not a number from the third image on."""
 

@@ -19,6 +19,7 @@ from lightning_ood.commands.arguments import inline_files
 from lightning_ood.commands.lightning_cli import CLI
 from lightning_ood.engine.tracking import closing
 from lightning_ood.errors import InputError
+from lightning_ood.ops.secrets import hidden_arguments
 
 
 def main(args: list[str]) -> None:
@@ -32,7 +33,7 @@ def main(args: list[str]) -> None:
         configs = [after for arg, after in itertools.pairwise(given) if arg in ("-c", "--config")]
         folder = Path("runs") / (Path(configs[0]).stem if configs else "run") / run_id
         given.append(f"--trainer.default_root_dir={folder}")
-    with closing():
+    with closing(), hidden_arguments(given) as given:
         os.environ.setdefault("WANDB_JOB_TYPE", "fit_test")  # fit and test log to one run of W&B
         CLI(["fit", *given])
         CLI(["test", *given])

@@ -8,8 +8,9 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from lightning_ood.commands.sweep.space import JOB
 from lightning_ood.ops.console import rank_zero_print
 from lightning_ood.ops.files import write_text
 from lightning_ood.ops.orphans import PARENT
+from lightning_ood.ops.secrets import blank
 
 
 def read_finished(folder: Path) -> dict[str, dict[str, Any]]:
@@ -92,16 +94,23 @@ def _call(group: Sequence[Planned], place: Path, threads: int) -> tuple[int, Pat
     quiet = {"logger": False, "enable_progress_bar": False, "default_root_dir": str(place)}
     detectors = {name: spec for each in group for name, spec in each.detectors.items()}
     config = {**shared, "trainer": {**shared["trainer"], **quiet}, "scoring": {"detectors": detectors}}
+    secrets = blank(config := deepcopy(config))
     file, log = place / "points.yaml", place / f"log-{len(list(place.glob('log-*.txt'))) + 1}.txt"
     file.write_text(yaml.safe_dump(config, sort_keys=False))
-    return start([JOB, "--config", str(file)], log, threads), log
+    return start([JOB, "--config", str(file)], log, threads, secrets), log
 
 
-def start(args: list[str], log: Path, threads: int) -> int:
+def start(args: list[str], log: Path, threads: int, variables: Mapping[str, str] | None = None) -> int:
     """Runs the command line in a process of its own, writes its output to ``log``, and returns its exit code."""
     paths = filter(None, [str(Path(__file__).parents[3]), os.environ.get("PYTHONPATH")])
     defaults = {"OMP_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1"}
-    environment = {**defaults, **os.environ, "PYTHONPATH": os.pathsep.join(paths), PARENT: str(os.getpid())}
+    environment = {
+        **defaults,
+        **os.environ,
+        **(variables or {}),
+        "PYTHONPATH": os.pathsep.join(paths),
+        PARENT: str(os.getpid()),
+    }
     command = [sys.executable, "-m", "lightning_ood", *args]
     with log.open("w") as out:
         return subprocess.run(command, stdout=out, stderr=out, stdin=subprocess.DEVNULL, env=environment).returncode
