@@ -50,6 +50,11 @@ class Source:
         """Whether no weights were read."""
         return self.kind == "random"
 
+    @property
+    def shipped(self) -> bool:
+        """Whether the weights come with the package, which has no preprocessing of theirs but that of its configs."""
+        return self.kind == "file" and Path(self.weights).parent == Path(__file__).parent
+
     def __str__(self) -> str:
         return f"{self.network}, {'random weights' if self.random else self.weights}"
 

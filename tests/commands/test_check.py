@@ -50,9 +50,11 @@ def message(found: dict[str, Any], level: str, topic: str, subject: str) -> str:
     return messages[0]
 
 
-def test_the_digits_are_green(check: Check) -> None:
+def test_the_digits_are_green_but_for_the_doubts_of_the_readme(check: Check) -> None:
     found = check(config=ROOT / "configs" / "digits.yaml", code=0)
-    assert (found["errors"], found["warnings"]) == (0, 0)
+    assert (found["errors"], found["warnings"]) == (0, 2)
+    for name in ("nap", "fusion"):
+        assert "scores jigsaws of the training images above" in message(found, "warning", "detectors", name)
     assert message(found, "ok", "sets", "data.id.train") == "Digits: 1082 images, 8 classes, 32x32"
 
 

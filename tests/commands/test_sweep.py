@@ -75,7 +75,7 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs of a sweep start no process, one at a time."""
     lock = threading.Lock()
 
-    def start(args: list[str], log: Path, threads: int) -> int:
+    def start(args: list[str], log: Path, threads: int, variables: object = None) -> int:
         with lock, log.open("w") as out, redirect_stdout(out), redirect_stderr(out):
             try:
                 command_line(args)

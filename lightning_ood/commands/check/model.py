@@ -30,8 +30,9 @@ def check_preprocessing(module: OODModule, config: Mapping[str, Any]) -> Iterato
         described += " (of random weights nothing else is known)"
     else:
         yield Finding("ok", "model", "model", str(module.source))
-        described += " (the model carries none of its own)" if own is None else ", the model's own"
-    known = None if module.source.random else own
+        none = own is None or module.source.shipped
+        described += " (the model carries none of its own)" if none else ", the model's own"
+    known = None if module.source.random or module.source.shipped else own
     differing = [name for name in names if known is not None and getattr(known, name) != getattr(used, name)]
     for name in differing:
         values = f"{getattr(used, name)} here, the model's own is {getattr(known, name)}"
