@@ -31,7 +31,8 @@ class AdaSCALE(Shaping):
     of those above the percentile, variant ``a`` multiplies z by ``exp(s1 / s2)``, ``l`` the logits by ``(s1 / s2)^2``.
 
     Costs a backward and a forward pass per image, in the fit and in the test. Fits on a uniform sample of ``images``
-    training images, without labels. State and fitted ``shifts`` ``[n]``: one number per image of the sample.
+    training images, without labels. State: one number per image of the sample;
+    fitted: ``shifts`` ``[n]``, the same.
 
     Deviations: the authors fit on 5000 images of the ID validation set. At least one unit is in each sum (at D = 16
     their rounding leaves none). An image without a positive unit keeps its logits, and the exponent is at most 60.

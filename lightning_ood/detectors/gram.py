@@ -25,9 +25,9 @@ class Gram(Detector):
     ``-sum_maps deviation / mean deviation`` over the largest softmax probability. Never positive.
 
     Fits on all training images but a share of ``held_out``, without labels; the mean deviation of a map is that of a
-    uniform sample of at most ``images`` of the held-out images. With P orders and C channels of all maps together, the
-    state is ``2 K P C + images (P C + 2)`` float32: 20 MB at K = 10, P = 10, C = 960, and 384 MB at K = 1000 and
-    C = 3840. Fitted: ``low`` and ``high`` ``[K, P C]``, ``mean`` ``[maps]``.
+    uniform sample of at most ``images`` of the held-out images. State: ``2 K P C + images (P C + 2)`` float32 with P
+    orders and C channels of all maps together: 20 MB at K = 10, P = 10, C = 960, and 384 MB at K = 1000 and C = 3840;
+    fitted: ``low`` and ``high`` ``[K, P C]``, ``mean`` ``[maps]``.
 
     Deviations: the maps are blocks (one per resolution), where the authors take every convolution. Held-out images are
     training images, where the authors take a part of the test set. A class that is predicted for no training image has

@@ -88,6 +88,9 @@ def _serve() -> None:
         print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
     else:
         return
+    from wandb.sdk.data_types._private import MEDIA_TMP
+
+    Path(MEDIA_TMP.name).mkdir(exist_ok=True)  # made by W&B's import, and removed by each process that ends
     call = json.loads(line)  # in the forked process
     os.setsid()
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
