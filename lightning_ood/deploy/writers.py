@@ -11,7 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import IO, Any, Literal
 
-from lightning_ood.deploy.detector import Prediction
+from lightning_ood.deploy.prediction import Prediction
 from lightning_ood.errors import InputError
 from lightning_ood.ops.files import write_whole
 

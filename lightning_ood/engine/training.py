@@ -49,10 +49,9 @@ def train(
     images = _images(trainer, module, data)
     before = {} if overwrite else _before(folder, training_config_hash, images, data)
     if folder.trained in before and folder.training not in before:
-        saved = before[folder.trained]
-        module.load_state_dict(saved["state_dict"])
-        if saved["images"] != images and trainer.is_global_zero:  # the same images under new dates
-            folder.save(folder.trained, partial(torch.save, with_checksums({**saved, "images": images})))
+        module.load_state_dict(before[folder.trained]["state_dict"])
+        if before[folder.trained]["images"] != images:  # the same images under new dates
+            _save(trainer, folder, {**before[folder.trained], "images": images})
         rank_zero_print(f"Taking over the weights trained before ({folder.trained})")
         return
     if folder.training in before:
@@ -64,11 +63,16 @@ def train(
             entry["content"] = data.content(name, training=True)
     origin = {"training_config_hash": training_config_hash, "images": images}
     _train(trainer, module, data, folder, origin, folder.training if folder.training in before else None)
+    _save(trainer, folder, {"state_dict": {key: value.cpu() for key, value in module.state_dict().items()}, **origin})
     if trainer.is_global_zero:
-        weights = {key: value.cpu() for key, value in module.state_dict().items()}
-        folder.save(folder.trained, partial(torch.save, with_checksums({"state_dict": weights, **origin})))
         folder.training.unlink(missing_ok=True)
     trainer.strategy.barrier()
+
+
+def _save(trainer: L.Trainer, folder: RunFolder, content: dict[str, Any]) -> None:
+    """Saves trained weights, on the first process."""
+    if trainer.is_global_zero:
+        folder.save(folder.trained, partial(torch.save, with_checksums(content)))
 
 
 def _train(

@@ -91,17 +91,24 @@ def finish(
     if wrong and (len(broken) == len(extra_forwards) or not {"id", "ood"}.issubset(table["role"])):
         raise InputError("; ".join(wrong))
     read = reader(data.root, {entry.name: entry.images for entry in data.sets.values()}) if data else None
-    id_rows = table[table["role"] == "id"]
-    shown = {
-        name: {**summary, **training_auroc(fitted.get(name, {}), id_rows[name].to_numpy())}
-        for name, summary in summaries.items()
-        if name in table
-    }
+    shown = _with_training_auroc(summaries, fitted, table)
     found = all_doubts(table, doubts or {})
     metrics = publish(table, run_dir, shown, config, loggers, extra_forwards, read, doubts=found)
     if wrong:
         raise InputError("; ".join(wrong) + f". The other scores and their table are in {run_dir}")
     return metrics
+
+
+def _with_training_auroc(
+    summaries: Mapping[str, Mapping[str, Any]], fitted: Mapping[str, Mapping[str, Tensor]], table: pd.DataFrame
+) -> dict[str, dict[str, Any]]:
+    """Adds the AUROC of ID test against training scores to the summaries of the detectors in the table."""
+    id_rows = table[table["role"] == "id"]
+    return {
+        name: {**summary, **training_auroc(fitted.get(name, {}), id_rows[name].to_numpy())}
+        for name, summary in summaries.items()
+        if name in table
+    }
 
 
 def _unread(table: pd.DataFrame, data: OODDataModule) -> list[str]:
