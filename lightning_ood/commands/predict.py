@@ -68,14 +68,15 @@ def open_detector(options: Namespace) -> ExportedDetector:
 
 def run(options: Namespace, detector: ExportedDetector, images: list[str]) -> int:
     """Predicts and writes; returns how many images could not be read."""
-    from lightning_ood.deploy.writers import columns_of, format_of, progress, write
+    from lightning_ood.deploy.writers import columns_of, format_of, write
+    from lightning_ood.ops.console import progress
 
     form = format_of(options.output, options.format, sys.stdout.isatty())
     unread: list[str] = []
     if options.by_class and (small := detector.too_small(options.accept)):
         names = ", ".join(f"{name} ({count})" for name, count in small.items())
         print(f"never OOD within the class, for want of calibration images: {names}", file=sys.stderr)
-    with progress(len(images), not options.quiet and sys.stderr.isatty()) as step:
+    with progress("Predicting", len(images), not options.quiet and sys.stderr.isatty()) as step:
         rows = watched(predictions(options, detector, images), step, unread)
         write(rows, options.output, form, sys.stdout, columns_of(detector.detectors))
     return len(unread)

@@ -15,6 +15,7 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from lightning_ood.backbone import Backbone
 from lightning_ood.backbone.cache import FeatureCache
+from lightning_ood.backbone.inspect import logits_of
 from lightning_ood.data.datamodule import OODDataModule, data_root
 from lightning_ood.data.sets import Batch
 from lightning_ood.engine.run_dir import with_checksums
@@ -126,7 +127,7 @@ class OODModule(L.LightningModule):
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits ``[B, K]`` of preprocessed images ``[B, 3, H, W]``."""
-        return self.backbone.network(images)
+        return logits_of(self.backbone.network(images))
 
     def features(self, batch: Batch, views: bool = True, labelled: bool = True) -> Features:
         """Everything that the backbone was configured to read, from one forward (and one per view and perturbation)."""
