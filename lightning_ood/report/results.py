@@ -14,6 +14,7 @@ from lightning_ood.errors import InputError
 from lightning_ood.ops.console import rank_zero_print
 from lightning_ood.report import reader, training_auroc, write_scores
 from lightning_ood.report.doubts import all_doubts
+from lightning_ood.report.provenance import write_provenance
 from lightning_ood.report.publish import publish
 
 
@@ -63,6 +64,7 @@ def finish(
     loggers: Iterable[Any] = (),
     data: OODDataModule | None = None,
     doubts: Mapping[str, Sequence[str]] | None = None,
+    network: Mapping[str, str] | None = None,
 ) -> pd.DataFrame:
     """Writes, prints and logs the table of scores and everything computed from it.
 
@@ -76,6 +78,7 @@ def finish(
         loggers: Lightning loggers that receive the metrics and the pictures.
         data: the test sets, from which thumbnails are read.
         doubts: detector -> what is doubtful about its fit.
+        network: what ``write_provenance`` takes; None writes no provenance.
 
     Returns:
         The rows of metrics.csv.
@@ -98,6 +101,8 @@ def finish(
         if name in table
     }
     found = all_doubts(table, doubts or {})
+    if network is not None:
+        write_provenance(run_dir, table, read, network, extra_forwards)
     metrics = publish(table, run_dir, shown, config, loggers, extra_forwards, read, doubts=found)
     if wrong:
         raise InputError("; ".join(wrong) + f". The other scores and their table are in {run_dir}")
