@@ -12,8 +12,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from experiments.reproduce.published import HERE, Table, merged, read  # noqa: E402
-from lightning_ood.metrics.rates import METRICS  # noqa: E402
+from experiments.reproduce.published import HERE, Table, merged, read
+from lightning_ood.metrics.rates import METRICS
 
 COLUMNS = ("id", "network", "method", "sets", "source", *METRICS)
 
