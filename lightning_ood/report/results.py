@@ -10,6 +10,7 @@ import pandas as pd
 from torch import Tensor
 
 from lightning_ood.data.datamodule import OODDataModule
+from lightning_ood.data.words import class_words
 from lightning_ood.errors import InputError
 from lightning_ood.ops.console import rank_zero_print
 from lightning_ood.report import reader, training_auroc, write_scores
@@ -103,7 +104,8 @@ def finish(
     found = all_doubts(table, doubts or {})
     if network is not None:
         write_provenance(run_dir, table, read, network, extra_forwards)
-    metrics = publish(table, run_dir, shown, config, loggers, extra_forwards, read, doubts=found)
+    names = class_words(data.classes, (data.id.train, data.id.test), data.root) if data and data.classes else None
+    metrics = publish(table, run_dir, shown, config, loggers, extra_forwards, read, doubts=found, classes=names)
     if wrong:
         raise InputError("; ".join(wrong) + f". The other scores and their table are in {run_dir}")
     return metrics
