@@ -30,7 +30,7 @@ function board(root, {values, doubts, full}) {
     for (const row of rows) all("td", row).forEach((cell, c) => {
       const number = value(row, c), [from, to] = ends(row, c);
       cell.hidden = !isShown(c);
-      cell.textContent = number === null ? "" : number.toFixed(1);
+      cell.replaceChildren(make("span", {}, number === null ? "" : number.toFixed(1)));
       if (from !== null) cell.append(make("small", {}, from.toFixed(1) + "–" + to.toFixed(1)));
       if (isPublished(row)) return;
       const place = high > low ? (number - low) / (high - low) : 1;

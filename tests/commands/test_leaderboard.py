@@ -123,7 +123,7 @@ onload = () => setTimeout(() => {
   }
   head(2); out.eights = names();
   head(2); out.worst = names();
-  set("metric", "value", "fpr95"); out.fpr95 = rows().map(row => row.children[2].firstChild.textContent);
+  set("metric", "value", "fpr95"); out.fpr95 = rows().map(row => row.children[2].querySelector("span").textContent);
   set("papers", "checked", false); out.own = names().length;
   set("run", "value", "b"); out.run = names();
   set("sound", "checked", true); out.sound = names().length;
