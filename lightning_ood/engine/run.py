@@ -208,7 +208,7 @@ def test(
         fits = (summaries, suite.fitted, extra_forwards)
         about = {
             "network": module.source.network,
-            "weights": module.source.weights,
+            "weights": Path(module.source.weights).name,
             "weights_sha256": module.weights_hash(),
             "fitted_on": scoring.fingerprint.get("fit", {}).get("content", ""),
             "command": called,
