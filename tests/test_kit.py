@@ -86,7 +86,7 @@ def test_published_tables(reproduced: Reproduced) -> None:
 
 @pytest.mark.kit
 def test_imagenet_in_a_short_form(kit: Path, train: Run, tmp_path: Path) -> None:
-    """``configs/imagenet_lite0.yaml`` on a few photographs: classes in words, doubts about so few, its provenance."""
+    """``configs/imagenet_lite0.yaml`` on a few photographs of its first classes, and doubts about so few."""
     if not (kit / "imagenet").is_dir():
         pytest.skip("the ImageNet kit is not here")
     classes = sorted(path.name for path in (kit / "imagenet" / "train").iterdir())
@@ -106,6 +106,5 @@ def test_imagenet_in_a_short_form(kit: Path, train: Run, tmp_path: Path) -> None
     assert done.returncode == 0, done.stderr
     assert "Doubtful rows (!)" in done.stdout
     run = tmp_path / "runs" / "imagenet_lite0"
-    assert "tench" in json.loads((run / "report" / "fits.json").read_text())["classes"]
     metrics = pd.read_csv(run / "metrics.csv")
     assert len(metrics) == 11 * 3 and metrics["auroc"].between(0, 100).all()
