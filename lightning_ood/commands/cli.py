@@ -43,6 +43,10 @@ COMMANDS = {
         "lightning_ood.commands.compare:main",
         "says which run or detector is better on the same images, and by how much",
     ),
+    "leaderboard": Command(
+        "lightning_ood.commands.leaderboard:main",
+        "writes a page that ranks the detectors of runs on the same images, with their provenance",
+    ),
     "export": Command(
         "lightning_ood.commands.export:main",
         "writes a fitted detector to a folder that decides about new images, with a calibrated threshold",

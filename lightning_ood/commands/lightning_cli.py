@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import shlex
 import sys
 from contextlib import redirect_stderr
 from pathlib import Path
@@ -76,6 +77,7 @@ class CLI(LightningCLI):
     def __init__(self, args: list[str]) -> None:
         quiet()
         list_detectors()
+        self._called = shlex.join(["python", "train.py", *args])
         defaults = {
             "logger": None,
             "use_distributed_sampler": False,  # the data module's samplers repeat no image
@@ -180,16 +182,9 @@ class CLI(LightningCLI):
         if ckpt_path and not Path(ckpt_path).is_file():
             raise InputError(f"--ckpt_path {ckpt_path}: no such file")
         configs = " ".join(f"--config {path}" for path in self.options.get("config") or [])
-        run.test(
-            self.trainer,
-            model,
-            datamodule,
-            self._scoring,
-            self.folder,
-            Path(ckpt_path) if ckpt_path else None,
-            config=self._save_config("config.test.yaml"),
-            command=f"python train.py fit {configs}",
-        )
+        parts = (self.trainer, model, datamodule, self._scoring, self.folder, Path(ckpt_path) if ckpt_path else None)
+        config = self._save_config("config.test.yaml")
+        run.test(*parts, config, command=f"python train.py fit {configs}", called=self._called)
 
     @property
     def _scoring(self) -> ScoringCallback:

@@ -170,6 +170,7 @@ def test(
     checkpoint: Path | None = None,
     config: str = "",
     command: str = "python train.py fit --config …",
+    called: str = "",
 ) -> pd.DataFrame | None:
     """Scores every test image once with every detector; writes, prints and logs the table.
 
@@ -182,6 +183,7 @@ def test(
         checkpoint: what ``fit`` saved; ``folder.last`` where None.
         config: the resolved configuration, for the report.
         command: what to run where a fit is needed, for the error.
+        called: the command line of this test, for the provenance.
 
     Returns:
         metrics.csv as a table, on the first process; None on the others.
@@ -204,7 +206,14 @@ def test(
         extra_forwards = {name: detector.extra_forwards for name, detector in suite.detectors.items()}
         summaries = {name: detector.summary(suite.fitted.get(name, {})) for name, detector in suite.detectors.items()}
         fits = (summaries, suite.fitted, extra_forwards)
-        return finish(table, folder.path, *fits, config, trainer.loggers, data, suite.doubts)
+        about = {
+            "network": module.source.network,
+            "weights": Path(module.source.weights).name,
+            "weights_sha256": module.weights_hash(),
+            "fitted_on": scoring.fingerprint.get("fit", {}).get("content", ""),
+            "command": called,
+        }
+        return finish(table, folder.path, *fits, config, trainer.loggers, data, suite.doubts, about)
 
 
 def _restore(

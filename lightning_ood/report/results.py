@@ -10,10 +10,12 @@ import pandas as pd
 from torch import Tensor
 
 from lightning_ood.data.datamodule import OODDataModule
+from lightning_ood.data.words import class_words
 from lightning_ood.errors import InputError
 from lightning_ood.ops.console import rank_zero_print
 from lightning_ood.report import reader, training_auroc, write_scores
 from lightning_ood.report.doubts import all_doubts
+from lightning_ood.report.provenance import write_provenance
 from lightning_ood.report.publish import publish
 
 
@@ -63,6 +65,7 @@ def finish(
     loggers: Iterable[Any] = (),
     data: OODDataModule | None = None,
     doubts: Mapping[str, Sequence[str]] | None = None,
+    network: Mapping[str, str] | None = None,
 ) -> pd.DataFrame:
     """Writes, prints and logs the table of scores and everything computed from it.
 
@@ -76,6 +79,7 @@ def finish(
         loggers: Lightning loggers that receive the metrics and the pictures.
         data: the test sets, from which thumbnails are read.
         doubts: detector -> what is doubtful about its fit.
+        network: what ``write_provenance`` takes; None writes no provenance.
 
     Returns:
         The rows of metrics.csv.
@@ -93,7 +97,10 @@ def finish(
     read = reader(data.root, {entry.name: entry.images for entry in data.sets.values()}) if data else None
     shown = _with_training_auroc(summaries, fitted, table)
     found = all_doubts(table, doubts or {})
-    metrics = publish(table, run_dir, shown, config, loggers, extra_forwards, read, doubts=found)
+    if network is not None:
+        write_provenance(run_dir, table, read, network, extra_forwards)
+    names = class_words(data.classes, (data.id.train, data.id.test), data.root) if data and data.classes else None
+    metrics = publish(table, run_dir, shown, config, loggers, extra_forwards, read, doubts=found, classes=names)
     if wrong:
         raise InputError("; ".join(wrong) + f". The other scores and their table are in {run_dir}")
     return metrics

@@ -57,7 +57,7 @@ def test_help_and_a_wrong_command_import_no_library(argument: str) -> None:
     assert imported_by(code) == set()
 
 
-@pytest.mark.parametrize("command", ["compare", "report", "sweep"])
+@pytest.mark.parametrize("command", ["compare", "leaderboard", "report", "sweep"])
 def test_help_of_commands_on_tables_imports_no_network(command: str) -> None:
     code = f"from lightning_ood.commands.cli import main\ntry: main(['{command}', '--help'])\nexcept SystemExit: pass"
     assert imported_by(code) <= {"pandas"}
