@@ -36,8 +36,8 @@ def check_shared_memory(workers: int, batch: int, size: tuple[int, int]) -> None
     if free < needed:
         raise InputError(
             f"{SHARED} has {free / 1e6:.0f} MB free, and {workers} processes that load batches of {batch} images need "
-            f"up to {needed / 1e6:.0f} MB: give --data.num_workers 0, a smaller --data.batch_size, or a larger {SHARED} "
-            "(docker run --shm-size 8g)"
+            f"up to {needed / 1e6:.0f} MB: give --data.num_workers 0, a smaller --data.batch_size, or a larger "
+            f"{SHARED} (docker run --shm-size 8g)"
         )
 
 

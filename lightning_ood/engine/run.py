@@ -13,7 +13,7 @@ from lightning_ood.data.datamodule import OODDataModule
 from lightning_ood.engine.exact import check_exact, only_ours, unchanged
 from lightning_ood.engine.module import OODModule
 from lightning_ood.engine.private_lightning import child_processes
-from lightning_ood.engine.run_dir import RunFolder, read_checkpoint
+from lightning_ood.engine.run_dir import RunFolder, fit_in, read_checkpoint
 from lightning_ood.engine.scoring import ScoringCallback
 from lightning_ood.engine.training import train
 from lightning_ood.errors import InputError
@@ -21,8 +21,6 @@ from lightning_ood.ops.console import rank_zero_print
 from lightning_ood.ops.processes import naming_the_dead
 from lightning_ood.report.doubts import print_doubts
 from lightning_ood.report.results import finish, table_of
-
-STATE = "ScoringCallback"
 
 
 def fit(
@@ -105,14 +103,10 @@ def _fit_detectors(
 def _keep(path: Path, module: OODModule, data: OODDataModule, scoring: ScoringCallback, precision: str) -> None:
     """Takes over from an earlier fit what need not be fitted again."""
     try:
-        saved = read_checkpoint(path)
-        state = saved["callbacks"][STATE]
+        backbone, state = fit_in(read_checkpoint(path), path)
     except InputError as error:
         rank_zero_print(f"Nothing is kept of an earlier fit, which is going to be replaced: {error}")
         return
-    except KeyError:
-        return  # it is going to be replaced
-    backbone = saved["backbone"]
     if backbone["hash"] == module.weights_hash() and backbone.get("precision", precision) == precision:
         kept = scoring.keep(state, data.content)
         if kept:
@@ -138,10 +132,7 @@ def load(path: Path, module: OODModule, data: OODDataModule, scoring: ScoringCal
         InputError: if the file was fitted with another backbone or in another precision, or lacks a detector.
     """
     saved = read_checkpoint(path)
-    try:
-        backbone, state = saved["backbone"], saved["callbacks"][STATE]
-    except KeyError as error:
-        raise InputError(f"{path} is no checkpoint that `fit` wrote: it lacks {error}") from error
+    backbone, state = fit_in(saved, path)
     if module.finetune != "none":
         missing = module.load_state_dict(saved["state_dict"], strict=False).missing_keys
         if missing:

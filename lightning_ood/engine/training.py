@@ -13,7 +13,7 @@ from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from lightning_ood.data.datamodule import OODDataModule
 from lightning_ood.data.fingerprint import Fingerprint, same_images
 from lightning_ood.engine.module import OODModule
-from lightning_ood.engine.run_dir import RunFolder, read_checkpoint, with_checksums
+from lightning_ood.engine.run_dir import DamagedError, RunFolder, read_checkpoint, with_checksums
 from lightning_ood.errors import InputError
 from lightning_ood.ops.console import rank_zero_print
 
@@ -139,12 +139,17 @@ def _before(
 ) -> dict[Path, dict[str, Any]]:
     """Returns the checkpoints of an earlier training with this configuration on these images: path -> content.
 
-    The content of the images is completed from them.
+    The content of the images is completed from them. A damaged one is left out, and the user is told.
 
     Raises:
         InputError: if there are checkpoints, and they are of another configuration or other images.
     """
-    stored = {path: read_checkpoint(path) for path in (folder.training, folder.trained) if path.is_file()}
+    stored = {}
+    for path in (folder.training, folder.trained):
+        try:
+            stored |= {path: read_checkpoint(path)} if path.is_file() else {}
+        except DamagedError as error:
+            rank_zero_print(f"Training without an earlier checkpoint: {error}")
     same = {path: saved for path, saved in stored.items() if saved.get("training_config_hash") == training_config_hash}
     advice = "Give --overwrite to train again, or another --trainer.default_root_dir to keep it"
     if stored and not same:

@@ -19,9 +19,7 @@ def test_a_small_shared_memory_is_found_before_the_processes_start(monkeypatch: 
     monkeypatch.setattr(workers.shutil, "disk_usage", lambda path: SimpleNamespace(free=64 * 2**20))
     workers.check_shared_memory(0, 128, (224, 224))
     workers.check_shared_memory(2, 128, (32, 32))
-    with pytest.raises(
-        InputError, match=r"/dev/shm has 67 MB free, and 1 processes .* 154 MB: .*num_workers 0.*shm-si"
-    ):
+    with pytest.raises(InputError, match=r"/dev/shm has 67 MB free, .* 154 MB: .*num_workers 0.*shm-size"):
         workers.check_shared_memory(1, 128, (224, 224))
 
 
@@ -39,9 +37,7 @@ class Fails(torch.utils.data.Dataset[Item]):
             os.kill(os.getpid(), 9)
 
         def no_room(self: torch.Tensor) -> None:
-            raise RuntimeError(
-                "unable to allocate shared memory(shm) for file </torch_1>: No space left on device (28)"
-            )
+            raise RuntimeError("unable to allocate shared memory(shm) for file </torch_1>: No space left")
 
         torch.Tensor.share_memory_ = no_room  # type: ignore[assignment, method-assign]  # in a forked process
         return Item(torch.zeros(3, 2, 2), 0, index)
