@@ -8,7 +8,7 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
+from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint, Timer
 
 from lightning_ood.data.datamodule import OODDataModule
 from lightning_ood.data.fingerprint import Fingerprint, same_images
@@ -41,11 +41,14 @@ def train(
         overwrite: train from the start even if the run directory holds weights.
 
     Raises:
-        InputError: if ``max_epochs`` is 0; if the folder holds weights, or an unfinished training, of another
-            configuration or world size.
+        InputError: if ``max_epochs`` is 0, or -1 without another limit; if the folder holds weights, or an unfinished
+            training, of another configuration or world size.
     """
     if trainer.max_epochs == 0:
         raise InputError("trainer.max_epochs=0 trains nothing: write at least 1, or model.finetune: none")
+    timed = any(isinstance(callback, Timer) for callback in trainer.callbacks)  # type: ignore[attr-defined]
+    if trainer.max_epochs == -1 and trainer.max_steps == -1 and not timed:
+        raise InputError("trainer.max_epochs=-1 trains without an end: write at least 1, or set max_steps or max_time")
     images = _images(trainer, module, data)
     before = {} if overwrite else _before(folder, training_config_hash, images, data)
     if folder.trained in before and folder.training not in before:
