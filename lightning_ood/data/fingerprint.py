@@ -42,6 +42,12 @@ def fingerprint(images: ImageSet, root: Path) -> dict[str, str]:
     return {"set": sha.hexdigest(), "files": _files(images, root), "content": ""}
 
 
+def list_hash(images: ImageSet) -> str:
+    """Returns a SHA-256 over the paths below the root, labels and class names of a set, not over its pixels."""
+    labels = [] if images.labels is None else images.labels.tolist()
+    return hashlib.sha256(repr((len(images), list(images.paths), labels, images.classes)).encode()).hexdigest()
+
+
 def same_images(stored: object, now: Fingerprint, content: Callable[[str], str]) -> bool:
     """Returns True if sets are the ones whose fingerprint is ``stored``.
 

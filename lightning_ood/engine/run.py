@@ -5,12 +5,14 @@ from __future__ import annotations
 from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 import pandas as pd
 
 from lightning_ood.data.datamodule import OODDataModule
 from lightning_ood.engine.exact import check_exact, only_ours, unchanged
+from lightning_ood.engine.inputs import inputs
 from lightning_ood.engine.module import OODModule
 from lightning_ood.engine.private_lightning import child_processes
 from lightning_ood.engine.run_dir import RunFolder, fit_in, read_checkpoint
@@ -125,8 +127,13 @@ def _together(trainer: L.Trainer) -> AbstractContextManager[None]:
     return naming_the_dead(child_processes(trainer), trainer.world_size)
 
 
-def load(path: Path, module: OODModule, data: OODDataModule, scoring: ScoringCallback, precision: str) -> None:
+def load(
+    path: Path, module: OODModule, data: OODDataModule, scoring: ScoringCallback, precision: str
+) -> dict[str, Any]:
     """Takes over what ``fit`` saved: trained weights, the names of the classes and fitted detectors.
+
+    Returns:
+        the environment and the fingerprint of the images of the fit, plain values.
 
     Raises:
         InputError: if the file was fitted with another backbone or in another precision, or lacks a detector.
@@ -150,6 +157,7 @@ def load(path: Path, module: OODModule, data: OODDataModule, scoring: ScoringCal
         )
     data.load_state_dict(saved.get("OODDataModule", {}))
     scoring.load_state_dict(state)
+    return {"environment": saved.get("environment"), "images": state.get("images")}
 
 
 def test(
@@ -183,7 +191,7 @@ def test(
     """
     check_exact(trainer)
     with _together(trainer), folder.under_way("test"):
-        _restore(checkpoint or folder.last, module, data, scoring, trainer.precision, command)
+        fitted = _restore(checkpoint or folder.last, module, data, scoring, trainer.precision, command)
         with unchanged(module, "the test"):
             trainer.test(module, datamodule=data, verbose=False)
         _say_cached(module)
@@ -195,14 +203,17 @@ def test(
         extra_forwards = {name: detector.extra_forwards for name, detector in suite.detectors.items()}
         summaries = {name: detector.summary(suite.fitted.get(name, {})) for name, detector in suite.detectors.items()}
         fits = (summaries, suite.fitted, extra_forwards)
-        return finish(table, folder.path, *fits, config, trainer.loggers, data, suite.doubts)
+        return finish(
+            table, folder.path, *fits, config, trainer.loggers, data, suite.doubts, inputs(module, data, fitted)
+        )
 
 
 def _restore(
     path: Path, module: OODModule, data: OODDataModule, scoring: ScoringCallback, precision: str, command: str
-) -> None:
+) -> dict[str, Any]:
     if path.is_file():
-        load(path, module, data, scoring, precision)
-    elif scoring.suite.requiring_fit or module.finetune != "none":
+        return load(path, module, data, scoring, precision)
+    if scoring.suite.requiring_fit or module.finetune != "none":
         what = ", ".join(scoring.suite.requiring_fit) or "the network"
         raise InputError(f"{what} must be fitted first, and there is no {path}. Run: {command}")
+    return {}

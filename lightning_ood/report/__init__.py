@@ -58,10 +58,12 @@ def write_report(
     costs: Costs | None = None,
     read: Read | None = None,
     doubts: Doubts | None = None,
+    inputs: Mapping[str, Any] | None = None,
 ) -> list[Path]:
     """Writes ``report/*.png`` and ``report/index.html``, one self-contained page.
 
-    The summaries of the fits are stored in ``report/fits.json`` and read from it where ``summaries`` is None.
+    The summaries of the fits are stored in ``report/fits.json``, with the environment and the hashes of what the run
+    read, and read from it where ``summaries`` is None.
 
     Args:
         run_dir: folder of the run.
@@ -73,13 +75,14 @@ def write_report(
         costs: detector -> extra forwards per image.
         read: reads an image of the table, for thumbnails.
         doubts: detector -> what is doubtful about its row.
+        inputs: hashes of weights and image lists, plain values.
 
     Returns:
         Paths of the plots, then of the page.
     """
     folder = Path(run_dir) / "report"
     if summaries is not None:
-        write_fits(folder, summaries=summaries, costs=costs, environment=environment())
+        write_fits(folder, summaries=summaries, costs=costs, environment=environment(), inputs=inputs)
     fits = read_fits(folder)
     summaries = {name: summary for name, summary in fits.get("summaries", {}).items() if name in scores}
     shown = without_csid(scores)

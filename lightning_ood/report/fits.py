@@ -23,7 +23,7 @@ _BAND = "line: median, band: 10th to 90th percentile"
 
 
 def write_fits(folder: Path, **values: Any) -> None:
-    """Writes summaries, costs and environment to ``fits.json``, so that a report needs no network."""
+    """Writes summaries, costs, environment and inputs to ``fits.json``, so that a report needs no network."""
     write_text(folder / "fits.json", json.dumps(values, default=float))
 
 

@@ -63,6 +63,7 @@ def finish(
     loggers: Iterable[Any] = (),
     data: OODDataModule | None = None,
     doubts: Mapping[str, Sequence[str]] | None = None,
+    inputs: Mapping[str, Any] | None = None,
 ) -> pd.DataFrame:
     """Writes, prints and logs the table of scores and everything computed from it.
 
@@ -76,6 +77,7 @@ def finish(
         loggers: Lightning loggers that receive the metrics and the pictures.
         data: the test sets, from which thumbnails are read.
         doubts: detector -> what is doubtful about its fit.
+        inputs: hashes of weights and image lists, plain values, for ``report/fits.json``.
 
     Returns:
         The rows of metrics.csv.
@@ -98,7 +100,7 @@ def finish(
         if name in table
     }
     found = all_doubts(table, doubts or {})
-    metrics = publish(table, run_dir, shown, config, loggers, extra_forwards, read, doubts=found)
+    metrics = publish(table, run_dir, shown, config, loggers, extra_forwards, read, doubts=found, inputs=inputs)
     if wrong:
         raise InputError("; ".join(wrong) + f". The other scores and their table are in {run_dir}")
     return metrics
