@@ -16,6 +16,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -29,9 +30,14 @@ class Commands:
         self._process: subprocess.Popen[str] | None = None
 
     def run(
-        self, arguments: list[str], folder: Path, environment: dict[str, str], timeout: float
+        self,
+        arguments: list[str],
+        folder: Path,
+        environment: dict[str, str],
+        timeout: float,
+        started: Callable[[int], object] | None = None,
     ) -> subprocess.CompletedProcess[str]:
-        """What ``subprocess.run`` returns for ``python train.py ARGUMENTS``.
+        """What ``subprocess.run`` returns for ``python train.py ARGUMENTS``; ``started`` gets its process number.
 
         Raises:
             subprocess.TimeoutExpired: after ``timeout`` seconds; the command and its children are killed.
@@ -47,6 +53,8 @@ class Commands:
             print(json.dumps(call), file=process.stdin, flush=True)
             reading = [readers.submit(pipe.read_text) for pipe in said]
             child = int(process.stdout.readline())
+            if started is not None:
+                started(child)
             late = not select.select([process.stdout], [], [], timeout)[0]
             if late:
                 os.killpg(child, signal.SIGKILL)
