@@ -10,7 +10,7 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -183,8 +183,8 @@ def session(leader: int) -> list[int]:
     return found
 
 
-def make_base(folder: Path) -> None:
-    """Makes the undisturbed runs: fit and test of both configs, a feature cache and an exported detector."""
+def make_base(folder: Path, commands: Commands, names: Sequence[str] = ("plain", "trained")) -> None:
+    """Makes the undisturbed runs in a folder; where both are named, also a feature cache and an exported detector."""
     rng = np.random.default_rng(0)
     (folder / "data" / "far").mkdir(parents=True)
     for i in range(6):
@@ -192,26 +192,22 @@ def make_base(folder: Path) -> None:
         Image.fromarray(pixels).save(folder / "data" / "far" / f"{i}.png")
     for name in ("plain", "trained"):
         (folder / f"{name}.yaml").write_text(yaml.safe_dump(config(folder, name), sort_keys=False))
-    commands = Commands()
     bench = Bench(commands, folder / "nothing", folder)
-    try:
-        for name in ("plain", "trained"):
-            for command in ("fit", "test"):
-                done = bench.run(command, "--config", f"{name}.yaml")
-                assert done.code == 0, done.said
-        done = bench.run("export", "--config", "plain.yaml", "--output", "exported", "--calibration_share", 0.9)
+
+    def run(*arguments: str) -> str:
+        done = bench.run(*arguments)
         assert done.code == 0, done.said
-        done = bench.run("test", "--config", "plain.yaml", "--model.reading.cache", "cache")
-        assert done.code == 0, done.said
-        for words in (
-            ["compare", "runs/plain", "runs/trained"],
-            ["predict", "--detector", "exported", "--trust_code", str(folder / "data" / "far")],
-        ):
-            done = bench.run(*words)
-            assert done.code == 0, done.said
-            (folder / f"{words[0]}.txt").write_text(done.said)
-    finally:
-        commands.close()
+        return done.said
+
+    for name in names:
+        for command in ("fit", "test"):
+            run(command, "--config", f"{name}.yaml")
+    if len(names) == 2:
+        run("export", "--config", "plain.yaml", "--output", "exported", "--calibration_share", "0.9")
+        run("test", "--config", "plain.yaml", "--model.reading.cache", "cache")
+        predict = ["predict", "--detector", "exported", "--trust_code", str(folder / "data" / "far")]
+        for words in (["compare", "runs/plain", "runs/trained"], predict):
+            (folder / f"{words[0]}.txt").write_text(run(*words))
 
 
 def config(folder: Path, name: str) -> dict[str, Any]:

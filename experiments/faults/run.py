@@ -14,7 +14,7 @@ import random
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from queue import SimpleQueue
@@ -54,8 +54,8 @@ def trials(share: float = 1.0, mounts: bool = True) -> list[Trial]:
     return [trial for make, count in kinds.items() for trial in make(count)]
 
 
-def play(chosen: Sequence[Trial], base: Path, processes: int = 2, seed: int = 0) -> list[Outcome]:
-    """Plays trials, some at a time, and returns their outcomes in order."""
+def play(chosen: Sequence[Trial], base: Path, processes: int = 2, seed: int = 0) -> Iterator[Outcome]:
+    """Plays trials in a random order, some at a time, and yields their outcomes."""
     servers: SimpleQueue[Commands] = SimpleQueue()
     all_servers = [Commands() for _ in range(processes)]
     for each in all_servers:
@@ -74,9 +74,11 @@ def play(chosen: Sequence[Trial], base: Path, processes: int = 2, seed: int = 0)
         print(f"{number:4} {spent:5.1f} s  {verdict:9} {trial.kind}: {trial.name}", flush=True)
         return trial, verdict, said
 
+    order = list(range(len(chosen)))
+    random.Random(seed).shuffle(order)
     try:
         with ThreadPoolExecutor(processes) as pool:
-            return list(pool.map(one, range(len(chosen))))
+            yield from pool.map(one, order)
     finally:
         for each in all_servers:
             each.close()
@@ -87,7 +89,8 @@ def table(outcomes: Sequence[Outcome]) -> str:
     counts: dict[str, Counter[str]] = {}
     for trial, verdict, _ in outcomes:
         counts.setdefault(trial.kind, Counter())[verdict] += 1
-    rows = [[kind, str(found.total()), *(str(found[each]) for each in VERDICTS)] for kind, found in counts.items()]
+    ordered = sorted(counts.items())
+    rows = [[kind, str(found.total()), *(str(found[each]) for each in VERDICTS)] for kind, found in ordered]
     total: Counter[str] = sum(counts.values(), Counter())
     rows.append(["all", str(total.total()), *(str(total[each]) for each in VERDICTS)])
     return markdown_table(["fault", "tried", *VERDICTS], rows)
@@ -114,13 +117,16 @@ def main() -> None:
         (there := Path(folder) / "mount").mkdir()
         chosen = trials(options.share, machine.can_mount(there))
         chosen = [trial for trial in chosen if not options.only or trial.kind in options.only]
-        make_base(base)
-        outcomes = play(chosen, base, options.processes, options.seed)
-    options.out.mkdir(parents=True, exist_ok=True)
-    found = table(outcomes)
-    (options.out / "table.md").write_text(f"{found}\n")
-    (options.out / "failures.md").write_text(f"{failures(outcomes)}\n")
-    print(f"\n{found}\n\n{len(outcomes)} trials in {(time.monotonic() - began) / 60:.1f} minutes")
+        commands = Commands()
+        make_base(base, commands)
+        commands.close()
+        options.out.mkdir(parents=True, exist_ok=True)
+        outcomes: list[Outcome] = []
+        for outcome in play(chosen, base, options.processes, options.seed):
+            outcomes.append(outcome)
+            (options.out / "table.md").write_text(f"{table(outcomes)}\n")
+            (options.out / "failures.md").write_text(f"{failures(outcomes)}\n")
+    print(f"\n{table(outcomes)}\n\n{len(outcomes)} trials in {(time.monotonic() - began) / 60:.1f} minutes")
 
 
 if __name__ == "__main__":

@@ -141,7 +141,13 @@ def load(
     saved = read_checkpoint(path)
     backbone, state = fit_in(saved, path)
     if module.finetune != "none":
-        missing = module.load_state_dict(saved["state_dict"], strict=False).missing_keys
+        try:
+            missing = module.load_state_dict(saved["state_dict"], strict=False).missing_keys
+        except RuntimeError as error:  # other shapes
+            last = str(error).splitlines()[-1].strip()
+            raise InputError(
+                f"{path} holds the weights of another network than {module.source} ({last}): run fit again"
+            ) from error
         if missing:
             raise InputError(f"{path} holds the fit of {backbone['source']}, which lacks {missing[0]}; run fit again")
     if backbone["hash"] != module.weights_hash():

@@ -58,7 +58,8 @@ def check_scores(scores: pd.DataFrame) -> pd.DataFrame:
     """Checks a table of scores and returns it with columns in order, scores in float32 and a group for every set.
 
     Raises:
-        InputError: if a column is missing, a role is invalid, a set is called ``mean`` or is in several groups.
+        InputError: if a column is missing or has another type, a role is invalid, or a set is called ``mean`` or is in
+            several groups.
     """
     missing = [name for name in IMAGE_COLUMNS if name not in scores.columns]
     if missing:
@@ -74,7 +75,11 @@ def check_scores(scores: pd.DataFrame) -> pd.DataFrame:
     if (groups > 1).any():
         raise InputError(f"the set {groups.idxmax()!r} is in several groups; give it another name in each")
     detectors = detectors_of(scores)
-    table = scores[[*IMAGE_COLUMNS, *detectors]].astype({**IMAGE_COLUMNS, **dict.fromkeys(detectors, "float32")})
+    types = {**IMAGE_COLUMNS, **dict.fromkeys(detectors, "float32")}
+    try:
+        table = scores[[*IMAGE_COLUMNS, *detectors]].astype(types)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise InputError(f"a column of the table of scores has another type than it should ({error})") from error
     return table.assign(group=table["group"].fillna(table["role"].map({"id": "id", "csid": "csid", "ood": NO_GROUP})))
 
 

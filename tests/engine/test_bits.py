@@ -198,6 +198,13 @@ def test_a_checkpoint_of_another_structure_is_refused(folder: RunFolder, tmp_pat
         run.load(tmp_path / "odd.ckpt", module, data, ScoringCallback({"mds": MDS(), "react": ReAct()}), "32-true")
 
 
+def test_weights_of_another_network_are_refused(folder: RunFolder) -> None:
+    module = OODModule(network=Net(num_classes=5), weights="none", finetune="all")
+    data = OODDataModule(IDSets(Images(61), Images(23, seed=1)), batch_size=16)
+    with pytest.raises(InputError, match=r"weights of another network than .*size mismatch .*run fit again"):
+        run.load(folder.last, module, data, ScoringCallback({"mds": MDS(), "react": ReAct()}), "32-true")
+
+
 def test_the_callback_checks_its_state_too() -> None:
     callback = OODCallback({"mds": MDS()})
     callback.suite.fitted = {"mds": {"mean": torch.randn(4, 3)}}

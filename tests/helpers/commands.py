@@ -8,6 +8,7 @@ ends as ``python train.py`` does. What a command imports, and how fast, is teste
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import runpy
@@ -86,9 +87,13 @@ class Commands:
 
 def _serve() -> None:
     """Answers each line of the standard input with the number of a process and, at its end, its exit code."""
+    import lightning_ood.commands.compare
     import lightning_ood.commands.lightning_cli
-    import lightning_ood.report.loggers  # noqa: F401
+    import lightning_ood.report.loggers
+    import lightning_ood.report.publish  # noqa: F401
 
+    gc.collect()
+    gc.freeze()  # a child does not look through, and so copy, what was loaded here
     for line in sys.stdin:  # noqa: B007
         if not (child := os.fork()):
             break
