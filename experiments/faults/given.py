@@ -227,7 +227,7 @@ FILES: dict[str, Callable[[Path], object]] = {
     "a large image": lambda path: _png(path, (6000, 4000)),
     "a palette": lambda path: _png(path, mode="P", transparency=3),
     "one bit": lambda path: _png(path, mode="1"),
-    "sixteen bits": lambda path: _png(path, mode="I"),
+    "sixteen bits": lambda path: Image.fromarray(np.full((12, 12), 4000, np.uint16)).save(path),
     "floats": lambda path: _png(path.with_suffix(".tif"), mode="F"),
     "CMYK": lambda path: _png(path.with_suffix(".tif"), mode="CMYK"),
     "an animation": lambda path: _png(

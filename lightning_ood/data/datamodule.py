@@ -241,8 +241,9 @@ class OODDataModule(L.LightningDataModule):
         return self._loader(images, ExactSampler(len(images), self._rank, self._world_size))
 
     def _loader(self, images: ImageSet, sampler: Sampler) -> DataLoader:
-        if (trainer := self.trainer) is not None and self.transform is None:
-            check_shared_memory(self.num_workers, self.batch_size, trainer.lightning_module.preprocess.size)
+        if self.trainer is not None and self.transform is None:
+            preprocess: Any = self.trainer.lightning_module.preprocess
+            check_shared_memory(self.num_workers, self.batch_size, preprocess.size)
         return DataLoader(
             images,
             batch_size=self.batch_size,

@@ -150,7 +150,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     return content
 
 
-def fit_in(saved: Mapping[str, Any], path: Path) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+def fit_in(saved: Mapping[str, Any], path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """Returns what a checkpoint of ``fit`` holds of the network (source, hash, precision) and of the detectors.
 
     Raises:

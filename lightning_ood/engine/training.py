@@ -147,7 +147,7 @@ def _before(
     Raises:
         InputError: if there are checkpoints, and they are of another configuration or other images.
     """
-    stored = {}
+    stored: dict[Path, dict[str, Any]] = {}
     for path in (folder.training, folder.trained):
         try:
             stored |= {path: read_checkpoint(path)} if path.is_file() else {}
