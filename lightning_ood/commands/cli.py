@@ -13,6 +13,7 @@ from typing import NamedTuple
 from lightning_ood.commands.faults import sentence
 from lightning_ood.errors import InputError, close_names
 from lightning_ood.ops.orphans import stop_with_parent
+from lightning_ood.ops.processes import rank
 
 DEBUG = "--debug"
 
@@ -66,6 +67,7 @@ def main(args: list[str] | None = None) -> None:
     debug, given = DEBUG in given, [each for each in given if each != DEBUG]
     stop_with_parent()
     try:
+        rank()  # before Lightning reads it
         if given[:1] in (["-h"], ["--help"]):
             print(usage())
         else:

@@ -27,6 +27,7 @@ from lightning_ood.data.downloads import build
 from lightning_ood.data.root import data_root
 from lightning_ood.detectors import list_detectors
 from lightning_ood.engine import run
+from lightning_ood.engine.launch import making_trainer
 from lightning_ood.engine.module import OODModule
 from lightning_ood.engine.private_lightning import subcommand_parser
 from lightning_ood.engine.run_dir import RunFolder
@@ -162,7 +163,8 @@ class CLI(LightningCLI):
             kwargs["logger"] = WandbLogger()
         if self.options.trainer.enable_progress_bar is not False:
             self.trainer_defaults["callbacks"] = [ProgressBar()]
-        trainer = super().instantiate_trainer(**kwargs)
+        with making_trainer(self.options.trainer.precision):
+            trainer = super().instantiate_trainer(**kwargs)
         tags = [self.datamodule.id.name, self.model.source.network]
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):

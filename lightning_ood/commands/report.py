@@ -59,9 +59,9 @@ def rewrite(run: Path, detectors: Iterable[str] = (), trapezoid: bool = False) -
         raise InputError(f"{run} has no scores of {', '.join(unknown)}; it has {', '.join(held)}")
     hidden = [name for name in held if name not in wanted]
     saved = run / "config.test.yaml"
-    config = saved.read_text() if saved.is_file() else ""
     try:
+        config = saved.read_text(encoding="utf-8") if saved.is_file() else ""
         root = ((yaml.safe_load(config) or {}).get("data") or {}).get("root")
-    except (yaml.YAMLError, AttributeError) as error:
+    except (yaml.YAMLError, AttributeError, UnicodeDecodeError) as error:
         raise InputError(f"{saved} is damaged ({error}): delete it; the report goes on without it") from error
     return publish(table.drop(columns=hidden), run, config=config, read=reader(data_root(root)), trapezoid=trapezoid)

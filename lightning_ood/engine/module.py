@@ -24,6 +24,7 @@ from lightning_ood.features import Features
 from lightning_ood.networks.build import build
 from lightning_ood.ops.checksums import weights_hash
 from lightning_ood.ops.memory import keep_freed_memory
+from lightning_ood.report.environment import environment
 
 
 @dataclass(frozen=True)
@@ -221,13 +222,14 @@ class OODModule(L.LightningModule):
         return weights_hash(self.backbone.network)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Saves source, hashes and precision of the network, leaves frozen weights out, and adds the checksums.
+        """Saves source, hashes and precision of the network, and the environment; adds checksums, omits frozen weights.
 
         Lightning calls this hook last: the checksums are those of all that is saved.
         """
         run_in = {"precision": self.trainer.precision} if self._trainer is not None else {}
         checkpoint["backbone"] = {"source": str(self.source), "hash": self.weights_hash(), **run_in}
         checkpoint["backbone"]["file_sha256"] = self.source.sha256
+        checkpoint["environment"] = environment()
         if self.finetune == "none":
             checkpoint["state_dict"] = {}
         checkpoint |= with_checksums(checkpoint)

@@ -20,7 +20,7 @@ import yaml
 
 from lightning_ood.ops.version import VERSION
 
-_PACKAGES = ("torch", "torchvision", "timm", "lightning", "torchmetrics", "numpy", "scipy", "scikit-learn")
+_PACKAGES = ("torch", "torchvision", "timm", "lightning", "torchmetrics", "numpy", "scipy", "scikit-learn", "pillow")
 
 
 def environment() -> dict[str, str]:
@@ -33,6 +33,7 @@ def environment() -> dict[str, str]:
         found["commit"] = code["commit"]
     found["time"] = datetime.now(timezone.utc).isoformat(timespec="seconds")
     found["machine"] = f"{platform.platform()}, {_processor()}, {os.cpu_count()} cores"
+    found["threads"] = str(torch.get_num_threads())
     if torch.cuda.is_available():
         found["gpu"] = f"{torch.cuda.device_count()} x {torch.cuda.get_device_name()}, CUDA {torch.version.cuda}"
     found["python"] = platform.python_version()

@@ -57,7 +57,7 @@ def write_provenance(
     folder: Path,
     scores: pd.DataFrame,
     read: Read | None,
-    network: Mapping[str, str],
+    network: Mapping[str, Any],
     extra_forwards: Mapping[str, Mapping[str, int]],
 ) -> Path:
     """Writes ``provenance.json`` beside metrics.csv.
@@ -66,8 +66,8 @@ def write_provenance(
         folder: output directory of the run.
         scores: table of scores.
         read: reads an image of the table.
-        network: ``network`` and ``weights`` in words, ``weights_sha256``, ``fitted_on`` (hash of the fitting images),
-            ``command``.
+        network: ``network`` and ``weights`` in words, ``weights_sha256`` (of all tensors), ``weights_file_sha256``,
+            ``fitted_on`` (hash of the fitting images), ``fit`` (its environment and images), ``command``.
         extra_forwards: detector -> forwards per image beyond the shared one.
     """
     costs = {name: dict(cost) for name, cost in extra_forwards.items() if name in scores and any(cost.values())}

@@ -65,7 +65,7 @@ def finish(
     loggers: Iterable[Any] = (),
     data: OODDataModule | None = None,
     doubts: Mapping[str, Sequence[str]] | None = None,
-    network: Mapping[str, str] | None = None,
+    network: Mapping[str, Any] | None = None,
 ) -> pd.DataFrame:
     """Writes, prints and logs the table of scores and everything computed from it.
 
