@@ -135,9 +135,8 @@ def thumbnails(rows: pd.DataFrame, read: Read | None) -> tuple[dict[Any, Image.I
             problem = problem or str(error)
             continue
         small = max(image.size) < _SIDE
-        found[at] = ImageOps.contain(
-            image, (_SIDE, _SIDE), Image.Resampling.NEAREST if small else Image.Resampling.LANCZOS
-        )
+        shown = ImageOps.contain(image, (_SIDE, _SIDE), Image.Resampling.NEAREST if small else Image.Resampling.LANCZOS)
+        found[at] = shown if all(shown.size) else image.resize((shown.width or 1, shown.height or 1))
     return found, problem
 
 
