@@ -20,7 +20,7 @@ from torch.utils.data import Dataset
 from lightning_ood.commands import check as checking
 from lightning_ood.commands.arguments import inline_files, resolve_paths
 from lightning_ood.commands.cli import COMMANDS
-from lightning_ood.commands.private_jsonargparse import HelpFormatter, unknown_class
+from lightning_ood.commands.private_jsonargparse import HelpFormatter, bound_yaml, unknown_class
 from lightning_ood.data.datamodule import OODDataModule
 from lightning_ood.data.downloads import build
 from lightning_ood.data.root import data_root
@@ -75,6 +75,7 @@ class CLI(LightningCLI):
 
     def __init__(self, args: list[str]) -> None:
         quiet()
+        bound_yaml()
         list_detectors()
         defaults = {
             "logger": None,

@@ -2,6 +2,7 @@
 
 import os
 import warnings
+from collections.abc import Callable
 from stat import S_ISREG
 from typing import Any, BinaryIO
 
@@ -34,6 +35,7 @@ _TURNS = {
 _ORIENTATION, _PHOTOMETRIC, _BITS = 274, 262, 258  # tags of EXIF and TIFF
 _WHITE_IS_ZERO = 0
 
+_PART = 2**20  # pixels
 _NO_WAIT = getattr(os, "O_NONBLOCK", 0)
 _DARK = 2**14  # 14 bits in 16 are already four times as dark as they should be
 _told: set[str] = set()  # modes of which this process has told that an image is dark
@@ -205,7 +207,7 @@ def _from_integers(pixels: np.ndarray) -> np.ndarray:
     low, high = int(pixels.min()), int(pixels.max())
     if low < 0 or high > 65535:
         raise ValueError(f"its integers lie in [{low}, {high}], outside 16 bits")
-    return np.rint(pixels.astype(np.float64) / 257).astype(np.uint8)  # 65535 = 257 * 255
+    return _to_bytes(pixels, lambda part: part / 257)  # 65535 = 257 * 255
 
 
 def _from_floats(pixels: np.ndarray) -> np.ndarray:
@@ -213,4 +215,14 @@ def _from_floats(pixels: np.ndarray) -> np.ndarray:
     low, high = float(pixels.min()), float(pixels.max())
     if not (low >= 0 and high <= 1):
         raise ValueError(f"its floats lie in [{low:.4g}, {high:.4g}], outside [0, 1]")
-    return np.rint(pixels.astype(np.float64) * 255).astype(np.uint8)
+    return _to_bytes(pixels, lambda part: part * 255)
+
+
+def _to_bytes(pixels: np.ndarray, scale: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    """Scales in float64 and rounds to uint8, a part at a time: a large image fits into memory once, not eight times."""
+    flat = pixels.reshape(-1)
+    found = np.empty(flat.shape, np.uint8)
+    for start in range(0, len(flat), _PART):
+        part = slice(start, start + _PART)
+        found[part] = np.rint(scale(flat[part].astype(np.float64)))
+    return found.reshape(pixels.shape)

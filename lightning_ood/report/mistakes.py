@@ -83,7 +83,8 @@ def write_mistakes(scores: pd.DataFrame, folder: Path, read: Read | None) -> tup
 
 def read_thumbnails(folder: Path) -> dict[str, str]:
     """Reads the stored thumbnails: key of an image -> data URI; empty where there are none."""
-    return read_json(folder / FILE)
+    images = read_json(folder / FILE)
+    return {key: uri for key, uri in images.items() if isinstance(uri, str) and uri.startswith("data:image/")}
 
 
 def image_key(dataset: Any, index: Any) -> str:

