@@ -101,7 +101,7 @@ def test_offline_and_uploads(logger: WandbLogger) -> None:
     private_wandb.go_offline(logger)
     private_wandb.upload_models(logger)
     assert private_wandb.is_offline(logger) and private_wandb.uploads_models(logger)
-    assert "mode" not in private_wandb.init_arguments(logger)
+    assert private_wandb.init_arguments(logger)["mode"] == "offline"
 
 
 def help_text(**kwargs: Any) -> str:

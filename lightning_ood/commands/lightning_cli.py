@@ -31,7 +31,7 @@ from lightning_ood.engine.private_lightning import subcommand_parser
 from lightning_ood.engine.run_dir import RunFolder
 from lightning_ood.engine.scoring import ScoringCallback
 from lightning_ood.engine.terminal import ProgressBar, print_taps, quiet
-from lightning_ood.engine.tracking import closing, hyperparameters, prepare
+from lightning_ood.engine.tracking import closing, hyperparameters, make_ready
 from lightning_ood.errors import InputError
 from lightning_ood.ops.files import write_text
 from lightning_ood.ops.secrets import blank, fill_in, hidden_arguments, scrub, without_secrets
@@ -163,9 +163,7 @@ class CLI(LightningCLI):
             self.trainer_defaults["callbacks"] = [ProgressBar()]
         trainer = super().instantiate_trainer(**kwargs)
         tags = [self.datamodule.id.name, self.model.source.network]
-        for logger in trainer.loggers:
-            if isinstance(logger, WandbLogger):
-                prepare(logger, self.folder.path, str(self.subcommand), tags)
+        make_ready(trainer.loggers, self.folder.path, str(self.subcommand), tags)
         return trainer
 
     def fit(self, model: OODModule, datamodule: OODDataModule, **_: Any) -> None:

@@ -139,5 +139,7 @@ def _check_new(name: str, key: str, seen: dict[str, str]) -> None:
 def _check_word(name: str, key: str) -> None:
     if not name or "/" in name:
         raise InputError(f"{key}: a name must not be empty or hold a slash, since it names loaders and columns")
+    if not name.isprintable():
+        raise InputError(f"{key!a}: a name must hold letters that can be printed, in UTF-8, and is {name!a}")
     if name in RESERVED:
         raise InputError(f"{key}: `{name}` is reserved for the mean of a group in the tables; choose another name")

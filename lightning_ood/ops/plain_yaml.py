@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +12,7 @@ from lightning_ood.errors import InputError
 
 LARGEST = 1_000_000  # characters and values of a file, with every alias written out
 
+_BYTE = re.compile(r"\\u[dD][c-fC-F]")  # of a path that is no UTF-8, as PyYAML writes it; libyaml does not read it
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
@@ -28,11 +30,12 @@ def plain_yaml(text: str, load: Callable[[str], Any] | None = None) -> Any:
     if len(text) > LARGEST:
         raise yaml.YAMLError(f"{len(text)} characters, and at most {LARGEST} are read")
     try:
+        loader = yaml.SafeLoader if _BYTE.search(text) else _Loader
         if "&" in text and "*" in text:  # an anchor and an alias
-            node = yaml.compose(text, _Loader)
+            node = yaml.compose(text, loader)
             if _size(node, {}) > LARGEST:
                 raise yaml.YAMLError(f"its aliases stand for more than {LARGEST} values: write out what is meant")
-        return yaml.load(text, _Loader) if load is None else load(text)
+        return yaml.load(text, loader) if load is None else load(text)
     except RecursionError:
         raise yaml.YAMLError("it is nested too deeply, or an alias stands inside of what it is an alias of") from None
     except ValueError as error:  # a date or a number that does not exist, such as 2024-13-01

@@ -78,7 +78,12 @@ def check_scores(scores: pd.DataFrame) -> pd.DataFrame:
 def write_scores(scores: pd.DataFrame, run_dir: Path | str) -> Path:
     """Writes ``scores.parquet`` atomically."""
     table = check_scores(scores)
-    return write_whole(Path(run_dir) / "scores.parquet", lambda path: table.to_parquet(path, index=False))
+
+    def write(path: Path) -> None:
+        with path.open("wb") as file:  # PyArrow takes only paths in UTF-8
+            table.to_parquet(file, index=False)
+
+    return write_whole(Path(run_dir) / "scores.parquet", write)
 
 
 def read_scores(run_dir: Path | str) -> pd.DataFrame:
@@ -91,7 +96,8 @@ def read_scores(run_dir: Path | str) -> pd.DataFrame:
     if not path.is_file():
         raise InputError(f"no scores at {path}; write them with `python train.py test`")
     try:
-        table = pd.read_parquet(path)
+        with path.open("rb") as file:
+            table = pd.read_parquet(file)
     except (OSError, ValueError) as error:  # pyarrow's own errors are both
         first = (str(error).splitlines() or [""])[0]
         raise InputError(f"{path} cannot be read as a table ({first}): run test again") from error

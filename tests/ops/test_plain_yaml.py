@@ -35,3 +35,5 @@ def test_refused_at_once(name: str) -> None:
 def test_ordinary_aliases_and_merges_are_read() -> None:
     text = "a: &a {k: 1, rate: 1e-3}\nb: {<<: *a, other: [*a, *a]}\nc: 'R&D * 2'"
     assert plain_yaml(text) == yaml.safe_load(text)
+    path = {"root": "caf\udce9"}  # no UTF-8
+    assert plain_yaml(yaml.safe_dump(path, allow_unicode=True)) == path

@@ -44,7 +44,7 @@ def test_a_failed_write_keeps_the_old_file(scores, tmp_path, monkeypatch):
     write_scores(scores, tmp_path)
 
     def broken(self, path, **_):
-        path.write_bytes(b"half")
+        path.write(b"half")
         raise OSError("disk full")
 
     monkeypatch.setattr(pd.DataFrame, "to_parquet", broken)
