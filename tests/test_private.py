@@ -9,11 +9,12 @@ from typing import Any
 import jsonargparse
 import lightning as L
 import pytest
+import yaml
 from lightning.pytorch.cli import LightningCLI
 from lightning.pytorch.loggers import WandbLogger
 from torch import nn
 
-from lightning_ood.commands.private_jsonargparse import HelpFormatter, unknown_class
+from lightning_ood.commands.private_jsonargparse import HelpFormatter, bound_yaml, unknown_class
 from lightning_ood.deploy.private_imports import PLOT
 from lightning_ood.detectors import list_detectors
 from lightning_ood.detectors.base import Detector
@@ -46,6 +47,14 @@ def test_launchers() -> None:
     launcher: Any = several.strategy.launcher
     assert hasattr(launcher, "procs"), broken("lightning", f"{type(launcher).__name__} has no `procs`")
     assert private_lightning.child_processes(several) is launcher.procs
+
+
+def test_yaml_loader_of_jsonargparse() -> None:
+    from jsonargparse import _loaders_dumpers
+
+    bound_yaml()
+    with pytest.raises(yaml.YAMLError, match="its aliases"):
+        _loaders_dumpers.basic_json_or_yaml_load("a: &a [*a]")
 
 
 def test_subcommand_parser() -> None:
@@ -92,7 +101,7 @@ def test_offline_and_uploads(logger: WandbLogger) -> None:
     private_wandb.go_offline(logger)
     private_wandb.upload_models(logger)
     assert private_wandb.is_offline(logger) and private_wandb.uploads_models(logger)
-    assert "mode" not in private_wandb.init_arguments(logger)
+    assert private_wandb.init_arguments(logger)["mode"] == "offline"
 
 
 def help_text(**kwargs: Any) -> str:

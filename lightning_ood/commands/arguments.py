@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-import yaml
+from lightning_ood.ops.plain_yaml import read_yaml
 
 PATH_ARGUMENTS = ("root", "path", "file", "folder")  # init_args of a data set that may be relative to data.root
 
@@ -24,7 +24,7 @@ def inline_files(args: list[str]) -> list[str]:
         path = Path(value if option.fullmatch(name) else arg)
         named = bool(option.fullmatch(name) and value) or bool(out and option.fullmatch(out[-1]))
         if named and path.suffix in (".yaml", ".yml") and path.is_file():
-            content = json.dumps(yaml.safe_load(path.read_text()))
+            content = json.dumps(read_yaml(path.read_text(encoding="utf-8"), path))
             arg = f"{name}={content}" if value else content
         out.append(arg)
     return out

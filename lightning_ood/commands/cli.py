@@ -6,7 +6,9 @@ import os
 import sys
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from importlib import import_module
+from io import TextIOWrapper
 from pathlib import Path
 from typing import NamedTuple
 
@@ -66,6 +68,10 @@ def main(args: list[str] | None = None) -> None:
     given = sys.argv[1:] if args is None else args
     debug, given = DEBUG in given, [each for each in given if each != DEBUG]
     stop_with_parent()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            with suppress(OSError):  # a stream that cannot seek
+                stream.reconfigure(errors="backslashreplace")  # for names that the terminal has no letters for
     try:
         rank()  # before Lightning reads it
         if given[:1] in (["-h"], ["--help"]):

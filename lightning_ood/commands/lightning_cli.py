@@ -21,7 +21,7 @@ from torch.utils.data import Dataset
 from lightning_ood.commands import check as checking
 from lightning_ood.commands.arguments import inline_files, resolve_paths
 from lightning_ood.commands.cli import COMMANDS
-from lightning_ood.commands.private_jsonargparse import HelpFormatter, unknown_class
+from lightning_ood.commands.private_jsonargparse import HelpFormatter, bound_yaml, unknown_class
 from lightning_ood.data.datamodule import OODDataModule
 from lightning_ood.data.downloads import build
 from lightning_ood.data.root import data_root
@@ -33,7 +33,7 @@ from lightning_ood.engine.private_lightning import subcommand_parser
 from lightning_ood.engine.run_dir import RunFolder
 from lightning_ood.engine.scoring import ScoringCallback
 from lightning_ood.engine.terminal import ProgressBar, print_taps, quiet
-from lightning_ood.engine.tracking import closing, hyperparameters, prepare
+from lightning_ood.engine.tracking import closing, hyperparameters, make_ready
 from lightning_ood.errors import InputError
 from lightning_ood.ops.files import write_text
 from lightning_ood.ops.secrets import blank, fill_in, hidden_arguments, scrub, without_secrets
@@ -77,6 +77,7 @@ class CLI(LightningCLI):
 
     def __init__(self, args: list[str]) -> None:
         quiet()
+        bound_yaml()
         list_detectors()
         self._called = shlex.join(["python", "train.py", *args])
         defaults = {
@@ -166,9 +167,7 @@ class CLI(LightningCLI):
         with making_trainer(self.options.trainer.precision):
             trainer = super().instantiate_trainer(**kwargs)
         tags = [self.datamodule.id.name, self.model.source.network]
-        for logger in trainer.loggers:
-            if isinstance(logger, WandbLogger):
-                prepare(logger, self.folder.path, str(self.subcommand), tags)
+        make_ready(trainer.loggers, self.folder.path, str(self.subcommand), tags)
         return trainer
 
     def fit(self, model: OODModule, datamodule: OODDataModule, **_: Any) -> None:

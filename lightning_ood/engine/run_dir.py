@@ -20,6 +20,7 @@ from lightning_ood.ops.checksums import changed, check_zip, checksums
 from lightning_ood.ops.console import rank_zero_print
 from lightning_ood.ops.files import PARTIAL, read_json, write_text
 from lightning_ood.ops.processes import rank
+from lightning_ood.ops.unpickling import reason, refused_object
 
 SCORING = "ScoringCallback"  # key of the detectors among the callbacks of a checkpoint
 CHECKSUMS = "checksums"  # key of a checkpoint: path of each value in it -> SHA-256
@@ -133,8 +134,13 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         raise DamagedError(f"{path} is damaged ({error}): fit makes it again") from error
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise InputError(f"{path} cannot be read as a checkpoint: {_first_line(error)}") from error
+    except Exception as error:  # the reader raises whatever the bytes lead it to
+        if name := refused_object(error):
+            raise InputError(
+                f"{path} holds a Python object ({name}) beside tensors; reading it could run code, so it is refused: "
+                "no checkpoint of this package holds one. Delete it, or give another"
+            ) from None
+        raise InputError(f"{path} cannot be read as a checkpoint: {reason(error)}") from error
     stored = content.pop(CHECKSUMS, None) if isinstance(content, dict) else None
     if not isinstance(stored, dict):
         raise InputError(
@@ -170,7 +176,3 @@ def fit_in(saved: Mapping[str, Any], path: Path) -> tuple[dict[str, Any], dict[s
     if not sound:
         raise InputError(f"{path} is no checkpoint that `fit` wrote: a part of it has another type. Run fit again")
     return backbone, state
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

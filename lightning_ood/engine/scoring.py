@@ -44,6 +44,8 @@ class ScoringCallback(L.Callback):
         for name in self.suite.detectors:
             if name in RESERVED:
                 raise InputError(f"scoring.detectors: {name!r} is a column of scores.parquet; choose another name")
+            if not name.isprintable():
+                raise InputError(f"scoring.detectors: {name!a} cannot be printed; choose another name")
         if not self.suite.detectors:
             raise InputError("scoring.detectors: name at least one detector")
         self.fingerprint: Fingerprint = {}  # of the images that were fitted on

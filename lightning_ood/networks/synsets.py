@@ -15,6 +15,7 @@ def synset_words(names: Iterable[str]) -> dict[str, str]:
         return {}
     from timm.data import ImageNetInfo
 
-    known = ImageNetInfo("imagenet-22k").label_descriptions(as_dict=True)
-    known |= ImageNetInfo("imagenet-1k").label_descriptions(as_dict=True)
+    known: dict[str, str] = {}
+    for table in ("imagenet-22k", "imagenet-1k"):
+        known.update(ImageNetInfo(table).label_descriptions(as_dict=True))
     return {name: known[name].partition(",")[0] for name in synsets if name in known}

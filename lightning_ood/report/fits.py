@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from lightning_ood.ops.files import read_json, write_text
-from lightning_ood.report.drawing import BAND, ID_COLOUR, LINE, legend, new_figure, panels_of, styles_of
+from lightning_ood.report.drawing import BAND, ID_COLOUR, LINE, legend, logarithmic, new_figure, panels_of, styles_of
 from lightning_ood.report.table import MEAN
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ def contributions(summaries: Summaries) -> Figure | None:
         axes.fill_between(curve["at"], curve["low"], curve["high"], color=BAND, alpha=0.6, linewidth=0)
         axes.plot(curve["at"], curve["middle"], color=LINE, linewidth=1.2)
         axes.axhline(0, color=ID_COLOUR, linewidth=0.6)
-        axes.set_xscale("log")
+        logarithmic(axes)
         axes.spines[["right", "top"]].set_visible(False)
     return figure
 

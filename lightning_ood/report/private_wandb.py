@@ -52,6 +52,6 @@ def is_offline(logger: Any) -> bool:
 
 
 def go_offline(logger: Any) -> None:
-    """Writes the run to disk alone; a mode given to ``wandb.init`` would contradict that and is dropped."""
+    """Writes the run to disk alone, whatever the environment said when W&B was imported."""
     logger._offline = True
-    logger._wandb_init.pop("mode", None)
+    logger._wandb_init["mode"] = "offline"

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from lightning_ood.errors import InputError, context
 from lightning_ood.metrics.intervals import auroc_interval, fpr95_draws, fpr95_interval
 from lightning_ood.metrics.rates import METRICS, TRAPEZOID, Comparison, falls, sort_scores
-from lightning_ood.ops.files import write_text, write_whole
+from lightning_ood.ops.files import write_whole
+from lightning_ood.ops.tables import read_csv, write_csv
 
 IMAGE_COLUMNS = {  # columns of scores.parquet before the detectors
     "dataset": "string",
@@ -88,7 +89,12 @@ def write_scores(scores: pd.DataFrame, run_dir: Path | str) -> Path:
     table = check_scores(scores)
     arrow = pa.Table.from_pandas(table, preserve_index=False)
     arrow = arrow.replace_schema_metadata({**arrow.schema.metadata, _HASH: _hash(table)})
-    return write_whole(Path(run_dir) / "scores.parquet", lambda path: pq.write_table(arrow, path))
+
+    def write(path: Path) -> None:
+        with path.open("wb") as file:  # PyArrow takes only paths in UTF-8
+            pq.write_table(arrow, file)
+
+    return write_whole(Path(run_dir) / "scores.parquet", write)
 
 
 def _hash(table: pd.DataFrame) -> bytes:
@@ -109,7 +115,8 @@ def read_scores(run_dir: Path | str) -> pd.DataFrame:
     if not path.is_file():
         raise InputError(f"no scores at {path}; write them with `python train.py test`")
     try:
-        arrow = pq.read_table(path)
+        with path.open("rb") as file:
+            arrow = pq.read_table(file)
         table, stored = arrow.to_pandas(), (arrow.schema.metadata or {}).get(_HASH)
     except Exception as error:  # the reader raises whatever the bytes lead it to
         first = (str(error).splitlines() or [type(error).__name__])[0]
@@ -144,7 +151,12 @@ def _check_rows(scores: pd.DataFrame) -> None:
 
 def write_metrics(metrics: pd.DataFrame, run_dir: Path | str) -> Path:
     """Writes ``metrics.csv`` atomically."""
-    return write_text(Path(run_dir) / "metrics.csv", metrics.to_csv(index=False, float_format="%.10g"))
+    return write_csv(metrics, Path(run_dir) / "metrics.csv")
+
+
+def read_metrics(run_dir: Path | str) -> pd.DataFrame:
+    """Reads ``metrics.csv``; names that look like numbers stay names."""
+    return read_csv(Path(run_dir) / "metrics.csv", dtype=dict.fromkeys(("detector", "dataset", "group"), str))
 
 
 def accuracy(scores: pd.DataFrame) -> float | None:

@@ -46,8 +46,8 @@ def test_scores_on_disk(scores, tmp_path):
 def test_a_failed_write_keeps_the_old_file(scores, tmp_path, monkeypatch):
     write_scores(scores, tmp_path)
 
-    def broken(table, path):
-        path.write_bytes(b"half")
+    def broken(table, file):
+        file.write(b"half")
         raise OSError("disk full")
 
     monkeypatch.setattr(pq, "write_table", broken)
