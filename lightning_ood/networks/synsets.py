@@ -17,5 +17,5 @@ def synset_words(names: Iterable[str]) -> dict[str, str]:
 
     known: dict[str, str] = {}
     for table in ("imagenet-22k", "imagenet-1k"):
-        known.update(ImageNetInfo(table).label_descriptions(as_dict=True))
+        known |= dict(ImageNetInfo(table).label_descriptions(as_dict=True))
     return {name: known[name].partition(",")[0] for name in synsets if name in known}
