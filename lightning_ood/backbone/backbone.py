@@ -38,7 +38,12 @@ class Backbone(nn.Module):
         channels_last: use the channels-last memory format, in which tensor cores compute convolutions faster.
         compile: backend of ``torch.compile`` (``inductor``) for passes without gradients; eager where None.
         allow_random: accept a network whose answers differ each time, or with the other images of a batch.
+
+    Attributes:
+        from_images: whether batches are images, of which maps, views and gradients can be computed.
     """
+
+    from_images = True
 
     def __init__(
         self,

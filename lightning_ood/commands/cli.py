@@ -50,6 +50,10 @@ COMMANDS = {
         "lightning_ood.commands.leaderboard:main",
         "writes a page that ranks the detectors of runs on the same images, with their provenance",
     ),
+    "features": Command(
+        "lightning_ood.commands.features:main",
+        "writes logits and penultimate features of all images as tables, and a config that runs detectors on them",
+    ),
     "export": Command(
         "lightning_ood.commands.export:main",
         "writes a fitted detector to a folder that decides about new images, with a calibrated threshold",

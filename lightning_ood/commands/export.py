@@ -55,6 +55,7 @@ class ExportCLI(CLI):
         """Loads the fit of the run, calibrates it and writes the folder."""
         options, scoring = self.options, self._scoring
         choose(scoring, options.detector)
+        scoring.leave_out(model)
         output = Path(options.output)
         _load(self.folder.last, model, datamodule, scoring, self.trainer)
         spec = options.calibration

@@ -54,7 +54,7 @@ class Parser(LightningArgumentParser):
 
 
 class Trainer(L.Trainer):
-    """Adds ``check`` and ``export`` to the methods of the trainer: LightningCLI makes subcommands of methods."""
+    """Adds ``check``, ``export`` and ``features`` to the trainer: LightningCLI makes subcommands of its methods."""
 
     def check(self) -> None:
         """Is never called: :meth:`CLI.instantiate_classes` checks before a trainer is built."""
@@ -63,6 +63,10 @@ class Trainer(L.Trainer):
     def export(self) -> None:
         """Is never called: :meth:`lightning_ood.commands.export.ExportCLI.export` takes its place."""
         raise NotImplementedError("the command line exports by itself")
+
+    def features(self) -> None:
+        """Is never called: :meth:`lightning_ood.commands.features.FeaturesCLI.features` takes its place."""
+        raise NotImplementedError("the command line records by itself")
 
 
 class CLI(LightningCLI):

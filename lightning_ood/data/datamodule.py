@@ -15,9 +15,10 @@ from lightning_ood.data.checks import check_names, check_same_classes, check_tra
 from lightning_ood.data.files import ImageList
 from lightning_ood.data.fingerprint import Fingerprint, content_of, fingerprint
 from lightning_ood.data.item_labels import learn_labels
+from lightning_ood.data.opening import open_set
 from lightning_ood.data.root import data_root
 from lightning_ood.data.sampling import ExactSampler
-from lightning_ood.data.sets import Batch, ImageSet, Transform, collate, open_set
+from lightning_ood.data.sets import Batch, ImageSet, Transform, collate
 from lightning_ood.data.specs import IDSets, Spec, TestSet
 from lightning_ood.data.workers import check_shared_memory, start_worker
 from lightning_ood.errors import InputError

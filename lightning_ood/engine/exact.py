@@ -17,10 +17,15 @@ from lightning_ood.ops.processes import rank
 
 
 @contextmanager
-def only_ours(trainer: L.Trainer) -> Iterator[None]:
-    """Leaves out the user's callbacks: those of a training (EMA, BatchSizeFinder) act in every validation loop."""
+def only_ours(trainer: L.Trainer, *others: L.Callback) -> Iterator[None]:
+    """Leaves out the user's callbacks: those of a training (EMA, BatchSizeFinder) act in every validation loop.
+
+    Args:
+        trainer: its callbacks are restored afterwards.
+        *others: callbacks that take part besides the scoring and the progress bar.
+    """
     everyone = trainer.callbacks  # type: ignore[attr-defined]
-    trainer.callbacks = [one for one in everyone if isinstance(one, ScoringCallback | ProgressBar)]  # type: ignore[attr-defined]
+    trainer.callbacks = [one for one in everyone if isinstance(one, ScoringCallback | ProgressBar)] + list(others)  # type: ignore[attr-defined]
     try:
         yield
     finally:

@@ -13,9 +13,9 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torchmetrics.classification import MulticlassAccuracy
 
-from lightning_ood.backbone import Backbone
 from lightning_ood.backbone.cache import FeatureCache
 from lightning_ood.backbone.inspect import logits_of
+from lightning_ood.backbone.stored import make_backbone
 from lightning_ood.data.datamodule import OODDataModule, data_root
 from lightning_ood.data.sets import Batch
 from lightning_ood.engine.run_dir import with_checksums
@@ -94,7 +94,7 @@ class OODModule(L.LightningModule):
         built = build(root=data_root(root), **network)
         self.preprocess = built.preprocess
         self.source = built.source
-        self.backbone = Backbone(
+        self.backbone = make_backbone(
             built.network,
             built.preprocess.size,
             head,

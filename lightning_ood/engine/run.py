@@ -74,6 +74,7 @@ def _prepare(
     trainer: L.Trainer, module: OODModule, data: OODDataModule, scoring: ScoringCallback, before: Path | None
 ) -> None:
     """Brings the parts together; takes over what an earlier fit, if any, need not do again."""
+    scoring.leave_out(module)
     trainer.strategy.connect(module)
     trainer.datamodule = data  # type: ignore[attr-defined]  # the names of its classes are saved in any case
     data.trainer = trainer
@@ -228,6 +229,7 @@ def _about(module: OODModule, scoring: ScoringCallback) -> dict[str, Any]:
 def _restore(
     path: Path, module: OODModule, data: OODDataModule, scoring: ScoringCallback, precision: str, command: str
 ) -> dict[str, Any]:
+    scoring.leave_out(module)
     if path.is_file():
         return load(path, module, data, scoring, precision)
     if scoring.suite.requiring_fit or module.finetune != "none":

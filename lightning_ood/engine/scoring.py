@@ -72,6 +72,21 @@ class ScoringCallback(L.Callback):
             data.reads_val_ood = reads.val_ood
             self._sets = ["fit", *(data.val_ood_sets if reads.val_ood else ())]
 
+    def leave_out(self, module: OODModule) -> None:
+        """Leaves out, by name, the detectors that read more than stored features hold.
+
+        Raises:
+            InputError: if no detector is left.
+        """
+        if module.backbone.from_images:
+            return
+        removed = self.suite.leave_out_readers(module.backbone.info())
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in removed.items())
+        if removed and not self.suite.detectors:
+            raise InputError(f"scoring.detectors: none can run on stored features ({reasons})")
+        if removed:
+            rank_zero_print(f"Left out, since features are stored and not images: {', '.join(removed)}")
+
     def _refuse(self) -> None:
         """Refuses detectors that need labels, by name; raises InputError where nothing else is to be fitted."""
         before = self.suite.unfitted

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +98,7 @@ def finish(
     shown = _with_training_auroc(summaries, fitted, table)
     found = all_doubts(table, doubts or {})
     if network is not None:
-        write_provenance(run_dir, table, read, network, extra_forwards)
+        write_provenance(run_dir, table, _pixels(data), network, extra_forwards)
     names = class_words(data.classes, (data.id.train, data.id.test), data.root) if data and data.classes else None
     metrics = publish(table, run_dir, shown, config, loggers, extra_forwards, read, doubts=found, classes=names)
     if wrong:
@@ -116,6 +116,14 @@ def _with_training_auroc(
         for name, summary in summaries.items()
         if name in table
     }
+
+
+def _pixels(data: OODDataModule | None) -> Callable[[str, int], bytes] | None:
+    """Returns what reads the pixels of a test image."""
+    if data is None:
+        return None
+    sets = {entry.name: entry.images for entry in data.sets.values()}
+    return lambda name, index: sets[name].pixels(index)[0]
 
 
 def _unread(table: pd.DataFrame, data: OODDataModule) -> list[str]:
