@@ -73,4 +73,4 @@ def skip_launcher() -> None:
         if "wandb.sdk.launch.inputs.internal" in sys.modules:
             apply(run)
 
-    Run._detect_and_apply_job_inputs = apply_staged
+    setattr(Run, "_detect_and_apply_job_inputs", apply_staged)  # noqa: B010  # mypy refuses to assign to a method
