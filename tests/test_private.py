@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -144,3 +145,18 @@ def test_the_parts_of_torchmetrics_that_are_imported_alone_exist() -> None:
     ):
         for name in names:
             assert hasattr(module, name), broken("torchmetrics", f"{module.__name__} has no {name}")
+
+
+def test_a_run_of_wandb_begins_without_the_launcher_unless_inputs_are_staged(monkeypatch: pytest.MonkeyPatch) -> None:
+    from wandb.sdk.wandb_run import Run
+
+    assert hasattr(Run, "_detect_and_apply_job_inputs"), broken("wandb", "Run has no `_detect_and_apply_job_inputs`")
+    applied: list[str] = []
+    monkeypatch.setattr(Run, "_detect_and_apply_job_inputs", applied.append)
+    monkeypatch.delitem(sys.modules, "wandb.sdk.launch.inputs.internal", raising=False)
+    for _ in range(2):
+        private_wandb.skip_launcher()
+        Run._detect_and_apply_job_inputs("early")
+    monkeypatch.setitem(sys.modules, "wandb.sdk.launch.inputs.internal", None)
+    Run._detect_and_apply_job_inputs("staged")
+    assert applied == ["staged"]

@@ -79,6 +79,7 @@ def prepare(logger: WandbLogger, folder: Path, job: str, tags: Sequence[str] = (
     if arguments.get("dir") in (None, "."):
         private.set_folder(logger, folder)
     private.sync_names(logger)
+    private.skip_launcher()
     if os.environ.get("WANDB_LOG_MODEL", "false").lower() in ("true", "end", "checkpoint"):
         private.upload_models(logger)
     _begin(logger)
