@@ -67,10 +67,11 @@ def _property(name: str, found: property, otherwise: Any) -> property:
 def _attempt(logger: Any, name: str, call: Callable[[], Any], otherwise: Any) -> Any:
     """Returns what a member of a logger gives, or ``otherwise`` where it raises; the first time with a warning."""
     failed: set[str] = vars(logger).setdefault(_FAILED, set())
+    result = otherwise
     with warn_on_failure(logger, name not in failed):
         try:
-            return call()
+            result = call()
         except Exception:
             failed.add(name)
             raise
-    return otherwise
+    return result
