@@ -1,6 +1,7 @@
 """Prints a run's metrics.csv as a Markdown table, FPR95 / AUROC; published values beside those of the DenseNet.
 
 python experiments/table.py runs/cifar10_densenet [detector …]
+python experiments/table.py --doubts runs/imagenet_lite0      # ! marks doubtful rows
 """
 
 import sys
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from lightning_ood.report.doubts import read_doubts
 from lightning_ood.report.markdown import markdown_table
 from lightning_ood.report.table import MEAN, is_best
 
@@ -27,7 +29,7 @@ PUBLISHED = {
 }
 
 
-def table(run: Path, detectors: list[str], published: bool) -> str:
+def table(run: Path, detectors: list[str], published: bool, doubts: bool = False) -> str:
     """Formats the metrics of a run as a Markdown table."""
     metrics = pd.read_csv(run / "metrics.csv").set_index(["detector", "dataset"])
     names = detectors or list(dict.fromkeys(metrics.index.get_level_values(0)))
@@ -35,6 +37,7 @@ def table(run: Path, detectors: list[str], published: bool) -> str:
     extra = ["published: Textures", "Places365"] if published else []
     by_set = metrics.groupby(level=1)
     best = {m: by_set[m].transform(partial(is_best, metric=m)) for m in ("fpr95", "auroc")}
+    marked = set(read_doubts(run)) if doubts else set()
     rows = []
     for name in names:
         cells = []
@@ -44,10 +47,11 @@ def table(run: Path, detectors: list[str], published: bool) -> str:
             cells.append(" / ".join(f"**{text}**" if bold else text for text, bold in texts))
         if published:
             cells += [f"{a:.1f} / {b:.1f}" for a, b in PUBLISHED.get(name, ())] or ["", ""]
-        rows.append([name, *cells])
+        rows.append([f"{name} !" if name in marked else name, *cells])
     return markdown_table(["detector", *sets, *extra], rows)
 
 
 if __name__ == "__main__":
-    folder = Path(sys.argv[1])
-    print(table(folder, sys.argv[2:], published="densenet" in folder.name))
+    given = [argument for argument in sys.argv[1:] if argument != "--doubts"]
+    folder = Path(given[0])
+    print(table(folder, given[1:], published="densenet" in folder.name, doubts="--doubts" in sys.argv))

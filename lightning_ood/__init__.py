@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from lightning_ood.detectors.logit_score import LogitScore
     from lightning_ood.engine.callback import OODCallback
     from lightning_ood.errors import InputError
+    from lightning_ood.evaluation.result import Evaluation
+    from lightning_ood.evaluation.run import evaluate
     from lightning_ood.features import Features, Head, NetworkInfo
     from lightning_ood.metrics.rates import ood_metrics
     from lightning_ood.suite import DetectorSuite
@@ -30,6 +32,7 @@ __all__ = [
     "Backbone",
     "Detector",
     "DetectorSuite",
+    "Evaluation",
     "Features",
     "Head",
     "InputError",
@@ -38,6 +41,7 @@ __all__ = [
     "NetworkInfo",
     "OODCallback",
     "check_detector",
+    "evaluate",
     "list_detectors",
     "load_detector",
     "ood_metrics",
@@ -47,6 +51,7 @@ _MODULES = {
     "Backbone": "backbone.backbone",
     "Detector": "detectors.base",
     "DetectorSuite": "suite",
+    "Evaluation": "evaluation.result",
     "Features": "features",
     "Head": "features",
     "InputError": "errors",
@@ -55,6 +60,7 @@ _MODULES = {
     "NetworkInfo": "features",
     "OODCallback": "engine.callback",
     "check_detector": "testing.contract",
+    "evaluate": "evaluation.run",
     "list_detectors": "detectors",
     "load_detector": "deploy.load",
     "ood_metrics": "metrics.rates",

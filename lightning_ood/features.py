@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lightning_ood.ops.arrays import convert_fields
 from lightning_ood.ops.transfer import beside
 from lightning_ood.views import Perturbation, View
 
@@ -19,13 +20,21 @@ from lightning_ood.views import Perturbation, View
 class Head:
     """The linear classifier behind the penultimate feature: ``logits = pooled @ weight.T + bias``.
 
+    Arrays and other floating types become float32 tensors.
+
     Attributes:
         weight: ``[K, D]``, float32.
         bias: ``[K]``, float32; zeros where the network has none.
+
+    Raises:
+        InputError: if a value is no array of numbers of this shape.
     """
 
     weight: Tensor
     bias: Tensor
+
+    def __post_init__(self) -> None:
+        convert_fields(self, weight=2, bias=1)
 
     @property
     def num_classes(self) -> int:
@@ -50,6 +59,8 @@ class Head:
 class Features:
     """The features of one batch, from one forward pass. Tensors are detached; logits and pooled are float32.
 
+    Arrays and other floating types become float32 tensors.
+
     Attributes:
         logits: ``[B, K]``.
         pooled: ``[B, D]``, the penultimate feature: the input of the classifier.
@@ -61,6 +72,9 @@ class Features:
         labels: ``[B]`` int64, or None where the set has none.
         index: ``[B]`` int64, positions in the data set, which seed samples and views. Always on the host.
         views: View or Perturbation -> features of the transformed images, for those in ``Reads``.
+
+    Raises:
+        InputError: if logits, pooled, labels or index are no array of numbers of this shape.
     """
 
     logits: Tensor
@@ -72,6 +86,13 @@ class Features:
     labels: Tensor | None = None
     index: Tensor | None = None
     views: Mapping[Hashable, Features] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        convert_fields(self, logits=2, pooled=2, labels=1, index=1)
+        for name in ("maps", "gradients"):
+            if any(not isinstance(value, Tensor) for value in getattr(self, name).values()):
+                arrays = {tap: torch.as_tensor(value).float() for tap, value in getattr(self, name).items()}
+                object.__setattr__(self, name, arrays)
 
     def __len__(self) -> int:
         return self.logits.shape[0]

@@ -15,6 +15,7 @@ from lightning_ood.detectors.doubts import Seen, jigsaw_doubts
 from lightning_ood.detectors.witness import Witness
 from lightning_ood.errors import InputError, NotFiniteError, context
 from lightning_ood.features import Features, NetworkInfo, Reads
+from lightning_ood.ops.transfer import Mover
 
 Fits = dict[str, dict[str, Tensor]]  # detector -> its fitted tensors
 Phase = Literal["fit", "test"]
@@ -46,6 +47,7 @@ class DetectorSuite:
         self.refused: dict[str, InputError] = {}
         self.doubts: dict[str, list[str]] = {}
         self._witness: Witness | None = None
+        self._next = 0  # position of the next training image, if batches have no index
 
     @property
     def requiring_fit(self) -> dict[str, Detector]:
@@ -74,6 +76,7 @@ class DetectorSuite:
             InputError: if the network or the fit set lacks what a detector needs; names the detector and the reason.
         """
         info = info.sharing()
+        self._next = 0
         # Unfitted detectors first: the first to ask for a statistic owns it, and only an unfitted one is updated.
         for name, detector in {**self.unfitted, **self.detectors}.items():
             self.attempt("setup", name, partial(detector.setup, info))
@@ -97,7 +100,13 @@ class DetectorSuite:
         return replace(total, views=(), val_ood=False) | Reads(perturbations=tuple(perturbations))
 
     def update(self, features: Features) -> None:
-        """Adds a batch of ID training images to the sums of every unfitted detector."""
+        """Adds a batch of ID training images to the sums of every unfitted detector.
+
+        Images of batches without ``index`` are counted from ``setup`` on; then read them in the same order each time.
+        """
+        if features.index is None:
+            features = replace(features, index=torch.arange(self._next, self._next + len(features)))
+        self._next += len(features)
         for name, detector in self.unfitted.items():
             self.attempt("fit", name, partial(detector.update, features))
         if self._witness is not None:
@@ -115,7 +124,7 @@ class DetectorSuite:
             name -> error of each detector that could not be fitted. One failure does not discard the others' fits.
         """
         reasons = dict(self.refused)
-        to_host = _Mover("cpu")
+        to_host = Mover("cpu")
         for name, detector in self.unfitted.items():
             try:
                 fitted = self.attempt("compute", name, partial(_fit, detector))
@@ -167,7 +176,7 @@ class DetectorSuite:
 
     def to(self, device: torch.device | str) -> DetectorSuite:
         """Moves sums and fitted tensors to a device; a fitted tensor that detectors share stays shared."""
-        move = _Mover(device)
+        move = Mover(device)
         for detector in self.detectors.values():
             detector.to(device)
         self.fitted = {name: move(fitted) for name, fitted in self.fitted.items()}
@@ -235,20 +244,3 @@ def _fit(detector: Detector) -> dict[str, Tensor]:
         if value.is_floating_point() and value.isnan().any():
             raise NotFiniteError(f"the fitted tensor {key!r} contains NaN: {advice}")
     return fitted
-
-
-class _Mover:
-    """Moves fitted tensors to a device. A tensor that several detectors share is moved once and stays shared."""
-
-    def __init__(self, device: torch.device | str) -> None:
-        self._device = device
-        self._moved: dict[int, tuple[Tensor, Tensor]] = {}  # id -> original, copy; keeping the original keeps its id
-
-    def __call__(self, fitted: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return {key: self._move(value) for key, value in fitted.items()}
-
-    def _move(self, value: Tensor) -> Tensor:
-        if id(value) not in self._moved:
-            scalar = value.dim() == 0 and not value.is_floating_point()  # an index, which the host reads
-            self._moved[id(value)] = (value, value.detach().to("cpu" if scalar else self._device))
-        return self._moved[id(value)][1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import pandas as pd
 import pytest
 import torch
 
-from tests.helpers.runs import ROOT
+from tests.helpers.runs import ROOT, Run
 
 # detector -> FPR95 / AUROC on textures, sun, tiny_imagenet, as measured with another implementation
 EXPECTED = {
@@ -81,3 +82,29 @@ def test_published_tables(reproduced: Reproduced) -> None:
     assert ((there["low"] <= there["ours"]) & (there["ours"] <= there["high"])).all()
     assert cells.loc[("dice_cifar10", "MSP", "LSUN-c", "auroc"), "why"].startswith("ood_datasets/LSUN: no such")
     assert cells.loc["dice_cifar100", "ours"].isna().all() and "checkpoints/densenet_bc_100_12_cifar100" in done.stdout
+
+
+@pytest.mark.kit
+def test_imagenet_in_a_short_form(kit: Path, train: Run, tmp_path: Path) -> None:
+    """``configs/imagenet_lite0.yaml`` on a few photographs of its first classes, and doubts about so few."""
+    if not (kit / "imagenet").is_dir():
+        pytest.skip("the ImageNet kit is not here")
+    classes = sorted(path.name for path in (kit / "imagenet" / "train").iterdir())
+    lines = [f"{name}/sample.jpg {label}" for label, name in enumerate(classes[:60])]
+    (tmp_path / "train.txt").write_text("\n".join(lines))
+    (tmp_path / "test.txt").write_text("\n".join((kit / "imagenet" / "test.txt").read_text().splitlines()[:10]))
+    for name in ("textures", "scenes"):
+        found = sorted((kit / "imagenet" / name).rglob("*.jpg"))[::60]
+        (tmp_path / f"{name}.txt").write_text("\n".join(map(str, found)))
+    options: list[object] = ["--data.root", kit, "--trainer.logger", "false", "--trainer.enable_progress_bar", "false"]
+    folders = {"id.train": "imagenet/train", "id.test": "."}
+    for key, folder in folders.items():
+        options += [f"--data.{key}", json.dumps({"list": str(tmp_path / f"{key[3:]}.txt"), "folder": folder})]
+    for name in ("textures", "scenes"):
+        options += [f"--data.ood.far/{name}", tmp_path / f"{name}.txt"]
+    done = train("fit_test", "--config", ROOT / "configs" / "imagenet_lite0.yaml", *options)
+    assert done.returncode == 0, done.stderr
+    assert "Doubtful rows (!)" in done.stdout
+    run = tmp_path / "runs" / "imagenet_lite0"
+    metrics = pd.read_csv(run / "metrics.csv")
+    assert len(metrics) == 11 * 3 and metrics["auroc"].between(0, 100).all()

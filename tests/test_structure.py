@@ -10,7 +10,7 @@ PACKAGE = Path(__file__).parent.parent / "lightning_ood"
 # From the ground up; each wing imports from itself and from those before it.
 WINGS = (
     *("errors", "ops", "views", "features", "statistics", "networks", "metrics", "detectors", "backbone", "data"),
-    *("report", "suite", "deploy", "engine", "testing", "commands", "__init__", "__main__"),
+    *("report", "suite", "evaluation", "deploy", "engine", "testing", "commands", "__init__", "__main__"),
 )
 # Libraries that only these wings may import.
 ONLY = {

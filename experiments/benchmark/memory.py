@@ -2,6 +2,7 @@
 
 python experiments/benchmark/memory.py images 2000 20000     # peak memory of a fit; a process for each
 python experiments/benchmark/memory.py imagenet [--rows 8192]  # state and time of each detector
+python experiments/benchmark/memory.py imagenet --width 1280 --suite configs/suites/all.yaml
 """
 
 from __future__ import annotations
@@ -17,12 +18,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from passes import MeasuredSuite, Passes
 from suites import core, nac4_of, of_last
 from torch import nn
 from torchmetrics import Metric
 
 from lightning_ood.backbone import Backbone
+from lightning_ood.commands.check.make import make_detector
+from lightning_ood.detectors import list_detectors
 from lightning_ood.detectors.base import Detector
 from lightning_ood.detectors.feature_norm import FeatureNorm
 from lightning_ood.features import Features, Head, NetworkInfo
@@ -31,7 +35,6 @@ from lightning_ood.suite import DetectorSuite
 from lightning_ood.views import Jigsaw
 
 CLASSES, WIDTH, IMAGES = 1000, 2048, 1_281_167
-MAPS = {"layer1": 256, "layer2": 512, "layer3": 1024, "last": WIDTH}  # channels, as a ResNet-50 has
 BATCH = 256
 
 
@@ -93,19 +96,29 @@ def states(detectors: dict[str, Detector]) -> dict[str, int]:
     return found
 
 
-def imagenet(rows: int, bank: int) -> dict[str, Any]:
+def of_suite(path: Path) -> dict[str, Detector]:
+    """The detectors of a suite's file."""
+    list_detectors()  # a short name is that of an imported class
+    specs = yaml.safe_load(path.read_text())["scoring"]["detectors"]
+    whole = {n: yaml.safe_load((path.parent / s).read_text()) if isinstance(s, str) else s for n, s in specs.items()}
+    return {name: made for name, spec in whole.items() if (made := make_detector(name, spec)) is not None}
+
+
+def imagenet(rows: int, bank: int, width: int, suite_file: Path | None) -> dict[str, Any]:
     """Random features of ImageNet's size straight into ``update``: bytes of state, and milliseconds per image."""
     draw = torch.Generator().manual_seed(0)
-    head = Head(torch.randn(CLASSES, WIDTH, generator=draw) * 0.03, torch.zeros(CLASSES))
+    head = Head(torch.randn(CLASSES, width, generator=draw) * 0.03, torch.zeros(CLASSES))
     labels = torch.randint(CLASSES, (IMAGES,), generator=draw)
-    maps = {tap: torch.Size([channels, 1, 1]) for tap, channels in MAPS.items()}  # a pixel: pooling is not measured
-    info = NetworkInfo(WIDTH, CLASSES, head, maps, tuple(MAPS), None, labels)
-    detectors: dict[str, Detector] = {**of_last(bank), **core(), **nac4_of(tuple(MAPS)), "jigsaw": FeatureNorm()}
+    channels = {"layer1": width // 8, "layer2": width // 4, "layer3": width // 2, "last": width}  # as a ResNet-50 has
+    maps = {tap: torch.Size([count, 1, 1]) for tap, count in channels.items()}  # a pixel: pooling is not measured
+    info = NetworkInfo(width, CLASSES, head, maps, tuple(maps), None, labels)
+    parts: dict[str, Detector] = {**of_last(bank), **core(), **nac4_of(tuple(maps)), "jigsaw": FeatureNorm()}
+    detectors = of_suite(suite_file) if suite_file else parts
     suite = MeasuredSuite({name: detector for name, detector in detectors.items() if detector.requires_fit})
     suite.setup(info)
     with torch.inference_mode():
         for index in torch.randperm(IMAGES, generator=draw)[:rows].split(BATCH):
-            pooled = torch.randn(len(index), WIDTH, generator=draw).relu_()
+            pooled = torch.randn(len(index), width, generator=draw).relu_()
             seen = {tap: torch.randn(len(index), *shape, generator=draw).relu_() for tap, shape in maps.items()}
             features = Features(head(pooled), pooled, head, seen, seen, None, labels[index], index)
             features = replace(features, views={Jigsaw(): features})
@@ -114,8 +127,7 @@ def imagenet(rows: int, bank: int) -> dict[str, Any]:
     state = {name: size / 1e6 for name, size in states(suite.detectors).items()}
     with torch.inference_mode():
         start = time.process_time()
-        for error in suite.compute().values():
-            raise error
+        failed = {name: str(error) for name, error in suite.compute().items()}
     finish = time.process_time() - start
     return {
         "rows": rows,
@@ -127,6 +139,8 @@ def imagenet(rows: int, bank: int) -> dict[str, Any]:
         "hours_1.28M": sum(seconds.values()) / rows * IMAGES / 3600,
         "finish_seconds": finish,
         "peak_mb": peak(),
+        "detectors": len(detectors),
+        "failed": failed,
     }
 
 
@@ -137,10 +151,12 @@ def main() -> None:
     parser.add_argument("counts", nargs="*", type=int)
     parser.add_argument("--rows", type=int, default=8192)
     parser.add_argument("--bank", type=int, default=50_000, help="rows of each bank; the detectors' default")
+    parser.add_argument("--width", type=int, default=WIDTH, help="of the feature")
+    parser.add_argument("--suite", type=Path, help="the detectors of a file in configs/suites, with their own banks")
     given = parser.parse_args()
     torch.set_num_threads(1)
     if given.what == "imagenet":
-        print(json.dumps(imagenet(given.rows, given.bank), indent=1))
+        print(json.dumps(imagenet(given.rows, given.bank, given.width, given.suite), indent=1))
     elif len(given.counts) == 1:
         print(json.dumps(fit_images(given.counts[0])))
     else:

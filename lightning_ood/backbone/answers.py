@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_ood.backbone.classifier import close, feature_of, no_classifier
-from lightning_ood.backbone.inspect import first_tensor, with_first
+from lightning_ood.backbone.inspect import first_tensor, logits_of, with_first
 from lightning_ood.errors import InputError
 
 
@@ -22,7 +22,7 @@ def answer(network: nn.Module, images: Tensor) -> Tensor:
     kind = type(network).__name__
     try:
         with torch.no_grad():
-            output = network(images)
+            output = logits_of(network(images))
     except torch.OutOfMemoryError:
         raise
     except (RuntimeError, ValueError, AssertionError) as error:
@@ -41,7 +41,7 @@ def _check_logits(kind: str, output: Any, count: int, num_classes: object) -> No
         given = f"a tensor {list(output.shape)}" if isinstance(output, Tensor) else f"a {type(output).__name__}"
         raise InputError(
             f"a {kind} does not return logits [B, K] but {given}; give an image classifier that pools its map and "
-            "returns the logits alone"
+            "returns the logits, alone or as `logits` of its output"
         )
     if num_classes == 0:
         no_classifier(kind)  # a timm network that was built without
@@ -83,7 +83,7 @@ class Reader:
             handles.append(self.network.get_submodule(flipped).register_forward_hook(_flip))
         try:
             with torch.no_grad():
-                logits = self.network(images)
+                logits = logits_of(self.network(images))
         finally:
             for handle in handles:
                 handle.remove()

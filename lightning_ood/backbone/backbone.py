@@ -14,7 +14,7 @@ from lightning_ood.backbone.attention import attention_shape
 from lightning_ood.backbone.cache import FeatureCache, Shape, from_parts, to_parts
 from lightning_ood.backbone.classifier import linear_head
 from lightning_ood.backbone.hooks import Hooks
-from lightning_ood.backbone.inspect import evaluating
+from lightning_ood.backbone.inspect import evaluating, logits_of
 from lightning_ood.backbone.probe import Probe, probe
 from lightning_ood.backbone.taps import Tap
 from lightning_ood.errors import InputError, write_one_of
@@ -30,7 +30,7 @@ class Backbone(nn.Module):
     or the end of a ``with`` block removes the hooks.
 
     Args:
-        network: an image classifier, ``[B, 3, H, W] -> [B, K]``.
+        network: an image classifier, ``[B, 3, H, W] -> [B, K]``, or an output whose field ``logits`` is that.
         input_size: ``(H, W)`` of the images.
         head: name of the classifier's module, if it is not found automatically.
         mean: per-channel mean that the preprocessing subtracts, for detectors that read pixels.
@@ -193,7 +193,7 @@ class Backbone(nn.Module):
                 images = images.detach().clone().requires_grad_(bool(perturbations))
             images = images.to(memory_format=self.layout)
             with self._hooks.recording() as seen:
-                logits = (self.network if differentiate else self._call)(images).float()
+                logits = logits_of((self.network if differentiate else self._call)(images)).float()
             gradients = self._differentiate(logits, seen, keep=bool(perturbations)) if self._reads.gradients else {}
             features = replace(self._features(logits, seen), gradients=gradients, labels=labels, index=index)
             perturbed = {}
@@ -209,7 +209,7 @@ class Backbone(nn.Module):
         It computes no gradient, view or perturbation, and uses no cache.
         """
         with self._hooks.recording() as seen:
-            logits = self.network(images).float()
+            logits = logits_of(self.network(images)).float()
         return self._features(logits, seen)
 
     def _features(self, logits: Tensor, seen: dict[str, Tensor]) -> Features:

@@ -1,6 +1,6 @@
 """Inspect a network without changing its state."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -34,6 +34,11 @@ def evaluating(module: nn.Module) -> Iterator[None]:
     finally:
         for submodule, mode in modes.items():
             submodule.training = mode
+
+
+def logits_of(output: Any) -> Any:
+    """Returns the logits of a network's output: its field ``logits`` where it has one, else the output itself."""
+    return output.get("logits", output) if isinstance(output, Mapping) else getattr(output, "logits", output)
 
 
 def overwritten_outputs(network: nn.Module, modules: Sequence[str], images: Tensor) -> set[str]:

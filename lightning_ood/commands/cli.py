@@ -15,6 +15,7 @@ from typing import NamedTuple
 from lightning_ood.commands.faults import sentence
 from lightning_ood.errors import InputError, close_names
 from lightning_ood.ops.orphans import stop_with_parent
+from lightning_ood.ops.processes import rank
 
 DEBUG = "--debug"
 
@@ -45,6 +46,10 @@ COMMANDS = {
         "lightning_ood.commands.compare:main",
         "says which run or detector is better on the same images, and by how much",
     ),
+    "leaderboard": Command(
+        "lightning_ood.commands.leaderboard:main",
+        "writes a page that ranks the detectors of runs on the same images, with their provenance",
+    ),
     "export": Command(
         "lightning_ood.commands.export:main",
         "writes a fitted detector to a folder that decides about new images, with a calibrated threshold",
@@ -68,6 +73,7 @@ def main(args: list[str] | None = None) -> None:
             with suppress(OSError):  # a stream that cannot seek
                 stream.reconfigure(errors="backslashreplace")  # for names that the terminal has no letters for
     try:
+        rank()  # before Lightning reads it
         if given[:1] in (["-h"], ["--help"]):
             print(usage())
         else:

@@ -12,6 +12,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 from lightning_ood.commands.lightning_cli import CLI
 from lightning_ood.data.calibration import calibration_batches, calibration_images
 from lightning_ood.data.datamodule import OODDataModule
+from lightning_ood.data.words import class_words
 from lightning_ood.deploy import folder
 from lightning_ood.deploy.export import export
 from lightning_ood.engine import run
@@ -58,6 +59,7 @@ class ExportCLI(CLI):
         _load(self.folder.last, model, datamodule, scoring, self.trainer)
         spec = options.calibration
         chosen = calibration_images(datamodule, spec, options.calibration_share, datamodule.seed)
+        classes = datamodule.classes or chosen.images.classes or []
         written = export(
             output,
             model.backbone,
@@ -67,7 +69,7 @@ class ExportCLI(CLI):
             calibration_batches(datamodule, chosen),
             origin=chosen.origin,
             accept=options.accept,
-            classes=datamodule.classes or chosen.images.classes,
+            classes=class_words(classes, (datamodule.id.train, datamodule.id.test), datamodule.root),
             reading={"head": options.model.head, "allow_random": options.model.reading.allow_random},
             exif_orientation=datamodule.exif_orientation,
             notes={**results(self.folder.path, list(scoring.suite.detectors)), "doubts": scoring.suite.doubts}

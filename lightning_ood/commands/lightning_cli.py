@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import shlex
 import sys
 from contextlib import redirect_stderr
 from pathlib import Path
@@ -26,6 +27,7 @@ from lightning_ood.data.downloads import build
 from lightning_ood.data.root import data_root
 from lightning_ood.detectors import list_detectors
 from lightning_ood.engine import run
+from lightning_ood.engine.launch import making_trainer
 from lightning_ood.engine.module import OODModule
 from lightning_ood.engine.private_lightning import subcommand_parser
 from lightning_ood.engine.run_dir import RunFolder
@@ -77,6 +79,7 @@ class CLI(LightningCLI):
         quiet()
         bound_yaml()
         list_detectors()
+        self._called = shlex.join(["python", "train.py", *args])
         defaults = {
             "logger": None,
             "use_distributed_sampler": False,  # the data module's samplers repeat no image
@@ -161,7 +164,8 @@ class CLI(LightningCLI):
             kwargs["logger"] = WandbLogger()
         if self.options.trainer.enable_progress_bar is not False:
             self.trainer_defaults["callbacks"] = [ProgressBar()]
-        trainer = super().instantiate_trainer(**kwargs)
+        with making_trainer(self.options.trainer.precision):
+            trainer = super().instantiate_trainer(**kwargs)
         tags = [self.datamodule.id.name, self.model.source.network]
         make_ready(trainer.loggers, self.folder.path, str(self.subcommand), tags)
         return trainer
@@ -179,16 +183,9 @@ class CLI(LightningCLI):
         if ckpt_path and not Path(ckpt_path).is_file():
             raise InputError(f"--ckpt_path {ckpt_path}: no such file")
         configs = " ".join(f"--config {path}" for path in self.options.get("config") or [])
-        run.test(
-            self.trainer,
-            model,
-            datamodule,
-            self._scoring,
-            self.folder,
-            Path(ckpt_path) if ckpt_path else None,
-            config=self._save_config("config.test.yaml"),
-            command=f"python train.py fit {configs}",
-        )
+        parts = (self.trainer, model, datamodule, self._scoring, self.folder, Path(ckpt_path) if ckpt_path else None)
+        config = self._save_config("config.test.yaml")
+        run.test(*parts, config, command=f"python train.py fit {configs}", called=self._called)
 
     @property
     def _scoring(self) -> ScoringCallback:

@@ -20,8 +20,8 @@ def main(args: list[str]) -> None:
     options = parser.parse_args(args)
     images = read_images(options)
     from lightning_ood.deploy.monitor import Monitor
-    from lightning_ood.deploy.writers import progress
     from lightning_ood.errors import InputError
+    from lightning_ood.ops.console import progress
 
     if options.resume and options.output is None:
         raise InputError("--resume goes on from a folder: give --output DIR")
@@ -30,7 +30,7 @@ def main(args: list[str]) -> None:
     if options.resume:
         monitor.resume(options.output)
     unread = 0
-    with progress(len(images), not options.quiet and sys.stderr.isatty()) as step:
+    with progress("Watching", len(images), not options.quiet and sys.stderr.isatty()) as step:
         for start in range(0, len(images), options.batch_size):
             for one in monitor.update(images[start : start + options.batch_size], options.batch_size):
                 step()

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 from lightning_ood.errors import InputError
 
 if TYPE_CHECKING:
-    from lightning_ood.deploy.detector import ExportedDetector, Prediction
+    from lightning_ood.deploy.detector import ExportedDetector
+    from lightning_ood.deploy.prediction import Prediction
 
 
 def add_source(parser: ArgumentParser) -> None:
@@ -35,9 +36,12 @@ def main(args: list[str]) -> None:
     parser.add_argument("--threshold", type=float, help="a score below which an image is OOD, in place of --accept")
     parser.add_argument("--fdr", type=float, help="share of false alarms among the alarms, over all images together")
     parser.add_argument("--by_class", action="store_true", help="p-values within the predicted class")
+    parser.add_argument("--processes", type=int, default=1, help="processes that share the images (default: 1)")
     parser.add_argument("--format", choices=FORMATS, help="by default that of the file's ending, else table or csv")
     parser.add_argument("--output", type=Path, help="a file; by default the standard output")
     options = parser.parse_args(args)
+    if options.processes < 1:
+        raise InputError(f"--processes {options.processes}: write at least 1")
     images = read_images(options)
     detector = open_detector(options)
     unread = run(options, detector, images)
@@ -64,14 +68,15 @@ def open_detector(options: Namespace) -> ExportedDetector:
 
 def run(options: Namespace, detector: ExportedDetector, images: list[str]) -> int:
     """Predicts and writes; returns how many images could not be read."""
-    from lightning_ood.deploy.writers import columns_of, format_of, progress, write
+    from lightning_ood.deploy.writers import columns_of, format_of, write
+    from lightning_ood.ops.console import progress
 
     form = format_of(options.output, options.format, sys.stdout.isatty())
     unread: list[str] = []
     if options.by_class and (small := detector.too_small(options.accept)):
         names = ", ".join(f"{name} ({count})" for name, count in small.items())
         print(f"never OOD within the class, for want of calibration images: {names}", file=sys.stderr)
-    with progress(len(images), not options.quiet and sys.stderr.isatty()) as step:
+    with progress("Predicting", len(images), not options.quiet and sys.stderr.isatty()) as step:
         rows = watched(predictions(options, detector, images), step, unread)
         write(rows, options.output, form, sys.stdout, columns_of(detector.detectors))
     return len(unread)
@@ -79,20 +84,17 @@ def run(options: Namespace, detector: ExportedDetector, images: list[str]) -> in
 
 def predictions(options: Namespace, detector: ExportedDetector, images: list[str]) -> Iterator[Prediction]:
     """Yields the predictions; with ``--fdr`` after all images."""
-    if options.fdr is not None:
-        yield from detector.predict(
-            images,
-            detector=options.use,
-            accept=options.accept,
-            threshold=options.threshold,
-            fdr=options.fdr,
-            by_class=options.by_class,
-            batch_size=options.batch_size,
-            bad_images="skip",
-        )
+    from lightning_ood.deploy.prediction import discover
+
+    rule = detector.rule(options.use, options.accept, options.threshold, options.by_class, options.fdr)
+    if options.processes > 1:
+        from lightning_ood.deploy import parallel
+
+        where = (options.batch_size, options.processes, options.device, options.trust_code)
+        found = parallel.stream(options.detector, images, rule, *where)
     else:
-        rule = detector.rule(options.use, options.accept, options.threshold, options.by_class)
-        yield from detector.stream(images, rule, options.batch_size, "skip")
+        found = detector.stream(images, rule, options.batch_size, "skip")
+    return found if options.fdr is None else iter(discover(list(found), options.fdr))
 
 
 def watched(rows: Iterator[Prediction], step: Callable[[], None], unread: list[str]) -> Iterator[Prediction]:

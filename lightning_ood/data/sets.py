@@ -17,6 +17,7 @@ from torch.utils.data import Dataset, IterableDataset
 from lightning_ood.data.files import ImageList, find_files, relative
 from lightning_ood.data.images import ImageError, bad_image, load_image, to_image
 from lightning_ood.data.labels import NONE, class_names, known, plain_label, stored_labels, to_number
+from lightning_ood.data.workers import share
 from lightning_ood.errors import InputError
 
 Transform = Callable[[Image.Image], Tensor]
@@ -60,12 +61,13 @@ def collate(items: Sequence[Item]) -> Batch:
             f"images of different sizes in one batch, {sorted(shapes)}: the model's preprocessing must resize or crop"
         )
     read = [item for item in items if item.image is not None]
-    return Batch(
+    batch = Batch(
         image=torch.stack(images) if images else torch.empty(0, 3, 0, 0),
         label=torch.tensor([item.label for item in read], dtype=torch.int64),
         index=torch.tensor([item.index for item in read], dtype=torch.int64),
         skipped=torch.tensor([item.index for item in items if item.image is None], dtype=torch.int64),
     )
+    return share(batch)
 
 
 class ImageSet(Dataset[Item]):

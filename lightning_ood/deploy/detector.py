@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
 from itertools import islice
 from threading import Lock
 from typing import Any, Literal
@@ -16,66 +15,12 @@ from torch import Tensor
 from lightning_ood.backbone import Backbone
 from lightning_ood.data.images import ImageError
 from lightning_ood.deploy.calibration import Calibration
-from lightning_ood.deploy.conformal import benjamini_hochberg, check_accept, rank, too_small
+from lightning_ood.deploy.conformal import check_accept, rank, too_small
 from lightning_ood.deploy.inputs import Named, decode, named
+from lightning_ood.deploy.prediction import Prediction, Rule, discover
 from lightning_ood.errors import InputError, NotFiniteError
 from lightning_ood.networks.preprocess import Preprocess
 from lightning_ood.suite import DetectorSuite
-
-
-@dataclass
-class Prediction:
-    """What is decided about one image.
-
-    Attributes:
-        image: its path, or its position among the images given.
-        label: name of the predicted class.
-        class_index: number of the predicted class.
-        probability: softmax probability of the predicted class.
-        score: score of the detector that decides; higher = more in-distribution.
-        p_value: probability of a score this low or lower for an ID image (split-conformal).
-        is_ood: the decision.
-        scores: detector -> score, for every detector of the folder.
-        p_values: detector -> p-value.
-        error: why the image could not be read; everything else is empty then, and ``is_ood`` None.
-    """
-
-    image: str
-    label: str = ""
-    class_index: int = -1
-    probability: float = float("nan")
-    score: float = float("nan")
-    p_value: float = float("nan")
-    is_ood: bool | None = None
-    scores: dict[str, float] = field(default_factory=dict)
-    p_values: dict[str, float] = field(default_factory=dict)
-    error: str = ""
-
-    def row(self) -> dict[str, Any]:
-        """Returns the fields as a flat row: ``score/<detector>`` and ``p_value/<detector>`` for several detectors."""
-        flat = asdict(self)
-        scores, p_values, error = flat.pop("scores"), flat.pop("p_values"), flat.pop("error")
-        if len(scores) > 1:
-            for name in scores:
-                flat |= {f"score/{name}": scores[name], f"p_value/{name}": p_values[name]}
-        return {**flat, "error": error}
-
-
-@dataclass(frozen=True)
-class Rule:
-    """How an image is decided, given scores and p-values.
-
-    Attributes:
-        detector: the detector that decides.
-        accept: share of ID images that is accepted; an image is OOD where its p-value is at most ``1 - accept``.
-        threshold: a score below which an image is OOD, in place of ``accept``.
-        by_class: p-values within the predicted class.
-    """
-
-    detector: str
-    accept: float
-    threshold: float | None = None
-    by_class: bool = False
 
 
 class ExportedDetector:
@@ -143,17 +88,9 @@ class ExportedDetector:
             batch_size: images per forward.
             bad_images: stop at an image that cannot be read, or return it with an ``error``.
         """
-        if fdr is not None and (threshold is not None or accept is not None or by_class):
-            raise InputError("fdr decides by itself: leave out accept, threshold and by_class")
-        rule = self.rule(detector, accept, threshold, by_class)
+        rule = self.rule(detector, accept, threshold, by_class, fdr)
         found = list(self.stream(images, rule, batch_size, bad_images))
-        if fdr is None:
-            return found
-        read = [i for i, one in enumerate(found) if one.is_ood is not None]
-        flags = benjamini_hochberg(np.array([found[i].p_value for i in read]), fdr)
-        for i, flag in zip(read, flags, strict=True):
-            found[i].is_ood = bool(flag)
-        return found
+        return found if fdr is None else discover(found, fdr)
 
     def rule(
         self,
@@ -161,12 +98,17 @@ class ExportedDetector:
         accept: float | None = None,
         threshold: float | None = None,
         by_class: bool = False,
+        fdr: float | None = None,
     ) -> Rule:
         """Returns the rule that decides, with the defaults of the export; the arguments are those of ``predict``.
+
+        With ``fdr`` it gives the p-values alone: see :func:`discover`.
 
         Raises:
             InputError: if there is no such detector, or too few calibration images for the acceptance.
         """
+        if fdr is not None and (threshold is not None or accept is not None or by_class):
+            raise InputError("fdr decides by itself: leave out accept, threshold and by_class")
         if threshold is not None and (accept is not None or by_class):
             raise InputError("threshold decides by itself: leave out accept and by_class")
         name = self.detectors[0] if detector is None else self.calibration.check_name(detector)

@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lightning_ood.deploy.load import load_detector
+from lightning_ood.deploy.prediction import Prediction
 from lightning_ood.errors import InputError
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from lightning_ood.deploy.detector import ExportedDetector, Prediction
+    from lightning_ood.deploy.detector import ExportedDetector
 
 POINTS = 1000  # largest number of points of the curve
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)

@@ -6,12 +6,11 @@ import csv
 import json
 import math
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import IO, Any, Literal
 
-from lightning_ood.deploy.detector import Prediction
+from lightning_ood.deploy.prediction import Prediction
 from lightning_ood.errors import InputError
 from lightning_ood.ops.files import write_whole
 from lightning_ood.ops.tables import as_text
@@ -122,17 +121,3 @@ def _table(rows: Iterator[Prediction], stream: IO[str], columns: list[str]) -> N
         numbers = (f"{row.probability:.3f}", f"{row.score:.4g}", f"{row.p_value:.4f}")
         table.add_row(Text(row.image), Text(row.label), *numbers, decision)
     Console(file=stream, width=None if stream.isatty() else 120).print(table)
-
-
-@contextmanager
-def progress(total: int, shown: bool) -> Iterator[Callable[[], None]]:
-    """Shows a progress bar on stderr; yields what is called after each image."""
-    if not shown:
-        yield lambda: None
-        return
-    from rich.console import Console
-    from rich.progress import Progress
-
-    with Progress(console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("Predicting", total=total)
-        yield lambda: bar.advance(task)

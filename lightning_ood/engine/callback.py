@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import lightning as L
@@ -16,6 +16,7 @@ from lightning_ood.data.sampling import ExactSampler
 from lightning_ood.data.workers import start_worker
 from lightning_ood.detectors.base import Detector
 from lightning_ood.errors import InputError
+from lightning_ood.evaluation.sets import Unpack, images_and_labels
 from lightning_ood.features import Features
 from lightning_ood.metrics.rates import ood_metrics
 from lightning_ood.ops.checksums import changed, checksums
@@ -23,15 +24,6 @@ from lightning_ood.ops.console import rank_zero_print
 from lightning_ood.ops.processes import gather
 from lightning_ood.ops.transfer import beside
 from lightning_ood.suite import DetectorSuite
-
-Unpack = Callable[[Any], tuple[Tensor, Tensor | None]]
-
-
-def images_and_labels(batch: Any) -> tuple[Tensor, Tensor | None]:
-    """Takes ``(images, labels, …)`` or ``images`` alone as a batch; ``images`` is ``[B, 3, H, W]``."""
-    if isinstance(batch, Tensor):
-        return batch, None
-    return batch[0], batch[1] if len(batch) > 1 else None
 
 
 class OODCallback(L.Callback):

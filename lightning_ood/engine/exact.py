@@ -8,10 +8,12 @@ from contextlib import contextmanager
 import lightning as L
 from lightning.pytorch.callbacks import ProgressBar
 
+from lightning_ood.engine.launch import check_precision
 from lightning_ood.engine.module import OODModule
 from lightning_ood.engine.private_lightning import forks
 from lightning_ood.engine.scoring import ScoringCallback
 from lightning_ood.errors import InputError
+from lightning_ood.ops.processes import rank
 
 
 @contextmanager
@@ -42,11 +44,18 @@ def unchanged(module: OODModule, doing: str) -> Iterator[None]:
 
 
 def check_exact(trainer: L.Trainer) -> None:
-    """Refuses a trainer that would not read each image once.
+    """Refuses a trainer that would not read each image once, with the network's own weights.
 
     Raises:
-        InputError: if the trainer forks its processes, or shortens its loops.
+        InputError: if the trainer forks its processes, shortens its loops or casts weights, or if this process is the
+            only one of the run and the environment gives it another rank than 0, with which it would write nothing.
     """
+    check_precision(trainer.precision)
+    if trainer.world_size == 1 and rank():
+        raise InputError(
+            f"the environment says that this is process {rank()} of a run, which has one process: unset RANK, "
+            "LOCAL_RANK and SLURM_PROCID, or give --trainer.devices"
+        )
     if forks(trainer):
         raise InputError(
             "this strategy starts its processes by spawn or fork and leaves what they fitted in them: use "

@@ -208,4 +208,5 @@ class ScoringCallback(L.Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Takes the fits of a checkpoint; raises InputError where one is missing or has other arguments."""
+        self.fingerprint = state_dict.get("images") or {}
         self.suite.load_state_dict(state_dict)

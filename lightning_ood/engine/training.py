@@ -8,12 +8,12 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
+from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint, Timer
 
 from lightning_ood.data.datamodule import OODDataModule
 from lightning_ood.data.fingerprint import Fingerprint, same_images
 from lightning_ood.engine.module import OODModule
-from lightning_ood.engine.run_dir import RunFolder, read_checkpoint, with_checksums
+from lightning_ood.engine.run_dir import DamagedError, RunFolder, read_checkpoint, with_checksums
 from lightning_ood.errors import InputError
 from lightning_ood.ops.console import rank_zero_print
 
@@ -41,18 +41,20 @@ def train(
         overwrite: train from the start even if the run directory holds weights.
 
     Raises:
-        InputError: if ``max_epochs`` is 0; if the folder holds weights, or an unfinished training, of another
-            configuration or world size.
+        InputError: if ``max_epochs`` is 0, or -1 without another limit; if the folder holds weights, or an unfinished
+            training, of another configuration or world size.
     """
     if trainer.max_epochs == 0:
         raise InputError("trainer.max_epochs=0 trains nothing: write at least 1, or model.finetune: none")
+    timed = any(isinstance(callback, Timer) for callback in trainer.callbacks)  # type: ignore[attr-defined]
+    if trainer.max_epochs == -1 and trainer.max_steps == -1 and not timed:
+        raise InputError("trainer.max_epochs=-1 trains without an end: write at least 1, or set max_steps or max_time")
     images = _images(trainer, module, data)
     before = {} if overwrite else _before(folder, training_config_hash, images, data)
     if folder.trained in before and folder.training not in before:
-        saved = before[folder.trained]
-        module.load_state_dict(saved["state_dict"])
-        if saved["images"] != images and trainer.is_global_zero:  # the same images under new dates
-            folder.save(folder.trained, partial(torch.save, with_checksums({**saved, "images": images})))
+        module.load_state_dict(before[folder.trained]["state_dict"])
+        if before[folder.trained]["images"] != images:  # the same images under new dates
+            _save(trainer, folder, {**before[folder.trained], "images": images})
         rank_zero_print(f"Taking over the weights trained before ({folder.trained})")
         return
     if folder.training in before:
@@ -64,11 +66,16 @@ def train(
             entry["content"] = data.content(name, training=True)
     origin = {"training_config_hash": training_config_hash, "images": images}
     _train(trainer, module, data, folder, origin, folder.training if folder.training in before else None)
+    _save(trainer, folder, {"state_dict": {key: value.cpu() for key, value in module.state_dict().items()}, **origin})
     if trainer.is_global_zero:
-        weights = {key: value.cpu() for key, value in module.state_dict().items()}
-        folder.save(folder.trained, partial(torch.save, with_checksums({"state_dict": weights, **origin})))
         folder.training.unlink(missing_ok=True)
     trainer.strategy.barrier()
+
+
+def _save(trainer: L.Trainer, folder: RunFolder, content: dict[str, Any]) -> None:
+    """Saves trained weights, on the first process."""
+    if trainer.is_global_zero:
+        folder.save(folder.trained, partial(torch.save, with_checksums(content)))
 
 
 def _train(
@@ -139,12 +146,17 @@ def _before(
 ) -> dict[Path, dict[str, Any]]:
     """Returns the checkpoints of an earlier training with this configuration on these images: path -> content.
 
-    The content of the images is completed from them.
+    The content of the images is completed from them. A damaged one is left out, and the user is told.
 
     Raises:
         InputError: if there are checkpoints, and they are of another configuration or other images.
     """
-    stored = {path: read_checkpoint(path) for path in (folder.training, folder.trained) if path.is_file()}
+    stored: dict[Path, dict[str, Any]] = {}
+    for path in (folder.training, folder.trained):
+        try:
+            stored |= {path: read_checkpoint(path)} if path.is_file() else {}
+        except DamagedError as error:
+            rank_zero_print(f"Training without an earlier checkpoint: {error}")
     same = {path: saved for path, saved in stored.items() if saved.get("training_config_hash") == training_config_hash}
     advice = "Give --overwrite to train again, or another --trainer.default_root_dir to keep it"
     if stored and not same:

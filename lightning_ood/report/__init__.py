@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +58,7 @@ def write_report(
     costs: Costs | None = None,
     read: Read | None = None,
     doubts: Doubts | None = None,
+    classes: Sequence[str] | None = None,
 ) -> list[Path]:
     """Writes ``report/*.png`` and ``report/index.html``, one self-contained page.
 
@@ -73,20 +74,21 @@ def write_report(
         costs: detector -> extra forwards per image.
         read: reads an image of the table, for thumbnails.
         doubts: detector -> what is doubtful about its row.
+        classes: names of the classes by label, for people; stored and read like the summaries.
 
     Returns:
         Paths of the plots, then of the page.
     """
     folder = Path(run_dir) / "report"
     if summaries is not None:
-        write_fits(folder, summaries=summaries, costs=costs, environment=environment())
+        write_fits(folder, summaries=summaries, costs=costs, environment=environment(), classes=classes)
     fits = read_fits(folder)
     summaries = {name: summary for name, summary in fits.get("summaries", {}).items() if name in scores}
-    shown = without_csid(scores)
-    mistakes, note = write_mistakes(shown, folder, read)
-    pictures = write_pictures(shown, without_csid(metrics), folder, summaries) + mistakes
+    shown, classes = without_csid(scores), fits.get("classes")
+    mistakes, note = write_mistakes(shown, folder, read, classes)
+    pictures = write_pictures(shown, without_csid(metrics), folder, summaries, classes) + mistakes
     context = _page_context(Path(run_dir), fits) | {"note": note, "config": config, "doubts": doubts}
-    data = page_data(shown, read_thumbnails(folder) if mistakes else {})
+    data = page_data(shown, read_thumbnails(folder) if mistakes else {}, classes)
     text = render_page(metrics, data=data, accuracy=accuracy, summaries=summaries, **context)
     return [*pictures, write_text(folder / "index.html", text)]
 

@@ -110,28 +110,20 @@ def differences(
             :func:`lightning_ood.metrics.paired.adjusted`.
     """
     entries = list(dict.fromkeys(entry for pair in pairs for entry in pair))
-    if drawn:
-        compared_by = {metric: _bootstrap(scores, entries, draws, seed, metric) for metric in ("fpr95", "auroc")}
-        tests = dict.fromkeys(compared_by, f"paired bootstrap, {draws} draws")
-    else:
-        compared_by = {
-            "fpr95": _paired(scores, entries, Decisions.of, fpr95_difference),
-            "auroc": _paired(scores, entries, Placements.of, auroc_difference),
-        }
-        tests = {"fpr95": "delta method", "auroc": "DeLong"}
+    tests = _drawn_tests(scores, entries, draws, seed) if drawn else _exact_tests(scores, entries)
     measured = values.set_index(_WHERE)
     rows = []
     for first, second in pairs:
         names = {"run": second[0], "detector": second[1], "baseline_run": first[0], "baseline": first[1]}
         for (dataset, group), members in scores.means.items():
-            for metric, test in compared_by.items():
+            for metric, (name, test) in tests.items():
                 a, b = (float(measured.loc[(*entry, dataset, group), metric]) for entry in (first, second))
                 found = test(first, second, members, (b - a) / 100)
                 better = (b > a) != falls(metric)
                 rows.append(
                     {**names, "dataset": dataset, "group": group, "metric": metric, "baseline_value": a, "value": b}
                     | {"difference": b - a, "low": 100 * found.low, "high": 100 * found.high}
-                    | {"p_value": found.p_value, "test": tests[metric]}
+                    | {"p_value": found.p_value, "test": name}
                     | {"verdict": ("better" if better else "worse") if found.p_value < ALPHA else "undecided"}
                 )
     table = pd.DataFrame(rows)
@@ -140,6 +132,23 @@ def differences(
     table.insert(table.columns.get_loc("p_value") + 1, "p_adjusted", adjusted(table["p_value"], correct))
     table["verdict"] = table["verdict"].where(table["p_adjusted"] < ALPHA, "undecided")
     return table
+
+
+def _exact_tests(scores: Scores, entries: Sequence[Entry]) -> dict[str, tuple[str, Test]]:
+    """Returns metric -> name of the test and the test, with variances by formula."""
+    return {
+        "fpr95": ("delta method", _paired(scores, entries, Decisions.of, fpr95_difference)),
+        "auroc": ("DeLong", _paired(scores, entries, Placements.of, auroc_difference)),
+    }
+
+
+def _drawn_tests(scores: Scores, entries: Sequence[Entry], draws: int, seed: int) -> dict[str, tuple[str, Test]]:
+    """Returns metric -> name of the test and the test, by the paired bootstrap."""
+    metrics: tuple[Literal["fpr95", "auroc"], ...] = ("fpr95", "auroc")
+    return {
+        metric: (f"paired bootstrap, {draws} draws", _bootstrap(scores, entries, draws, seed, metric))
+        for metric in metrics
+    }
 
 
 def _paired(

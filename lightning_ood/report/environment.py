@@ -22,7 +22,7 @@ from lightning_ood.ops.plain_yaml import read_yaml
 from lightning_ood.ops.version import VERSION
 
 _SOURCE = 2**20  # bytes of a module whose docstring is read
-_PACKAGES = ("torch", "torchvision", "timm", "lightning", "torchmetrics", "numpy", "scipy", "scikit-learn")
+_PACKAGES = ("torch", "torchvision", "timm", "lightning", "torchmetrics", "numpy", "scipy", "scikit-learn", "pillow")
 
 
 def environment() -> dict[str, str]:
@@ -35,6 +35,7 @@ def environment() -> dict[str, str]:
         found["commit"] = code["commit"]
     found["time"] = datetime.now(timezone.utc).isoformat(timespec="seconds")
     found["machine"] = f"{platform.platform()}, {_processor()}, {os.cpu_count()} cores"
+    found["threads"] = str(torch.get_num_threads())
     if torch.cuda.is_available():
         found["gpu"] = f"{torch.cuda.device_count()} x {torch.cuda.get_device_name()}, CUDA {torch.version.cuda}"
     found["python"] = platform.python_version()

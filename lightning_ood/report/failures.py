@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -20,8 +21,8 @@ if TYPE_CHECKING:
 MOST = 20  # classes in one plot
 
 
-def class_names(scores: pd.DataFrame) -> dict[int, str]:
-    """Returns label -> name: the folder that contains all ID images of the class, or the number."""
+def class_names(scores: pd.DataFrame, classes: Sequence[str] | None = None) -> dict[int, str]:
+    """Returns label -> name: that of ``classes``, else the folder of all ID images of the class, or the number."""
     labelled = scores[(scores["role"] == "id") & scores["label"].notna()]
     predicted = scores["prediction"].unique()
     names = {int(label): str(label) for label in {*labelled["label"].unique(), *predicted}}
@@ -30,7 +31,7 @@ def class_names(scores: pd.DataFrame) -> dict[int, str]:
         found = {int(label): str(name) for label, name in folders.first().items()}
         if len(set(found.values())) == len(found):  # else all classes are in one folder
             names |= found
-    return names
+    return {label: classes[label] if classes and label < len(classes) else name for label, name in names.items()}
 
 
 @dataclass(frozen=True)
@@ -57,9 +58,9 @@ def predicted_shares(scores: pd.DataFrame) -> tuple[NDArray[np.float64], list[in
     return shares[:, columns], [labels[i] for i in columns]
 
 
-def taken_for(scores: pd.DataFrame) -> Figure:
+def taken_for(scores: pd.DataFrame, classes: Sequence[str] | None = None) -> Figure:
     """Draws the share of each set's images that the network predicts as each ID class."""
-    rows, names = rows_of(scores), class_names(scores)
+    rows, names = rows_of(scores), class_names(scores, classes)
     shares, shown = predicted_shares(scores)
     labels = [name or "ID" for name in rows]
     figure = new_figure(2.6 + 0.45 * len(shown), 1.9 + 0.26 * len(rows))
@@ -83,9 +84,9 @@ def class_shares(scores: pd.DataFrame) -> ClassShares:
     return ClassShares(shown, accepted, rejected)
 
 
-def class_failures(scores: pd.DataFrame) -> Figure:
+def class_failures(scores: pd.DataFrame, classes: Sequence[str] | None = None) -> Figure:
     """Draws detectors by classes: accepted OOD images on the left, rejected ID images on the right, 5 % on average."""
-    names, detectors = class_names(scores), detectors_of(scores)
+    names, detectors = class_names(scores, classes), detectors_of(scores)
     shares = class_shares(scores)
     chosen = [names[label] for label in shares.labels]
     before, below = 0.15 + text_width(detectors), 0.3 + 0.7 * text_width(map(_short, chosen))

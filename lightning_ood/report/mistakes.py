@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -51,13 +51,16 @@ def reader(root: Path, sets: Mapping[str, _Images] | None = None) -> Read:
     return read
 
 
-def write_mistakes(scores: pd.DataFrame, folder: Path, read: Read | None) -> tuple[list[Path], str]:
+def write_mistakes(
+    scores: pd.DataFrame, folder: Path, read: Read | None, classes: Sequence[str] | None = None
+) -> tuple[list[Path], str]:
     """Draws ``mistakes-<detector>.png`` and stores the thumbnails; keeps an earlier report's where none can be read.
 
     Args:
         scores: table of scores.
         folder: output folder.
         read: reads an image; None where images cannot be read.
+        classes: names of the classes by label; the ones of their folders where None.
 
     Returns:
         The files, and why some images could not be read ("" if all could).
@@ -70,7 +73,7 @@ def write_mistakes(scores: pd.DataFrame, folder: Path, read: Read | None) -> tup
         if images or old not in paths.values():
             old.unlink()
     if images:
-        names = class_names(scores)
+        names = class_names(scores, classes)
         folder.mkdir(parents=True, exist_ok=True)
         write_text(folder / FILE, json.dumps(_encoded(chosen, images)))
         for name, pair in rows.items():

@@ -55,15 +55,10 @@ def render_page(
         found: environment of the test; the current one where None.
         doubts: detector -> what is doubtful about its row; counted in the table, told with the detector.
     """
-    here = Path(__file__).parent
-    engine = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(here), autoescape=True, trim_blocks=True, lstrip_blocks=True
-    )
-    engine.policies["json.dumps_kwargs"] = {"sort_keys": False, "separators": (",", ":"), "allow_nan": False}
     found = found or environment()
     table = grid(metrics)
     doubts = {name: list(doubts[name]) for name in table.detectors if doubts and doubts.get(name)}
-    return engine.get_template("page.html").render(
+    return template("page.html").render(
         title=title,
         caption="\n".join(line for line in caption(metrics, accuracy).splitlines() if not line.startswith("Cells:")),
         answer=_answer(metrics, doubts),
@@ -82,6 +77,14 @@ def render_page(
         bibtex=bibtex(found),
         papers=papers(config, metrics["detector"].drop_duplicates()),
     )
+
+
+def template(name: str) -> jinja2.Template:
+    """Returns a page beside this file that escapes every value it is given."""
+    loader = jinja2.FileSystemLoader(Path(__file__).parent)
+    engine = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    engine.policies["json.dumps_kwargs"] = {"sort_keys": False, "separators": (",", ":"), "allow_nan": False}
+    return engine.get_template(name)
 
 
 def _answer(metrics: pd.DataFrame, doubts: Doubts) -> list[dict[str, Any]]:
@@ -126,7 +129,7 @@ def _all_data(
             {"title": column.title, "group": column.group, "mean": column.dataset == MEAN, "full": column.full}
             for column in table.columns
         ],
-        "values": {name: _numbers(table.values[name]) for name in (*METRICS, *INTERVALS)},
+        "values": {name: numbers(table.values[name]) for name in (*METRICS, *INTERVALS)},
         "metrics": {name: {"title": TITLES[name], "falls": falls(name)} for name in METRICS},
         "doubts": dict(doubts),
         "fits": {
@@ -136,5 +139,6 @@ def _all_data(
     }
 
 
-def _numbers(values: np.ndarray) -> list[list[float | None]]:
+def numbers(values: np.ndarray) -> list[list[float | None]]:
+    """Rounds values to two digits for the script of a page; NaN becomes None."""
     return [[None if np.isnan(value) else round(float(value), 2) for value in row] for row in values]

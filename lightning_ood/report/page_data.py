@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,27 +21,28 @@ _ID_POINTS, _OOD_POINTS = 101, 41  # quantiles of the scores at which the curves
 _WHOLE = 10_000  # shares are stored as integers of this
 
 
-def page_data(scores: pd.DataFrame, images: Mapping[str, str]) -> dict[str, Any]:
+def page_data(scores: pd.DataFrame, images: Mapping[str, str], classes: Sequence[str] | None = None) -> dict[str, Any]:
     """Returns the part of the page's data that comes from the scores.
 
     Args:
         scores: table of scores without covariate-shifted images.
         images: key of an image -> data URI of its thumbnail.
+        classes: names of the classes by label; the ones of their folders where None.
     """
     rows = rows_of(scores)
-    names = class_names(scores)
+    names = class_names(scores, classes)
     taken, shown = predicted_shares(scores)
     shares = class_shares(scores)
     labels = [names[label] for label in shares.labels]
     detectors: dict[str, dict[str, Any]] = {}
     for i, name in enumerate(detectors_of(scores)):
         values = {key: np.sort(scores[name].to_numpy(dtype=np.float64)[at]) for key, at in rows.items()}
-        classes = {"names": labels, "accepted": _whole(shares.accepted[i]), "rejected": _whole(shares.rejected[i])}
+        by_class = {"names": labels, "accepted": _whole(shares.accepted[i]), "rejected": _whole(shares.rejected[i])}
         detectors[name] = {
             "curves": curves(values),
             "histogram": histogram(values),
             "cut": _short(float(threshold_95(values[""]))),
-            "classes": classes,
+            "classes": by_class,
             "mistakes": [
                 [title, [_mistake(row, name, names) for _, row in found.iterrows()]]
                 for title, found in worst(scores, name).items()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,6 +38,7 @@ def write_pictures(
     metrics: pd.DataFrame,
     folder: Path | str,
     summaries: Mapping[str, Mapping[str, Any]] | None = None,
+    classes: Sequence[str] | None = None,
 ) -> list[Path]:
     """Draws every plot that the run has data for as ``<name>.png``.
 
@@ -46,24 +47,29 @@ def write_pictures(
         metrics: result of ``summarise``.
         folder: output folder.
         summaries: detector -> summary of its fit.
+        classes: names of the classes by label; the ones of their folders where None.
 
     Returns:
         Paths of the files, in order.
     """
     with plain_text():
-        return _write_pictures(scores, metrics, Path(folder), summaries or {})
+        return _write_pictures(scores, metrics, Path(folder), summaries or {}, classes)
 
 
 def _write_pictures(
-    scores: pd.DataFrame, metrics: pd.DataFrame, folder: Path, summaries: Mapping[str, Mapping[str, Any]]
+    scores: pd.DataFrame,
+    metrics: pd.DataFrame,
+    folder: Path,
+    summaries: Mapping[str, Mapping[str, Any]],
+    classes: Sequence[str] | None,
 ) -> list[Path]:
     figures = {
         "auroc": heat_map(metrics, "auroc"),
         "fpr95": heat_map(metrics, "fpr95"),
         "histograms": histograms(scores, metrics),
         "roc": roc_curves(scores, metrics),
-        "taken_for": taken_for(scores),
-        "classes": class_failures(scores),
+        "taken_for": taken_for(scores, classes),
+        "classes": class_failures(scores, classes),
         "blocks": blocks(summaries, metrics),
         "coverage": coverage(summaries),
         "contributions": contributions(summaries),

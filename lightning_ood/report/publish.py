@@ -34,6 +34,7 @@ def publish(
     read: Read | None = None,
     trapezoid: bool = False,
     doubts: Mapping[str, Sequence[str]] | None = None,
+    classes: Sequence[str] | None = None,
 ) -> pd.DataFrame:
     """Writes metrics.csv, prints the table, writes pictures and page, logs to the loggers.
 
@@ -47,6 +48,7 @@ def publish(
         read: reads an image of the table, for thumbnails.
         trapezoid: adds AUPR by trapezoids to metrics.csv.
         doubts: detector -> what is doubtful about its row; those of the run's last test where None.
+        classes: names of the classes by label; those of the run's last report where ``summaries`` is None.
 
     Returns:
         metrics.csv as a table.
@@ -68,6 +70,7 @@ def publish(
         costs=costs,
         read=read,
         doubts=doubts,
+        classes=classes,
     )
     runs = []
     for logger in loggers:

@@ -10,10 +10,12 @@ import pandas as pd
 from torch import Tensor
 
 from lightning_ood.data.datamodule import OODDataModule
+from lightning_ood.data.words import class_words
 from lightning_ood.errors import InputError
 from lightning_ood.ops.console import rank_zero_print
 from lightning_ood.report import reader, training_auroc, write_scores
 from lightning_ood.report.doubts import all_doubts
+from lightning_ood.report.provenance import write_provenance
 from lightning_ood.report.publish import publish
 
 
@@ -63,6 +65,7 @@ def finish(
     loggers: Iterable[Any] = (),
     data: OODDataModule | None = None,
     doubts: Mapping[str, Sequence[str]] | None = None,
+    network: Mapping[str, Any] | None = None,
 ) -> pd.DataFrame:
     """Writes, prints and logs the table of scores and everything computed from it.
 
@@ -76,6 +79,7 @@ def finish(
         loggers: Lightning loggers that receive the metrics and the pictures.
         data: the test sets, from which thumbnails are read.
         doubts: detector -> what is doubtful about its fit.
+        network: what ``write_provenance`` takes; None writes no provenance.
 
     Returns:
         The rows of metrics.csv.
@@ -91,17 +95,27 @@ def finish(
     if wrong and (len(broken) == len(extra_forwards) or not {"id", "ood"}.issubset(table["role"])):
         raise InputError("; ".join(wrong))
     read = reader(data.root, {entry.name: entry.images for entry in data.sets.values()}) if data else None
+    shown = _with_training_auroc(summaries, fitted, table)
+    found = all_doubts(table, doubts or {})
+    if network is not None:
+        write_provenance(run_dir, table, read, network, extra_forwards)
+    names = class_words(data.classes, (data.id.train, data.id.test), data.root) if data and data.classes else None
+    metrics = publish(table, run_dir, shown, config, loggers, extra_forwards, read, doubts=found, classes=names)
+    if wrong:
+        raise InputError("; ".join(wrong) + f". The other scores and their table are in {run_dir}")
+    return metrics
+
+
+def _with_training_auroc(
+    summaries: Mapping[str, Mapping[str, Any]], fitted: Mapping[str, Mapping[str, Tensor]], table: pd.DataFrame
+) -> dict[str, dict[str, Any]]:
+    """Adds the AUROC of ID test against training scores to the summaries of the detectors in the table."""
     id_rows = table[table["role"] == "id"]
-    shown = {
+    return {
         name: {**summary, **training_auroc(fitted.get(name, {}), id_rows[name].to_numpy())}
         for name, summary in summaries.items()
         if name in table
     }
-    found = all_doubts(table, doubts or {})
-    metrics = publish(table, run_dir, shown, config, loggers, extra_forwards, read, doubts=found)
-    if wrong:
-        raise InputError("; ".join(wrong) + f". The other scores and their table are in {run_dir}")
-    return metrics
 
 
 def _unread(table: pd.DataFrame, data: OODDataModule) -> list[str]:

@@ -75,7 +75,7 @@ def test_an_answer_that_depends_on_the_other_images_is_refused() -> None:
 
 def test_outputs_of_another_form_are_named() -> None:
     assert "but a tuple; give" in refusal(After(lambda z: (z, z)))
-    assert "but a dict; give" in refusal(After(lambda z: {"logits": z}))
+    assert "but a dict; give" in refusal(After(lambda z: {"scores": z}))
     assert "returns one logit" in refusal(After(lambda z: z, 1))
     unpooled = timm.create_model("convnext_atto", num_classes=5, global_pool="")
     assert "but a tensor [2, 5," in refusal(unpooled, side=64)

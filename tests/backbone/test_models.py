@@ -25,7 +25,7 @@ RECTIFIED = ("resne", "vgg", "regnetx", "regnety", "repvgg", "inception", "googl
 NOT_LINEAR = ("torchvision:squeezenet1_1",)
 # Their fits decompose a D x D matrix of float64, which takes seconds each from here on; they read the penultimate
 # feature and the logits alone, which the narrower networks have too.
-WIDE, DECOMPOSE = 1300, {"MDS", "RMDS", "Residual", "ViM", "NECO", "CoP"}
+WIDE, DECOMPOSE = 1300, {"MDS", "RMDS", "Residual", "ViM", "NECO", "CoP", "PNML", "GMM"}
 
 
 def images(model: Model, count: int) -> Tensor:

@@ -19,7 +19,7 @@ from PIL import Image
 from lightning_ood.commands.cli import main
 from lightning_ood.ops import checksums
 from tests.commands.test_bad_input import folder, refuse
-from tests.helpers.runs import ROOT, Run
+from tests.helpers.runs import CORE, ROOT, Run
 from tests.helpers.tiny import Net
 
 Check = Callable[..., dict[str, Any]]
@@ -163,6 +163,11 @@ def test_what_each_detector_needs(check: Check, tmp_path: Path) -> None:
     assert "not finite" in message(found, "error", "detectors", "bad")
     assert found["estimate"]["test"]["images"] == 23 + 17 + 2 and found["estimate"]["fit"]["seconds"] > 0
     assert found["estimate"]["memory"]["peak_bytes"] > 10**8, "torch alone takes more"
+
+    none = [part for name in CORE[3:] for part in (f"--scoring.detectors.{name}", "null")]
+    unfitted = check("--check.limit", 5, *none, code=0)
+    assert unfitted["estimate"]["fit"] == {"images": 0, "seconds": 0.0, "seconds_per_image": {}}
+    assert "no detector needs a fit" in message(unfitted, "ok", "cost", "fit")
 
 
 @pytest.mark.parametrize(

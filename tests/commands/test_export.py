@@ -95,6 +95,14 @@ def test_the_standard_output_and_the_options(capsys: pytest.CaptureFixture[str],
     assert "OOD" in table and "white/0.png" in table
 
 
+def test_two_processes_give_what_one_gives(capsys: pytest.CaptureFixture[str], place: Path) -> None:
+    command = [*PREDICT, "known", "white", "nowhere.png", "--batch_size", "4", "--format", "csv"]
+    one, two = (said(capsys, [*command, "--processes", n], code=1)[0] for n in "12")
+    assert one == two and len(one.splitlines()) == 14
+    discovered = [said(capsys, [*command, "--fdr", "0.2", "--processes", n], code=1)[0] for n in "12"]
+    assert discovered[0] == discovered[1] != one
+
+
 def test_a_list_on_stdin(capsys: pytest.CaptureFixture[str], place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stdin", io.StringIO("known/1.png\n\nwhite/2.png\n"))
     rows = list(csv.DictReader(io.StringIO(said(capsys, [*PREDICT, "-"])[0])))

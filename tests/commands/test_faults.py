@@ -11,6 +11,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+from lightning.pytorch.demos.boring_classes import BoringModel
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from lightning_ood.commands import cli
@@ -23,6 +24,7 @@ from lightning_ood.report import write_scores
 from lightning_ood.report.publish import publish
 from lightning_ood.report.results import table_of
 from tests.helpers.runs import Run
+from tests.helpers.tiny import quiet_trainer
 
 
 def raised(error: BaseException) -> Callable[[list[str]], None]:
@@ -78,6 +80,13 @@ def test_a_bug_keeps_its_traceback(error: Exception, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(cli, "_find", lambda args: raised(error))
     with pytest.raises(RuntimeError, match="knn"):
         cli.main(["fit"])
+
+
+def test_an_argument_that_lightning_does_not_check() -> None:
+    trainer = quiet_trainer([], check_val_every_n_epoch=0, max_epochs=1)
+    with pytest.raises(ZeroDivisionError) as error:
+        trainer.fit(BoringModel())
+    assert "these arguments of the trainer: ZeroDivisionError" in (sentence(error.value) or "")
 
 
 def test_a_trainer_that_cannot_be_made(config: Path, train: Run) -> None:

@@ -45,9 +45,8 @@ def test_backbone_and_features_need_torch_alone() -> None:
 
 
 def test_detectors_need_neither_lightning_nor_a_logger() -> None:
-    code = (
-        "import lightning_ood\nfor name in set(lightning_ood.__all__) - {'OODCallback'}: getattr(lightning_ood, name)"
-    )
+    tables = "{'OODCallback', 'Evaluation', 'evaluate'}"
+    code = f"import lightning_ood\nfor name in set(lightning_ood.__all__) - {tables}: getattr(lightning_ood, name)"
     code += "\nfrom lightning_ood.detectors import KNN"
     assert not {"lightning", "wandb", "timm", "pandas"} & imported_by(code)
 
@@ -58,7 +57,7 @@ def test_help_and_a_wrong_command_import_no_library(argument: str) -> None:
     assert imported_by(code) == set()
 
 
-@pytest.mark.parametrize("command", ["compare", "report", "sweep"])
+@pytest.mark.parametrize("command", ["compare", "leaderboard", "report", "sweep"])
 def test_help_of_commands_on_tables_imports_no_network(command: str) -> None:
     code = f"from lightning_ood.commands.cli import main\ntry: main(['{command}', '--help'])\nexcept SystemExit: pass"
     assert imported_by(code) <= {"pandas"}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
 
 import pandas as pd
@@ -48,9 +50,14 @@ def test_fit_then_test_leaves_the_contract_behind(config: Path, train: Run, tmp_
         assert yaml.safe_load((run / name).read_text())["data"]["batch_size"] == 8
     report = run / "report"
     assert {path.name for path in report.iterdir()} >= {"auroc.png", "histograms.png", "roc.png", "index.html"}
+    about = json.loads((run / "provenance.json").read_text())
+    assert [(x["dataset"], x["images"]) for x in about["images"]] == [("tints", 23), ("pale", 17), ("white", 2)]
+    assert about["weights_sha256"] == saved["backbone"]["hash"] and re.fullmatch(r"[0-9a-f]{16}", about["fitted_on"])
+    assert about["command"] == f"python train.py test --config {config}" and about["environment"]["torch"]
     assert "accuracy" in tested.stdout and str(run.relative_to(tmp_path)) in tested.stdout
     for name in CORE:
         assert name in tested.stdout
+    assert train("leaderboard", "runs/tiny", "--out", "site").returncode == 0
 
 
 def test_sets_are_added_and_left_out_by_name(config: Path, train: Run, tmp_path: Path) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-import threading
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
@@ -72,11 +72,10 @@ def call(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, s
 
 @pytest.fixture
 def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Runs of a sweep start no process, one at a time."""
-    lock = threading.Lock()
+    """Runs of a sweep start no process, one at a time: the parser changes the working directory for a moment."""
 
     def start(args: list[str], log: Path, threads: int, variables: object = None) -> int:
-        with lock, log.open("w") as out, redirect_stdout(out), redirect_stderr(out):
+        with log.open("w") as out, redirect_stdout(out), redirect_stderr(out):
             try:
                 command_line(args)
             except SystemExit as stop:
@@ -84,6 +83,7 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
             return 0
 
     monkeypatch.setattr(runs, "start", start)
+    monkeypatch.setattr(runs, "ThreadPoolExecutor", lambda jobs: ThreadPoolExecutor(1))
 
 
 @pytest.mark.usefixtures("in_process")

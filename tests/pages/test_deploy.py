@@ -5,10 +5,10 @@ from __future__ import annotations
 import http.client
 import io
 import json
-import os
 import threading
+import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from http.server import ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -65,26 +65,43 @@ def test_in_a_trainer(place: Path) -> None:
     assert [len(batch) for batch in names["found"]] == [4, 4, 4]
 
 
-def test_the_service_answers_8_clients(place: Path) -> None:
+@pytest.fixture
+def service(place: Path) -> Iterator[tuple[dict[str, Any], int]]:
+    """The page's service on a port of loopback: its names and the port."""
+    uvicorn = pytest.importorskip("uvicorn")
     names: dict[str, Any] = {"__name__": "service"}
-    exec(block("class Service"), names)
-    names["Service"].log_message = lambda *_: None
-    server = ThreadingHTTPServer(("127.0.0.1", 0), names["Service"])
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    exec(compile(block("app = FastAPI"), "service.py", "exec"), names)
+    server = uvicorn.Server(uvicorn.Config(names["app"], port=0, log_level="error"))
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    while not server.started:
+        time.sleep(0.01)
+    yield names, server.servers[0].sockets[0].getsockname()[1]
+    server.should_exit = True
+    thread.join()
+
+
+def ask(port: int, body: bytes, stated: int | None = None) -> tuple[int, bytes]:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    connection.request("POST", "/", body, {} if stated is None else {"Content-Length": str(stated)})
+    answer = connection.getresponse()
+    return answer.status, answer.read()
+
+
+def test_the_service_answers_8_clients(service: tuple[dict[str, Any], int]) -> None:
+    names, port = service
     buffer = io.BytesIO()
     PICTURES[0].save(buffer, "PNG")
     expected = names["DETECTOR"].predict(PICTURES[0])[0]
-
-    def ask(body: bytes) -> tuple[int, bytes]:
-        connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=30)
-        connection.request("POST", "/", body)
-        answer = connection.getresponse()
-        return answer.status, answer.read()
-
     with ThreadPoolExecutor(8) as clients:
-        answers = list(clients.map(ask, [buffer.getvalue()] * int(os.environ.get("REQUESTS", "80"))))
-    assert ask(b"no image")[0] == 400 and ask(b"")[0] == 413
-    server.shutdown()
+        answers = list(clients.map(lambda body: ask(port, body), [buffer.getvalue()] * 80))
     assert {status for status, _ in answers} == {200}
-    scores = {json.loads(body)["score"] for _, body in answers}
-    assert scores == {expected.score}
+    assert {json.loads(body)["score"] for _, body in answers} == {expected.score}
+
+
+def test_the_service_bounds_what_it_takes(service: tuple[dict[str, Any], int]) -> None:
+    names, port = service
+    assert ask(port, b"no image")[0] == 400 and ask(port, b"")[0] == 400
+    names["LIMIT"], names["SECONDS"] = 100, 0.2
+    assert ask(port, b"x" * 101)[0] == 413
+    assert ask(port, b"x", stated=50)[0] == 408, "49 bytes never arrive"

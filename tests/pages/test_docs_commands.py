@@ -121,6 +121,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         noise = np.random.default_rng(seed).normal(size=(len(scores), 3)).astype("float32")
         noisy = {detector: scores[detector] + noise[:, i] for i, detector in enumerate(scores.columns[-3:])}
         scores.assign(**noisy).to_parquet(run / "scores.parquet")
+    for name in ("metrics.csv", "provenance.json"):
+        shutil.copy(folder / "runs" / "my" / name, folder / "runs" / "other")
     return folder
 
 

@@ -31,7 +31,7 @@ OTHERS = [
     *(page for folder in ("configs", "experiments") for page in sorted((ROOT / folder).rglob("*.yaml"), key=str)),
 ]
 PAGES = [*MARKDOWN, *OTHERS]
-COMMANDS = ("check", "fit", "test", "export", "predict", "monitor", "report", "compare", "sweep")
+COMMANDS = ("check", "fit", "test", "export", "predict", "monitor", "report", "compare", "leaderboard", "sweep")
 TREE = r"(?:lightning_ood|configs|experiments|tests|docs|notebooks|tools)"
 PATH = re.compile(rf"(?<![\w/.-])({TREE}/[\w./-]*)(.?)")
 DOTTED = re.compile(r"(?<![\w/.-])((?:lightning_ood|tools|experiments)(?:\.[A-Za-z_]\w*)+)")
@@ -41,7 +41,7 @@ HYPOTHETICAL = {"lightning_ood/detectors/class_direction.py"}  # the new_detecto
 OF_A_RUN = {  # what commands write
     *("scores.parquet", "metrics.csv", "config.yaml", "config.test.yaml", "fits.json", "last.ckpt", "trained.ckpt"),
     *("header.json", "summary.json", "curve.parquet", "detector.onnx"),
-    *("doubts.csv", "training.ckpt", "index.html", "reproduction.md", "reproduction.csv"),
+    *("doubts.csv", "provenance.json", "training.ckpt", "index.html", "reproduction.md", "reproduction.csv"),
 }
 OF_A_USER = {"my.yaml", "two.yaml", "my_model.yaml", "my_table.yaml", "split.yaml"}
 OF_AUTHORS = {"select_svhn_data.py"}  # other people's repositories

@@ -26,6 +26,8 @@ def test_class_names(scores, named):
     assert class_names(scores)[3] == "3"
     assert class_names(named)[3] == "class_3"
     assert class_names(scores.assign(path="set/" + scores["path"]))[3] == "3"  # one folder for all
+    words = [f"word {i}" for i in range(10)]
+    assert class_names(scores, words)[3] == class_names(named, words)[3] == "word 3"
 
 
 def test_taken_for(named):

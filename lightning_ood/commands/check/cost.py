@@ -24,6 +24,10 @@ def estimate(found: Findings, dry_run: DryRun, sets: Mapping[str, ImageSet], wor
     read, once = per_image("read"), sum(per_image(f"compute {name}") for name in found.detectors)
     for job, step in (("fit", "fit"), ("test", "score")):
         images = sum(len(images) for key, images in sets.items() if role(key) in _READS[job])
+        if job == "fit" and not any(facts.fit for facts in found.detectors.values()):
+            found.estimate[job] = {"images": 0, "seconds": 0.0, "seconds_per_image": {}}
+            found.add("ok", "cost", job, "no detector needs a fit: no image is read for one")
+            continue
         network = per_image(f"network, {job}")
         scores = sum(per_image(f"{step} {name}") for name in found.detectors)
         total = max(read / workers, network + scores) if workers else read + network + scores

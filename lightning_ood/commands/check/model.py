@@ -13,6 +13,7 @@ from scipy.stats import binomtest
 from lightning_ood.commands.check.findings import Finding, Level
 from lightning_ood.engine.module import OODModule
 from lightning_ood.networks.preprocess import Preprocess
+from lightning_ood.networks.published import timm_accuracy
 
 CONFIDENCE = 0.99  # of the interval about an accuracy on a sample
 SLACK = 1.0  # percent: decoders and resizing differ between libraries
@@ -57,7 +58,9 @@ def own_preprocessing(module: OODModule, options: Mapping[str, Any]) -> Preproce
 
 
 def published_accuracy(module: OODModule) -> float | None:
-    """Returns the accuracy in percent that torchvision publishes for these weights; None where it publishes none."""
+    """Returns the accuracy in percent that torchvision or timm publishes for the weights; None where unknown."""
+    if module.source.library == "timm" and module.backbone.probe.num_classes == 1000:
+        return timm_accuracy(module.source, module.backbone.network, module.preprocess.size)
     entry = _entry(module) if module.source.library == "torchvision" else None
     if entry is None or len(entry.meta.get("categories", ())) != module.backbone.probe.num_classes:
         return None
