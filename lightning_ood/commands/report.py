@@ -11,6 +11,7 @@ import pandas as pd
 from lightning_ood.commands.compare import PaperOptions, add_paper_arguments, choose, open_runs, table_of_runs
 from lightning_ood.data.root import data_root
 from lightning_ood.errors import InputError
+from lightning_ood.ops.files import read_text
 from lightning_ood.ops.plain_yaml import read_yaml
 from lightning_ood.report import read_scores, reader
 from lightning_ood.report.paper import write_grid
@@ -67,10 +68,7 @@ def _config(path: Path) -> tuple[str, str | None]:
     if not path.is_file():
         return "", None
     advice = "delete it; the report goes on without it"
-    try:
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is damaged ({error.reason}): {advice}") from error
+    text = read_text(path, advice)
     root = read_yaml(text, path, advice)
     for key in ("data", "root"):
         root = root.get(key) if isinstance(root, Mapping) else None

@@ -43,11 +43,10 @@ class ResizeShorter:
         kept = min(length, self.crop[0] if upright else self.crop[1])
         start = round((length - kept) / 2)
         ends = start * long / length, min((start + kept) * long / length, long)
-        size: tuple[int, int] = (self.side, kept)
-        box: tuple[float, float, float, float] = (0, ends[0], short, ends[1])
-        if not upright:
-            size, box = size[::-1], (ends[0], 0, ends[1], short)
-        return image.resize(size, Image.Resampling[self.interpolation.name.removesuffix("_EXACT")], box)
+        mode = Image.Resampling[self.interpolation.name.removesuffix("_EXACT")]
+        if upright:
+            return image.resize((self.side, kept), mode, (0, ends[0], short, ends[1]))
+        return image.resize((kept, self.side), mode, (ends[0], 0, ends[1], short))
 
 
 @dataclass(frozen=True)

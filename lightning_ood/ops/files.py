@@ -47,6 +47,18 @@ def write_text(path: Path, text: str) -> Path:
     return write_whole(path, lambda partial: partial.write_text(text, encoding="utf-8", errors="backslashreplace"))
 
 
+def read_text(path: Path, advice: str = "save it in UTF-8") -> str:
+    """Reads UTF-8 text.
+
+    Raises:
+        InputError: if it is none; ends in ``advice``.
+    """
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is no text in UTF-8 ({error.reason}): {advice}") from error
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """Reads a file of the program that holds a JSON mapping; empty where the file does not exist.
 

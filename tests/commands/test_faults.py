@@ -98,7 +98,7 @@ def test_a_trainer_that_cannot_be_made(config: Path, train: Run) -> None:
 
 DAMAGE = {
     "scores.parquet": (b"", "cannot be read as a table"),
-    "report/fits.json": (b"{", "delete it"),
+    "report/fits.json": (b'{"summaries": [1]}', "delete it"),
     "config.test.yaml": (b"a: [", "delete it"),
     "doubts.csv": (b"a,b\n1,2\n", "delete it"),
 }

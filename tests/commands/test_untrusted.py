@@ -87,6 +87,9 @@ def test_aliases_that_stand_for_a_billion_values(
     assert "config.test.yaml cannot be read as YAML (its aliases" in refuse(capsys, "report", hostile)
     assert "bomb.yaml" in (said := refuse(capsys, "sweep", bomb)) and "its aliases" in said
     assert "its aliases" in refuse(capsys, "fit", "--config", bomb)
+    (hostile / "config.test.yaml").write_bytes(b"data: caf\xe9")
+    for arguments in (("report", hostile), ("fit", "--config", hostile / "config.test.yaml")):
+        assert "config.test.yaml is no text in UTF-8" in refuse(capsys, *arguments)
     assert "its aliases" in refuse(capsys, "fit", "--scoring.detectors.a", bomb)
     assert "data.ood" in refuse(capsys, "fit", "--data.ood", BOMB)
 

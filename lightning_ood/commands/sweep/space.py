@@ -13,6 +13,7 @@ from typing import Any
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
 from lightning_ood.errors import InputError
+from lightning_ood.ops.files import read_text
 from lightning_ood.ops.plain_yaml import read_yaml
 
 Point = dict[str, Any]  # parameter -> value
@@ -67,7 +68,7 @@ def read(path: Path) -> Sweep:
         InputError: if it is not a sweep file of this command line; the message names the key.
     """
     try:
-        content = read_yaml(path.read_text(encoding="utf-8"), path)
+        content = read_yaml(read_text(path), path)
     except OSError as error:
         raise InputError(f"{path}: no such sweep file") from error
     _check(isinstance(content, Mapping), f"{path}: a sweep file has the keys {', '.join(sorted(KEYS))}")
