@@ -76,6 +76,10 @@ def _of_one(error: BaseException) -> str | None:
         return _MEMORY
     if isinstance(error, OSError) and error.errno is not None and error.filename is not None:
         return f"{error.filename}: {error.strerror}"
+    if isinstance(error, UnicodeDecodeError):
+        return (
+            f"a config, or another file of text, is no UTF-8 ({text}): write it again (--debug says where)"
+        )
     if isinstance(error, ValueError) and _SEED.search(text):
         return f"seed_everything: {text}: write a number from 0 to 4294967295"
     if name == "MisconfigurationException":  # Lightning's check of what the trainer is given
