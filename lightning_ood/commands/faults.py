@@ -82,8 +82,8 @@ def _of_one(error: BaseException) -> str | None:
         return f"seed_everything: {text}: write a number from 0 to 4294967295"
     if name == "MisconfigurationException":  # Lightning's check of what the trainer is given
         return f"the trainer cannot be made: {' '.join(text.split())}"
-    if _raised_in(error).startswith("yaml."):  # whose constructors raise whatever a value leads them to
-        return f"a YAML file, most often a config, cannot be read ({name}: {text}): correct it (--debug says where)"
+    if _raised_in(error).startswith(("yaml.", "jsonargparse.")):  # which raise whatever a value leads them to
+        return f"a config or an argument cannot be read ({name}: {text}): correct it (--debug says where)"
     if isinstance(error, _OF_ARGUMENTS) and _raised_in(error).startswith("lightning."):  # it checks few arguments
         return f"Lightning cannot go on with these arguments of the trainer: {name}: {text} (--debug says where)"
     if isinstance(error, RuntimeError):
