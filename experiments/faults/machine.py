@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
-from experiments.faults.bench import Bench, Trial
+from experiments.faults.bench import LIMIT, Bench, Trial
 from tests.helpers.runs import ROOT
 
 TWO = ("--trainer.devices", "2", "--trainer.strategy", "ddp")
@@ -208,7 +208,7 @@ def _shared_memory(bench: Bench, draw: random.Random, size: int) -> str:
             env=environment,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=LIMIT,
         )
     except subprocess.TimeoutExpired:
         return "hung"

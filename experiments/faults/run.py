@@ -54,8 +54,10 @@ def trials(share: float = 1.0, mounts: bool = True) -> list[Trial]:
     return [trial for make, count in kinds.items() for trial in make(count)]
 
 
-def play(chosen: Sequence[Trial], base: Path, processes: int = 2, seed: int = 0) -> Iterator[Outcome]:
-    """Plays trials in a random order, some at a time, and yields their outcomes."""
+def play(
+    chosen: Sequence[Trial], base: Path, processes: int = 2, seed: int = 0, numbers: Sequence[int] = ()
+) -> Iterator[Outcome]:
+    """Plays trials, or those with the given numbers, in a random order, some at a time; yields their outcomes."""
     servers: SimpleQueue[Commands] = SimpleQueue()
     all_servers = [Commands() for _ in range(processes)]
     for each in all_servers:
@@ -74,7 +76,7 @@ def play(chosen: Sequence[Trial], base: Path, processes: int = 2, seed: int = 0)
         print(f"{number:4} {spent:5.1f} s  {verdict:9} {trial.kind}: {trial.name}", flush=True)
         return trial, verdict, said
 
-    order = list(range(len(chosen)))
+    order = list(numbers or range(len(chosen)))
     random.Random(seed).shuffle(order)
     try:
         with ThreadPoolExecutor(processes) as pool:
@@ -107,6 +109,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--share", type=float, default=1.0, help="of the trials of each kind")
     parser.add_argument("--only", nargs="+", default=[], help="kinds of faults, as the table names them")
+    parser.add_argument("--numbers", nargs="+", type=int, default=[], help="trials to play again, as a run prints them")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder for table.md and failures.md")
@@ -122,7 +125,7 @@ def main() -> None:
         commands.close()
         options.out.mkdir(parents=True, exist_ok=True)
         outcomes: list[Outcome] = []
-        for outcome in play(chosen, base, options.processes, options.seed):
+        for outcome in play(chosen, base, options.processes, options.seed, options.numbers):
             outcomes.append(outcome)
             (options.out / "table.md").write_text(f"{table(outcomes)}\n")
             (options.out / "failures.md").write_text(f"{failures(outcomes)}\n")

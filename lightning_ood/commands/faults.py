@@ -76,10 +76,16 @@ def _of_one(error: BaseException) -> str | None:
         return _MEMORY
     if isinstance(error, OSError) and error.errno is not None and error.filename is not None:
         return f"{error.filename}: {error.strerror}"
+    if isinstance(error, UnicodeDecodeError):
+        return f"a config, or another file of text, is no UTF-8 ({text}): write it again (--debug says where)"
     if isinstance(error, ValueError) and _SEED.search(text):
         return f"seed_everything: {text}: write a number from 0 to 4294967295"
+    if name == "InvalidBackend":  # of torch.compile
+        return f"model.reading.compile: {text}: write inductor or another backend, or null"
     if name == "MisconfigurationException":  # Lightning's check of what the trainer is given
         return f"the trainer cannot be made: {' '.join(text.split())}"
+    if _raised_in(error).startswith(("yaml.", "jsonargparse.")):  # which raise whatever a value leads them to
+        return f"a config or an argument cannot be read ({name}: {text}): correct it (--debug says where)"
     if isinstance(error, _OF_ARGUMENTS) and _raised_in(error).startswith("lightning."):  # it checks few arguments
         return f"Lightning cannot go on with these arguments of the trainer: {name}: {text} (--debug says where)"
     if isinstance(error, RuntimeError):

@@ -108,8 +108,8 @@ def read_scores(run_dir: Path | str) -> pd.DataFrame:
     """Reads ``scores.parquet`` from the folder of a run.
 
     Raises:
-        InputError: if the file does not exist or is damaged, an image has several rows, or a column of scores is not
-            floating.
+        InputError: if the file does not exist or is damaged, lacks ID or OOD images or detectors, an image has several
+            rows, or a column of scores is not floating.
     """
     path = Path(run_dir) / "scores.parquet"
     if not path.is_file():
@@ -140,6 +140,10 @@ def _check_columns(scores: pd.DataFrame) -> None:
 
 
 def _check_rows(scores: pd.DataFrame) -> None:
+    lacks = [f"no row of the role {role!r}" for role in ("id", "ood") if role not in set(scores["role"])]
+    lacks += [] if detectors_of(scores) else ["no detector's column"]
+    if lacks:
+        raise InputError(f"the table has {' and '.join(lacks)}: run test again")
     repeated = scores.duplicated(["role", "dataset", "index"])
     if repeated.any():
         first = scores[repeated].iloc[0]

@@ -89,6 +89,15 @@ def test_an_argument_that_lightning_does_not_check() -> None:
     assert "these arguments of the trainer: ZeroDivisionError" in (sentence(error.value) or "")
 
 
+@pytest.mark.parametrize("damage", [b"seed_everything: !!timestamp 99", b"seed_everything: \xe7"])
+def test_a_config_that_yaml_cannot_read(damage: bytes, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "odd.yaml").write_bytes(damage)
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["fit", "--config", str(tmp_path / "odd.yaml")])
+    said = capsys.readouterr().err
+    assert stop.value.code == 2 and "config" in said and "Traceback" not in said
+
+
 def test_a_trainer_that_cannot_be_made(config: Path, train: Run) -> None:
     done = train("check", "--config", config, "--trainer.accelerator", "gpu")
     assert "Traceback" not in done.stderr + done.stdout and done.returncode in (1, 2)
