@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -142,7 +143,7 @@ def _write_all(
         table = recorder.table(loader, images, module)
         name = f"{key if key != 'id' else 'test'}.{form}"
         if first:
-            write_whole(output / name, lambda path, table=table: _WRITERS[form](path, table))
+            write_whole(output / name, partial(_WRITERS[form], table))
         written[key] = name
     return written
 
@@ -175,19 +176,20 @@ def _save_head(path: Path, head: Head) -> None:
     save_file({"weight": head.weight.cpu().contiguous(), "bias": head.bias.cpu().contiguous()}, path)
 
 
-def _save_npz(path: Path, table: dict[str, Any]) -> None:
+def _save_npz(table: dict[str, Any], path: Path) -> None:
+    arrays: dict[str, Any] = {name: np.asarray(values) for name, values in table.items()}
     with path.open("wb") as file:
-        np.savez(file, **{name: np.asarray(values) for name, values in table.items()})
+        np.savez(file, **arrays)
 
 
-def _save_safetensors(path: Path, table: dict[str, Any]) -> None:
+def _save_safetensors(table: dict[str, Any], path: Path) -> None:
     from safetensors.numpy import save_file
 
     arrays = {name: np.ascontiguousarray(values) for name, values in table.items() if name != "path"}
     save_file(arrays, path, {"path": "\n".join(table["path"])} if "path" in table else None)
 
 
-def _save_parquet(path: Path, table: dict[str, Any]) -> None:
+def _save_parquet(table: dict[str, Any], path: Path) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -196,7 +198,7 @@ def _save_parquet(path: Path, table: dict[str, Any]) -> None:
         pq.write_table(pa.table(columns), file)
 
 
-_WRITERS: dict[str, Callable[[Path, dict[str, Any]], None]] = {
+_WRITERS: dict[str, Callable[[dict[str, Any], Path], None]] = {
     "npz": _save_npz,
     "parquet": _save_parquet,
     "safetensors": _save_safetensors,
