@@ -31,7 +31,8 @@ OTHERS = [
     *(page for folder in ("configs", "experiments") for page in sorted((ROOT / folder).rglob("*.yaml"), key=str)),
 ]
 PAGES = [*MARKDOWN, *OTHERS]
-COMMANDS = ("check", "fit", "test", "export", "predict", "monitor", "report", "compare", "leaderboard", "sweep")
+COMMANDS = ("check", "fit", "test", "export", "predict", "monitor", "report", "compare")
+COMMANDS += ("leaderboard", "sweep", "configs")
 TREE = r"(?:lightning_ood|configs|experiments|tests|docs|notebooks|tools)"
 PATH = re.compile(rf"(?<![\w/.-])({TREE}/[\w./-]*)(.?)")
 DOTTED = re.compile(r"(?<![\w/.-])((?:lightning_ood|tools|experiments)(?:\.[A-Za-z_]\w*)+)")
