@@ -7,6 +7,7 @@ import sys
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from importlib import import_module
 from io import TextIOWrapper
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import NamedTuple
 
 from lightning_ood.commands.configs import expand
 from lightning_ood.commands.faults import sentence
+from lightning_ood.commands.help_text import SLOW, help_of
 from lightning_ood.errors import InputError, close_names
 from lightning_ood.ops.orphans import stop_with_parent
 from lightning_ood.ops.processes import rank
@@ -78,6 +80,8 @@ def main(args: list[str] | None = None) -> None:
         rank()  # before Lightning reads it
         if given[:1] in (["-h"], ["--help"]):
             print(usage())
+        elif given[:1] and given[0] in SLOW and given[1:] in (["-h"], ["--help"]):
+            print(help_of(given[0], partial(_find, given)), end="")
         else:
             _find(given)([expand(each) for each in given[1:]])
     except BrokenPipeError:  # the reader of a pipe, such as `head`, has seen enough
