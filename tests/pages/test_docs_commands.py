@@ -28,7 +28,7 @@ PAGES = [page for page in PAGES if page.name != "extend.md"]
 BLOCK = re.compile(r"(?:^`([^`\n]+)`:\n\n)?^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 NOT_HERE = {  # a pattern of commands -> why they are not run here
-    r"make (demo|test|check|oldest)": "takes minutes; .ci/run calls test and check, tests/test_configs.py demo's commands",
+    r"make (demo|test|check|oldest)": "takes minutes; .ci/run calls test and check, test_configs.py demo's commands",
     r"git clone .*": "needs the network",
     r"python scripts/download/download\.py .*": "is OpenOOD's own and downloads",
     r"torchrun --nnodes 2 .*": "tests/commands/test_torchrun.py runs it, two nodes on one machine",

@@ -45,7 +45,7 @@ OF_A_RUN = {  # what commands write
     *("doubts.csv", "provenance.json", "training.ckpt", "index.html", "reproduction.md", "reproduction.csv"),
     *("features.yaml", "head.safetensors", "failures.md"),
 }
-OF_A_USER = {"my.yaml", "two.yaml", "my_model.yaml", "my_table.yaml", "split.yaml"}
+OF_A_USER = {"my.yaml", "my_detectors.yaml", "two.yaml", "my_model.yaml", "my_table.yaml", "split.yaml"}
 OF_AUTHORS = {"select_svhn_data.py"}  # other people's repositories
 
 by_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
