@@ -13,7 +13,7 @@ from lightning_ood.commands.lightning_cli import CLI
 from lightning_ood.data.calibration import calibration_batches, calibration_images
 from lightning_ood.data.datamodule import OODDataModule
 from lightning_ood.data.words import class_words
-from lightning_ood.deploy import folder
+from lightning_ood.deploy import banks, folder
 from lightning_ood.deploy.export import export
 from lightning_ood.engine import run
 from lightning_ood.engine.module import OODModule
@@ -22,6 +22,7 @@ from lightning_ood.errors import InputError, write_one_of
 from lightning_ood.ops.console import rank_zero_print
 from lightning_ood.report.markdown import markdown_table
 from lightning_ood.report.table import read_metrics
+from lightning_ood.suite import DetectorSuite
 
 
 class ExportCLI(CLI):
@@ -44,6 +45,9 @@ class ExportCLI(CLI):
         parser.add_argument(
             "--calibration_share", type=float | None, default=None, help="share of the ID test images to calibrate on"
         )
+        parser.add_argument(
+            "--bank", type=int | None, default=None, help="rows of a bank to keep; what that costs in AUROC is printed"
+        )
         parser.add_argument("--format", type=Literal["folder", "onnx", "torch"], default="folder", help=FORMATS)
 
     def before_instantiate_classes(self) -> None:
@@ -58,6 +62,9 @@ class ExportCLI(CLI):
         scoring.leave_out(model)
         output = Path(options.output)
         _load(self.folder.last, model, datamodule, scoring, self.trainer)
+        suite = scoring.suite
+        if options.bank is not None:
+            suite = smaller_banks(model, datamodule, suite, options.bank)
         spec = options.calibration
         chosen = calibration_images(datamodule, spec, options.calibration_share, datamodule.seed)
         classes = datamodule.classes or chosen.images.classes or []
@@ -66,7 +73,7 @@ class ExportCLI(CLI):
             model.backbone,
             describe_network(model, options.model.as_dict()),
             model.preprocess,
-            scoring.suite,
+            suite,
             calibration_batches(datamodule, chosen),
             origin=chosen.origin,
             accept=options.accept,
@@ -86,6 +93,28 @@ class ExportCLI(CLI):
 
 
 FORMATS = "folder: for load_detector; onnx, torch: also a graph for other runtimes, image in and decision out"
+
+
+def smaller_banks(model: OODModule, data: OODDataModule, suite: DetectorSuite, rows: int) -> DetectorSuite:
+    """Returns the suite with smaller banks, and prints the AUROC of the test sets before and after."""
+    small = banks.shrink(suite, rows)
+    names = banks.changed(suite, small)
+    if not names:
+        rank_zero_print(f"--bank {rows}: no detector holds a larger bank; nothing is made smaller")
+        return suite
+    data.setup("test")
+    loaders = data.test_dataloader()
+    sets = {entry.name: loaders[key] for key, entry in data.sets.items() if entry.role != "csid"}
+    model.backbone.configure(suite.reads("test"))
+    found = banks.costs(model.backbone, (suite, small), sets)
+    lines = [
+        [name, ood, f"{100 * before:.2f}", f"{100 * after:.2f}", f"{100 * (after - before):+.2f}"]
+        for (name, ood), (before, after) in found.items()
+        if name in names
+    ]
+    heads = ["detector", "OOD set", "AUROC, whole bank", f"{rows} rows", "difference"]
+    rank_zero_print(markdown_table(heads, lines, labels=2, pad=True))
+    return small
 
 
 def choose(scoring: ScoringCallback, names: list[str]) -> None:

@@ -35,6 +35,7 @@ def main(args: list[str]) -> None:
     add_source(parser)
     parser.add_argument("--threshold", type=float, help="a score below which an image is OOD, in place of --accept")
     parser.add_argument("--fdr", type=float, help="share of false alarms among the alarms, over all images together")
+    parser.add_argument("--joint", nargs="+", default=[], metavar="NAME", help="detectors that decide together")
     parser.add_argument("--by_class", action="store_true", help="p-values within the predicted class")
     parser.add_argument("--processes", type=int, default=1, help="processes that share the images (default: 1)")
     parser.add_argument("--format", choices=FORMATS, help="by default that of the file's ending, else table or csv")
@@ -86,7 +87,7 @@ def predictions(options: Namespace, detector: ExportedDetector, images: list[str
     """Yields the predictions; with ``--fdr`` after all images."""
     from lightning_ood.deploy.prediction import discover
 
-    rule = detector.rule(options.use, options.accept, options.threshold, options.by_class, options.fdr)
+    rule = detector.rule(options.use, options.accept, options.threshold, options.by_class, options.fdr, options.joint)
     if options.processes > 1:
         from lightning_ood.deploy import parallel
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from threading import Lock
@@ -17,6 +17,7 @@ from lightning_ood.data.images import ImageError
 from lightning_ood.deploy.calibration import Calibration
 from lightning_ood.deploy.conformal import check_accept, rank, too_small
 from lightning_ood.deploy.inputs import Named, decode, named
+from lightning_ood.deploy.joint import JointDecision
 from lightning_ood.deploy.prediction import Prediction, Rule, discover
 from lightning_ood.errors import InputError, NotFiniteError
 from lightning_ood.networks.preprocess import Preprocess
@@ -54,6 +55,7 @@ class ExportedDetector:
     ) -> None:
         self.backbone, self.suite, self.preprocess, self.calibration = backbone, suite, preprocess, calibration
         self.accept, self.device, self.upright, self.header = accept, torch.device(device), upright, header or {}
+        self._joint: dict[tuple[str, ...], JointDecision] = {}
         self._one_at_a_time = Lock()  # the network's hooks record one forward pass
         self.classes = classes or [str(k) for k in range(backbone.probe.num_classes)]
 
@@ -71,6 +73,7 @@ class ExportedDetector:
         threshold: float | None = None,
         fdr: float | None = None,
         by_class: bool = False,
+        joint: Sequence[str] = (),
         batch_size: int = 64,
         bad_images: Literal["error", "skip"] = "error",
     ) -> list[Prediction]:
@@ -85,10 +88,11 @@ class ExportedDetector:
             fdr: decides by Benjamini and Hochberg's rule over all images: on average at most this share of the images
                 called OOD is ID.
             by_class: p-values within the predicted class.
+            joint: names of detectors that decide together; ``score`` is then their combined p-values' (Fisher's rule).
             batch_size: images per forward.
             bad_images: stop at an image that cannot be read, or return it with an ``error``.
         """
-        rule = self.rule(detector, accept, threshold, by_class, fdr)
+        rule = self.rule(detector, accept, threshold, by_class, fdr, joint)
         found = list(self.stream(images, rule, batch_size, bad_images))
         return found if fdr is None else discover(found, fdr)
 
@@ -99,6 +103,7 @@ class ExportedDetector:
         threshold: float | None = None,
         by_class: bool = False,
         fdr: float | None = None,
+        joint: Sequence[str] = (),
     ) -> Rule:
         """Returns the rule that decides, with the defaults of the export; the arguments are those of ``predict``.
 
@@ -111,11 +116,19 @@ class ExportedDetector:
             raise InputError("fdr decides by itself: leave out accept, threshold and by_class")
         if threshold is not None and (accept is not None or by_class):
             raise InputError("threshold decides by itself: leave out accept and by_class")
+        if joint and (detector is not None or threshold is not None or by_class):
+            raise InputError("joint decides by itself: leave out detector, threshold and by_class")
         name = self.detectors[0] if detector is None else self.calibration.check_name(detector)
         share = check_accept(self.accept if accept is None else accept)
         if threshold is None:
-            rank(len(self.calibration), share)
-        return Rule(name, share, threshold, by_class)
+            rank(len(self.joint(tuple(joint))) if joint else len(self.calibration), share)
+        return Rule(name, share, threshold, by_class, tuple(joint))
+
+    def joint(self, names: tuple[str, ...]) -> JointDecision:
+        """Returns the joint decision of several detectors."""
+        if names not in self._joint:
+            self._joint[names] = JointDecision(self.calibration, names)
+        return self._joint[names]
 
     def too_small(self, accept: float | None = None) -> dict[str, int]:
         """Returns class -> number of its calibration images, where these are too few for a decision within the class.
@@ -174,10 +187,11 @@ class ExportedDetector:
         within = predictions if rule.by_class else None
         columns = {name: table[:, i] for i, name in enumerate(self.detectors)}
         p_values = {name: self.calibration.p_values(name, column, within) for name, column in columns.items()}
-        if rule.threshold is None:
-            flags = p_values[rule.detector] <= 1 - rule.accept + 1e-9
-        else:
-            flags = columns[rule.detector] < np.float32(rule.threshold)
+        chosen, p = columns[rule.detector], p_values[rule.detector]  # [B] each
+        if rule.joint:
+            chosen = self.joint(rule.joint).combined(columns)
+            p = self.joint(rule.joint).p_values(chosen)
+        flags = p <= 1 - rule.accept + 1e-9 if rule.threshold is None else chosen < np.float32(rule.threshold)
         return [
             Prediction(one.name, error="a score is not finite: the image gives the network no usable feature")
             if not finite[i]
@@ -186,8 +200,8 @@ class ExportedDetector:
                 label=self.classes[predictions[i]],
                 class_index=int(predictions[i]),
                 probability=float(probabilities[i]),
-                score=float(columns[rule.detector][i]),
-                p_value=float(p_values[rule.detector][i]),
+                score=float(chosen[i]),
+                p_value=float(p[i]),
                 is_ood=bool(flags[i]),
                 scores={name: float(column[i]) for name, column in columns.items()},
                 p_values={name: float(column[i]) for name, column in p_values.items()},

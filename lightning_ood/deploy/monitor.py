@@ -232,7 +232,10 @@ class Monitor:
 
         bets, filled = self._martingale, self._ranks.counts.nonzero()[0]
         plain = {
-            **{"files": self.detector.header.get("files"), "rule": list(vars(self.rule).values())},
+            **{
+                "files": self.detector.header.get("files"),
+                "rule": [self.rule.detector, self.rule.accept, self.rule.threshold, self.rule.by_class],
+            },
             **{"level": self.level, "seed": self.seed, "images": self.images, "ood": self.ood},
             **{"streams": self.streams, "alarm_at": self.alarm_at, "stride": self._stride},
             **{"merged_peak": self._merged_peak, "ranked": self._ranks.seen, "bets": bets.seen},

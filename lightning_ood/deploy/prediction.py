@@ -57,12 +57,14 @@ class Rule:
         accept: share of ID images that is accepted; an image is OOD where its p-value is at most ``1 - accept``.
         threshold: a score below which an image is OOD, in place of ``accept``.
         by_class: p-values within the predicted class.
+        joint: detectors that decide together, in place of one.
     """
 
     detector: str
     accept: float
     threshold: float | None = None
     by_class: bool = False
+    joint: tuple[str, ...] = ()
 
 
 def discover(found: list[Prediction], fdr: float) -> list[Prediction]:

@@ -40,6 +40,8 @@ class Detector(UncachedAccumulator):
         val_ood: whether the fit reads validation OOD images, for a search (``update_ood``).
         linear_head: whether the weights of a linear classifier are needed.
         labels: whether the fit needs the labels of the training images.
+        banks: names of fitted tensors ``[n, ...]`` with a row per training image of a sample; any sample of the rows
+            is a fit too, which ``export --bank`` uses.
         score_only: arguments that only ``score`` reads, so that a search fits once for all their values.
         positive: whether the score has a positive form, whose logarithm ``log_score`` returns. False where scores are
             never positive and the class does not override ``log_score``.
@@ -56,6 +58,7 @@ class Detector(UncachedAccumulator):
     val_ood: bool = False
     linear_head: bool = False
     labels: bool = False
+    banks: tuple[str, ...] = ()
     score_only: tuple[str, ...] = ()
     positive: bool = True
 

@@ -46,7 +46,7 @@ class GROOD(Detector):
     """
 
     labels = True
-
+    banks = ("bank",)
     positive = False
     score_only = ("k",)
 

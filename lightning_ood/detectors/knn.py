@@ -67,6 +67,8 @@ class Neighbours(Detector):
     """
 
     score_only = ("k",)
+    banks = ("bank", "energy")
+
     bank: Shared[Bank]
 
     def __init__(self, k: int, bank_size: int, seed: int) -> None:

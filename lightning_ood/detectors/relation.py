@@ -51,6 +51,8 @@ class Relation(Detector):
     score_only = ("power", "threshold")
     bank: Shared[RelationBank]
 
+    banks = ("bank", "probs")
+
     def __init__(self, power: float = 1.0, threshold: float = 0.03, bank_size: int = 10_000, seed: int = 0) -> None:
         super().__init__()
         check_positive("power", power)

@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import yaml
+from safetensors.torch import load_file
 
 from lightning_ood.commands.cli import main
 from lightning_ood.deploy.folder import read_header
@@ -101,6 +102,31 @@ def test_two_processes_give_what_one_gives(capsys: pytest.CaptureFixture[str], p
     assert one == two and len(one.splitlines()) == 14
     discovered = [said(capsys, [*command, "--fdr", "0.2", "--processes", n], code=1)[0] for n in "12"]
     assert discovered[0] == discovered[1] != one
+
+
+def test_several_detectors_decide_together(capsys: pytest.CaptureFixture[str], place: Path) -> None:
+    command = [*PREDICT, "known", "white", "--format", "jsonl"]
+    found = [json.loads(line) for line in said(capsys, [*command, "--joint", "nap", "energy"])[0].splitlines()]
+    alone = [json.loads(line) for line in said(capsys, command)[0].splitlines()]
+    assert [one["score/energy"] for one in found] == [one["score/energy"] for one in alone]
+    assert all(one["p_value"] * 21 == pytest.approx(round(one["p_value"] * 21)) for one in found), "20 images rank"
+    assert [one["is_ood"] for one in found] == [one["p_value"] <= 0.05 for one in found]
+    with pytest.raises(SystemExit):
+        main([*command, "--joint", "nap"])
+    assert "two or more detectors" in capsys.readouterr().err
+
+
+def test_a_smaller_bank_and_its_cost(capsys: pytest.CaptureFixture[str], place: Path) -> None:
+    knn = ["--scoring.detectors.knn", str(DETECTORS / "knn.yaml"), "--scoring.detectors.knn.init_args.k", "5"]
+    main(["fit", "--config", "my.yaml", *knn])
+    where = ["--output", "small", "--calibration_share", "0.5", "--bank", "20"]
+    text = said(capsys, [*EXPORT, *knn, "--detector", "knn", "energy", *where])[0]
+    row = next(line for line in text.splitlines() if "knn" in line and "white" in line)
+    before, after, difference = (float(cell) for cell in row.strip("| ").split("|")[2:])
+    assert difference == pytest.approx(after - before, abs=0.011) and "energy" not in row
+    assert load_file(place / "small" / "fits.safetensors")["knn/bank"].shape == (20, 16)
+    said(capsys, ["predict", "--detector", "small", "--trust_code", "known"])
+    assert "no detector holds" in said(capsys, [*EXPORT, "--detector", "energy", *where, "--overwrite"])[0]
 
 
 def test_a_list_on_stdin(capsys: pytest.CaptureFixture[str], place: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from lightning_ood.deploy.calibration import Calibration
 from lightning_ood.deploy.conformal import (
     accept_for,
     benjamini_hochberg,
@@ -16,6 +17,7 @@ from lightning_ood.deploy.conformal import (
     threshold,
     too_small,
 )
+from lightning_ood.deploy.joint import JointDecision
 from lightning_ood.errors import InputError
 
 
@@ -101,3 +103,26 @@ def test_what_cannot_be_is_refused() -> None:
         threshold(np.arange(9.0), 95)
     with pytest.raises(InputError, match=r"such as 0\.1"):
         benjamini_hochberg(np.zeros(2), 1.5)
+
+
+def test_a_joint_decision_keeps_its_rate_whatever_the_dependence() -> None:
+    """200 draws of 200 calibration images; two detectors that agree, and a third that is independent of them."""
+    rng = np.random.default_rng(0)
+
+    def scores(count: int, shift: float = 0.0) -> dict[str, np.ndarray]:
+        first = rng.normal(size=count) - shift
+        noise = rng.normal(size=(2, count))
+        return {"a": first, "b": first + 0.1 * noise[0], "c": noise[1] - shift}
+
+    accepted, found = [], []
+    for _ in range(200):
+        drawn = {name: values.astype(np.float32) for name, values in scores(200).items()}
+        joint = JointDecision(Calibration(drawn, np.zeros(200, int), np.zeros(200, int)), ["a", "b", "c"])
+        assert len(joint) == 100
+        accepted.append((joint.p_values(joint.combined(scores(500))) > 0.1).mean())
+        found.append((joint.p_values(joint.combined(scores(500, shift=2))) <= 0.1).mean())
+    error = np.std(accepted) / np.sqrt(200)
+    assert np.mean(accepted) == pytest.approx(91 / 101, abs=4 * error), "floor(0.1 * 101) ranks are rejected"
+    assert np.mean(found) > 0.7
+    with pytest.raises(InputError, match="two or more"):
+        JointDecision(Calibration(drawn, np.zeros(200, int), np.zeros(200, int)), ["a", "a"])

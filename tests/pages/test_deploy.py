@@ -43,7 +43,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def block(word: str) -> str:
     found = [text for text in BLOCKS if word in text]
     assert len(found) == 1, word
-    return found[0].replace('detector="energy"', 'detector="knn"')
+    return found[0].replace('detector="energy"', 'detector="knn"').replace('["nap", "energy"]', '["nap", "knn"]')
 
 
 def test_predict_and_watch(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
