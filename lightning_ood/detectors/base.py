@@ -40,6 +40,7 @@ class Detector(UncachedAccumulator):
         val_ood: whether the fit reads validation OOD images, for a search (``update_ood``).
         linear_head: whether the weights of a linear classifier are needed.
         labels: whether the fit needs the labels of the training images.
+        reads_logits: whether logits, predicted classes or the classifier's weights change a score, apart from children.
         score_only: arguments that only ``score`` reads, so that a search fits once for all their values.
         positive: whether the score has a positive form, whose logarithm ``log_score`` returns. False where scores are
             never positive and the class does not override ``log_score``.
@@ -56,6 +57,7 @@ class Detector(UncachedAccumulator):
     val_ood: bool = False
     linear_head: bool = False
     labels: bool = False
+    reads_logits: bool = True
     score_only: tuple[str, ...] = ()
     positive: bool = True
 
@@ -180,6 +182,11 @@ class Detector(UncachedAccumulator):
     def needs_labels(self) -> bool:
         """Whether the fit of this detector or of a descendant needs the labels of the training images."""
         return any(one.labels for one in self.descendants())
+
+    @property
+    def needs_logits(self) -> bool:
+        """Whether the score of this detector or of a descendant depends on logits or on a learned classifier."""
+        return any(one.reads_logits for one in self.descendants())
 
     def descendants(self) -> Iterator[Detector]:
         """Yields this detector, its children and their descendants."""

@@ -80,6 +80,7 @@ def _prepare(
     data.trainer = trainer
     data.setup("validate")
     scoring.reset()
+    scoring.leave_out(module)
     scoring.fingerprint = data.fingerprint()
     if before is not None and before.is_file():
         _keep(before, module, data, scoring, trainer.precision)
@@ -158,6 +159,7 @@ def load(path: Path, module: OODModule, data: OODDataModule, scoring: ScoringCal
             "differ by more than some detectors bear. Give both the same"
         )
     data.load_state_dict(saved.get("OODDataModule", {}))
+    scoring.leave_out(module)
     scoring.load_state_dict(state)
 
 

@@ -70,6 +70,24 @@ class ScoringCallback(L.Callback):
             data.reads_val_ood = reads.val_ood
             self._sets = ["fit", *(data.val_ood_sets if reads.val_ood else ())]
 
+    def leave_out(self, module: OODModule) -> None:
+        """Leaves out, by name, the detectors that read logits, where those only name the nearest class mean.
+
+        Raises:
+            InputError: if no detector is left.
+        """
+        removed = self.suite.leave_out_logits() if module.finetune == "means" else []
+        if removed and not self.suite.detectors:
+            raise InputError(
+                f"{', '.join(removed)}: detectors that read logits, and with model.finetune: means the network has no "
+                "learned classifier; name others (KNN, MDS, CTM, FeatureNorm, ...), or write finetune: ridge"
+            )
+        if removed:
+            rank_zero_print(
+                f"Left out, since they read logits and no classifier was learned: {', '.join(removed)} "
+                "(model.finetune: ridge gives logits)"
+            )
+
     def _refuse(self) -> None:
         """Refuses detectors that need labels, by name; raises InputError where nothing else is to be fitted."""
         before = self.suite.unfitted
