@@ -65,14 +65,15 @@ class _Regression:
         self.shares, self.mean = count / images, sums.sum(0) / images
         scatter = products - images * torch.outer(self.mean, self.mean)
         self.values, self.vectors = torch.linalg.eigh(scatter)  # [D], [D, D]
+        # Below the rounding of float32 features, as in `whitening`, a direction says nothing.
+        self.floor = 1e-14 * len(scatter) * products.diagonal().amax() + torch.finfo(scatter.dtype).tiny
         cross = sums - count[:, None] * self.mean  # [K, D], products of centred labels and features
         self.cross = cross @ self.vectors
 
     def head(self, shrinkage: float) -> tuple[Tensor, Tensor]:
         """Returns weight ``[K, D]`` and bias ``[K]`` without a scale, float64."""
         values = self.values.clamp(min=0)
-        floor = torch.finfo(values.dtype).tiny  # features that are all alike
-        weight = (self.cross / (values + shrinkage * values.mean() + floor)) @ self.vectors.T
+        weight = (self.cross / (values + shrinkage * values.mean() + self.floor)) @ self.vectors.T
         return weight, self.shares - weight @ self.mean
 
 

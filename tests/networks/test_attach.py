@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import jsonargparse
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -99,3 +100,17 @@ def test_an_export_describes_it(tmp_path: Path, zero_shot: bool, named: bool) ->
     again.load_state_dict(module.backbone.network.state_dict())
     images = torch.randn(2, 3, *module.preprocess.size)
     assert torch.equal(again.eval()(images), module(images))
+
+
+def make(width, seed=0) -> nn.Module:  # type: ignore[no-untyped-def]
+    return Tower(width, seed)
+
+
+@pytest.mark.parametrize("kind", ["Tower", "make"])
+def test_untyped_arguments_and_factory_functions_work_in_a_config(kind: str) -> None:
+    parser = jsonargparse.ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(nn.Module, "network", fail_untyped=False)  # as Lightning does
+    given = {"class_path": f"{__name__}.{kind}", "init_args": {"width": 6, "seed": 2}}
+    network = parser.instantiate_classes(parser.parse_object({"network": given})).network
+    again = construct(given, trust_code=True)
+    assert torch.equal(network(IMAGES), again(IMAGES)) and network(IMAGES).shape == (5, 6)
