@@ -39,8 +39,8 @@ def ridge_head(total: Sums, rows: Tensor, labels: Tensor) -> Head:
 
     ``f(z) = p + (C + r t I)^-1 B (z - mean)``: C the scatter of the features, t its mean eigenvalue, B their products
     with the centred labels, p the shares of the classes. The logits are ``scale * f``, since softmax needs more than
-    the range from 0 to 1. r and the scale are those with the smallest cross-entropy on held-out rows, by a regression
-    on the others; then all rows are fitted.
+    the range from 0 to 1. r and the scale are those with the smallest cross-entropy (of slightly smoothed labels) on
+    held-out rows, by a regression on the others; then all rows are fitted.
 
     Args:
         total: the sums of all rows.
@@ -78,8 +78,14 @@ class _Regression:
 
 
 def _losses(head: tuple[Tensor, Tensor], rows: Tensor, labels: Tensor) -> Tensor:
-    """Computes the cross-entropy on rows ``[n, D]`` for every scale of the logits: ``[scales]``."""
+    """Computes the cross-entropy on rows ``[n, D]`` for every scale of the logits: ``[scales]``.
+
+    The labels are smoothed by ``1 / (n + 2)``, as Platt does: classes that are separated on n rows say no more, and
+    without it every large scale would be as good as the next, up to rounding.
+    """
     logits = rows @ head[0].T + head[1]
+    smoothing = 1 / (len(rows) + 2)
     own = logits.gather(1, labels[:, None]).squeeze(1).mean()
+    own = (1 - smoothing) * own + smoothing * logits.mean()
     scales = _SCALES.to(logits.device)
     return torch.stack([(scale * logits).logsumexp(1).mean() - scale * own for scale in scales])

@@ -94,7 +94,8 @@ def check_accuracy(module: OODModule, correct: int, images: int, published: floa
 def _compare_accuracy(module: OODModule, correct: int, images: int, published: float | None) -> tuple[Level, str]:
     if images == 0:
         return "warning", "the ID test images have no labels: the accuracy is unknown"
-    if module.source.random and module.finetune != "none":
+    replaced = module.finetune in ("ridge", "means")  # the head, whatever the weights are
+    if replaced or (module.source.random and module.finetune != "none"):
         return "ok", "not measured: `fit` trains the network first"
     published = published_accuracy(module) if published is None else published
     chance = 100 / module.backbone.probe.num_classes
