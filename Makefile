@@ -2,7 +2,7 @@ VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 
-.PHONY: demo test check docs clean
+.PHONY: demo test oldest check docs clean
 
 demo: $(VENV)/installed  ## a first run on real images: fit, test and export on handwritten digits, and decide about three images
 	$(BIN)/python train.py fit --config configs/digits.yaml
@@ -14,6 +14,18 @@ demo: $(VENV)/installed  ## a first run on real images: fit, test and export on 
 
 test: $(VENV)/installed  ## the whole test suite; in order, so that what takes minutes does not come last
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+
+SHORT := tests/test_private.py tests/test_suite.py tests/engine tests/detectors/test_contract.py tests/metrics tests/ops \
+    tests/commands/test_main_job.py tests/commands/test_bad_input.py
+
+oldest: .oldest-venv/installed  ## a short part of the suite on the oldest versions that requirements.txt allows; minutes to install
+	OMP_NUM_THREADS=1 WANDB_MODE=offline HF_HUB_OFFLINE=1 .oldest-venv/bin/python -m pytest -n 2 --dist loadfile $(SHORT)
+
+.oldest-venv/installed: requirements.txt
+	$(PYTHON) -m venv .oldest-venv
+	sed -E 's/ *#.*//; s/>=([^,]*).*/==\1/' requirements.txt > .oldest-venv/oldest.txt
+	.oldest-venv/bin/python -m pip install --quiet -r .oldest-venv/oldest.txt pytest pytest-xdist pytest-timeout hypothesis
+	touch $@
 
 check: $(VENV)/installed  ## style and types
 	$(BIN)/ruff check .

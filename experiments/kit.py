@@ -16,7 +16,7 @@ from torch import Tensor
 
 from lightning_ood.backbone import Backbone
 from lightning_ood.data.datamodule import data_root
-from lightning_ood.data.sets import open_set
+from lightning_ood.data.opening import open_set
 from lightning_ood.features import Features, NetworkInfo, Reads
 from lightning_ood.networks import cifar
 from lightning_ood.networks.build import build

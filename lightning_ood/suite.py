@@ -75,6 +75,26 @@ class DetectorSuite:
         self.detectors = {name: detector for name, detector in self.detectors.items() if name not in removed}
         return removed
 
+    def leave_out_readers(self, info: NetworkInfo) -> dict[str, str]:
+        """Removes the detectors that read more than logits and penultimate feature, or cannot be set up without.
+
+        Returns:
+            name -> reason.
+        """
+        removed: dict[str, str] = {}
+        for name, detector in list(self.detectors.items()):
+            try:
+                detector.setup(info.sharing())
+                reads = detector.reads
+                more = bool(reads.taps or reads.gradients or reads.attention or reads.views)
+                reason = "it reads maps, views or gradients" if more or any(detector.extra_forwards.values()) else ""
+            except InputError as error:
+                reason = str(error)
+            if reason:
+                removed[name] = reason
+                del self.detectors[name]
+        return removed
+
     def setup(self, info: NetworkInfo) -> None:
         """Sets up every detector; detectors that are fitted together share their statistics.
 

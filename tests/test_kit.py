@@ -106,5 +106,6 @@ def test_imagenet_in_a_short_form(kit: Path, train: Run, tmp_path: Path) -> None
     assert done.returncode == 0, done.stderr
     assert "Doubtful rows (!)" in done.stdout
     run = tmp_path / "runs" / "imagenet_lite0"
+    assert "tench" in json.loads((run / "report" / "fits.json").read_text())["classes"]
     metrics = pd.read_csv(run / "metrics.csv")
     assert len(metrics) == 11 * 3 and metrics["auroc"].between(0, 100).all()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -9,11 +10,12 @@ from typing import Any
 import jsonargparse
 import lightning as L
 import pytest
+import yaml
 from lightning.pytorch.cli import LightningCLI
 from lightning.pytorch.loggers import WandbLogger
 from torch import nn
 
-from lightning_ood.commands.private_jsonargparse import HelpFormatter, unknown_class
+from lightning_ood.commands.private_jsonargparse import HelpFormatter, bound_yaml, unknown_class
 from lightning_ood.deploy.private_imports import PLOT
 from lightning_ood.detectors import list_detectors
 from lightning_ood.detectors.base import Detector
@@ -46,6 +48,14 @@ def test_launchers() -> None:
     launcher: Any = several.strategy.launcher
     assert hasattr(launcher, "procs"), broken("lightning", f"{type(launcher).__name__} has no `procs`")
     assert private_lightning.child_processes(several) is launcher.procs
+
+
+def test_yaml_loader_of_jsonargparse() -> None:
+    from jsonargparse import _loaders_dumpers
+
+    bound_yaml()
+    with pytest.raises(yaml.YAMLError, match="its aliases"):
+        _loaders_dumpers.basic_json_or_yaml_load("a: &a [*a]")
 
 
 def test_subcommand_parser() -> None:
@@ -92,7 +102,7 @@ def test_offline_and_uploads(logger: WandbLogger) -> None:
     private_wandb.go_offline(logger)
     private_wandb.upload_models(logger)
     assert private_wandb.is_offline(logger) and private_wandb.uploads_models(logger)
-    assert "mode" not in private_wandb.init_arguments(logger)
+    assert private_wandb.init_arguments(logger)["mode"] == "offline"
 
 
 def help_text(**kwargs: Any) -> str:
@@ -140,3 +150,18 @@ def test_the_parts_of_torchmetrics_that_are_imported_alone_exist() -> None:
     ):
         for name in names:
             assert hasattr(module, name), broken("torchmetrics", f"{module.__name__} has no {name}")
+
+
+def test_a_run_of_wandb_begins_without_the_launcher_unless_inputs_are_staged(monkeypatch: pytest.MonkeyPatch) -> None:
+    from wandb.sdk.wandb_run import Run
+
+    assert hasattr(Run, "_detect_and_apply_job_inputs"), broken("wandb", "Run has no `_detect_and_apply_job_inputs`")
+    applied: list[str] = []
+    monkeypatch.setattr(Run, "_detect_and_apply_job_inputs", applied.append)
+    monkeypatch.delitem(sys.modules, "wandb.sdk.launch.inputs.internal", raising=False)
+    for _ in range(2):
+        private_wandb.skip_launcher()
+        Run._detect_and_apply_job_inputs("early")
+    monkeypatch.setitem(sys.modules, "wandb.sdk.launch.inputs.internal", None)
+    Run._detect_and_apply_job_inputs("staged")
+    assert applied == ["staged"]

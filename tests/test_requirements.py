@@ -55,3 +55,16 @@ def test_nothing_is_declared_that_nothing_imports() -> None:
 def test_the_stolen_releases_are_excluded() -> None:
     allowed = declared()["lightning"].specifier
     assert "2.6.2" not in allowed and "2.6.3" not in allowed and "2.6.1" in allowed and "2.6.4" in allowed
+
+
+def test_the_lock_holds_a_tested_version_of_every_requirement() -> None:
+    lines = (ROOT / "requirements.lock").read_text().splitlines()
+    locked = dict(line.split("==") for line in lines if line and not line.startswith("#"))
+    assert set(declared()) <= set(locked)
+    for name, requirement in declared().items():
+        assert locked[name] in requirement.specifier, f"{name}: run `python -m tools.lock`"
+
+
+def test_libraries_with_undocumented_names_have_an_upper_bound() -> None:
+    for name in ("lightning", "jsonargparse", "torchmetrics", "wandb"):
+        assert any(bound.operator == "<" for bound in declared()[name].specifier), name

@@ -63,6 +63,20 @@ def _wait(device: str) -> None:
         torch.cuda.synchronize()
 
 
+@contextmanager
+def refusing_waits(refuse: bool) -> Iterator[None]:
+    """Makes an operation that lets the host wait for the GPU raise, where asked for."""
+    if not refuse:
+        yield
+        return
+    before = torch.cuda.get_sync_debug_mode()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode(before)
+
+
 @torch.inference_mode()
 def bare(network: torch.nn.Module, images: Images) -> None:
     """What everything is compared with."""
@@ -107,11 +121,13 @@ class Passes:
         backbone: the network.
         suite: the detectors; a MeasuredSuite also measures each of them, and the network.
         device: where the network is.
+        refuse_waits: raise where a batch lets the host wait for the GPU.
     """
 
     backbone: Backbone
     suite: DetectorSuite
     device: str = "cpu"
+    refuse_waits: bool = False
 
     @torch.inference_mode()
     def prepare(self, images: Images) -> None:
@@ -125,10 +141,11 @@ class Passes:
     @torch.inference_mode()
     def fit(self, images: Images) -> None:
         """One pass over training images, after :meth:`prepare`."""
-        for batch in images.batches:
-            with self._network("fit"):
-                features = self.backbone(*batch)
-            self.suite.update(features)
+        with refusing_waits(self.refuse_waits):
+            for batch in images.batches:
+                with self._network("fit"):
+                    features = self.backbone(*batch)
+                self.suite.update(features)
         for error in self.suite.compute().values():
             raise error
         self.suite.to(self.device)
@@ -141,10 +158,11 @@ class Passes:
     def test(self, images: Images) -> Tensor:
         """One pass over test images, after :meth:`prepare_test`; the scores ``[N, detectors]``."""
         scores = []
-        for batch in images.batches:
-            with self._network("test"):
-                features = self.backbone(*batch)
-            scores.append(self.suite.score(features))
+        with refusing_waits(self.refuse_waits):
+            for batch in images.batches:
+                with self._network("test"):
+                    features = self.backbone(*batch)
+                scores.append(self.suite.score(features))
         return torch.cat(scores)
 
     def _network(self, step: str) -> AbstractContextManager[None]:

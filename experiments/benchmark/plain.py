@@ -17,7 +17,8 @@ START = time.perf_counter()
 import torch  # noqa: E402
 from torch.utils.data import DataLoader, Dataset  # noqa: E402
 
-from lightning_ood.data.sets import collate, open_set  # noqa: E402
+from lightning_ood.data.opening import open_set  # noqa: E402
+from lightning_ood.data.sets import collate  # noqa: E402
 from lightning_ood.networks.build import Built, build  # noqa: E402
 from lightning_ood.ops.memory import keep_freed_memory  # noqa: E402
 

@@ -2,7 +2,7 @@
 
 python experiments/benchmark/run.py [resnet18 densenet vit_tiny] [--images 2048] [--repeat 5] [--out DIR]
 python experiments/benchmark/run.py resnet50 vit_b_16 --device cuda --images 20000 --precision bf16 \
-    --channels_last --compile inductor
+    --channels_last --compile inductor --refuse_waits
 
 Writes DIR/<network>.json after every repetition. Images are random and in memory; see README.md.
 """
@@ -42,6 +42,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--precision", choices=["float32", "bf16"], default="float32", help="of the network")
     parser.add_argument("--channels_last", action="store_true", help="images and weights with the channel innermost")
     parser.add_argument("--compile", help="backend of torch.compile, such as inductor, where no gradient is taken")
+    parser.add_argument("--refuse_waits", action="store_true", help="raise where a batch makes the host wait for a GPU")
     parser.add_argument("--suites", nargs="*", default=["shared", "core", "nac4", "everything", "views"])
     parser.add_argument("--bank", type=int, default=BANK, help="rows of each bank")
     parser.add_argument("--no_peer", action="store_true", help="leave pytorch-ood out")
@@ -84,14 +85,14 @@ def machine(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def repetition(
-    backbone: Backbone, groups: dict[str, Any], train: Images, test: Images, device: str
+    backbone: Backbone, groups: dict[str, Any], train: Images, test: Images, device: str, refuse_waits: bool = False
 ) -> dict[str, dict[str, float]]:
     """Every group once, as ratios (CPU time and wall) to the bare passes before and after it."""
     out: dict[str, dict[str, float]] = {}
     before = timed(lambda: bare(backbone.network, train), device)
     out["bare"] = {"cpu": before[0], "wall": before[1]}
     for name, suite in groups.items():
-        passes = Passes(backbone, DetectorSuite(suite), device=device)
+        passes = Passes(backbone, DetectorSuite(suite), device, refuse_waits)
         passes.prepare(train)
         fit = timed(lambda p=passes: p.fit(train), device)
         passes.prepare_test()
@@ -170,7 +171,7 @@ def benchmark(name: str, options: argparse.Namespace) -> None:
         (options.out / f"{name}.json").write_text(json.dumps(result, indent=1))
 
     for k in range(options.repeat):
-        done.append(repetition(backbone, groups, train, test, device))
+        done.append(repetition(backbone, groups, train, test, device, options.refuse_waits))
         save(repetitions=k + 1, median=median(done), images_per_second=rates(median(done), options.images))
         print(name, k + 1, json.dumps(result["median"]), flush=True)
     save(shares=shares(backbone, network, train, test, device))

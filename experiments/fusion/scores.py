@@ -23,7 +23,8 @@ from jsonargparse import ArgumentParser
 from lightning_ood.backbone import Backbone
 from lightning_ood.data.datamodule import data_root
 from lightning_ood.data.digits import Digits, Patches
-from lightning_ood.data.sets import ImageSet, open_set
+from lightning_ood.data.opening import open_set
+from lightning_ood.data.sets import ImageSet
 from lightning_ood.detectors import list_detectors
 from lightning_ood.detectors.base import Detector
 from lightning_ood.detectors.block_norm import BlockNorm

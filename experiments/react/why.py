@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from lightning_ood.data.datamodule import data_root
-from lightning_ood.data.sets import open_set
+from lightning_ood.data.opening import open_set
 from lightning_ood.engine.module import OODModule, Reading
 from lightning_ood.networks import cifar
 from lightning_ood.ops.quantiles import percentile

@@ -13,7 +13,7 @@ import yaml
 
 from lightning_ood.commands.arguments import resolve_paths
 from lightning_ood.data.files import ImageList
-from lightning_ood.data.sets import open_set
+from lightning_ood.data.opening import open_set
 from lightning_ood.errors import InputError
 from lightning_ood.metrics.rates import METRICS
 from lightning_ood.report.table import FULL_SPECTRUM

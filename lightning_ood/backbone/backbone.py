@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_ood.backbone.attention import attention_shape
-from lightning_ood.backbone.cache import FeatureCache, from_parts, part_names, to_parts
+from lightning_ood.backbone.cache import FeatureCache, Shape, from_parts, to_parts
 from lightning_ood.backbone.classifier import linear_head
 from lightning_ood.backbone.hooks import Hooks
 from lightning_ood.backbone.inspect import evaluating, logits_of
@@ -38,7 +38,12 @@ class Backbone(nn.Module):
         channels_last: use the channels-last memory format, in which tensor cores compute convolutions faster.
         compile: backend of ``torch.compile`` (``inductor``) for passes without gradients; eager where None.
         allow_random: accept a network whose answers differ each time, or with the other images of a batch.
+
+    Attributes:
+        from_images: whether batches are images, of which maps, views and gradients can be computed.
     """
+
+    from_images = True
 
     def __init__(
         self,
@@ -65,6 +70,7 @@ class Backbone(nn.Module):
         self._call: Callable[[Tensor], Tensor] = self.network.__call__
         self.cache: FeatureCache | None = None
         self._weights = ""  # hash of the network's weights, if there is a cache
+        self._attention: tuple[int, int] | None = None  # heads and tokens, if there is a cache and they are read
 
     @cached_property
     def probe(self) -> Probe:
@@ -111,6 +117,7 @@ class Backbone(nn.Module):
         self.close()
         self._reads = reads = Reads() if reads is None else reads
         self._weights = weights_hash(self.network) if self.cache is not None else ""
+        self._attention = self._attention_shape if self.cache is not None and reads.attention else None
         self._taps = {name: self._tap(name) for name in dict.fromkeys((*reads.taps, *reads.gradients))}
         self._hooks.read_inputs(self.classifier)
         self._hooks.read_outputs({n: tap.module for n, tap in self._taps.items()}, reads.gradients, self._blank(2))
@@ -162,14 +169,24 @@ class Backbone(nn.Module):
         if self.cache is None or perturbations:  # the gradient of a perturbation needs the network
             return self._run(images, labels, index, perturbations)
         key = self.cache.key(images, self._weights)
-        stored = self.cache.read(
-            key, part_names(self._taps, self._reads.gradients, self._reads.attention), images.device
-        )
+        stored = self.cache.read(key, self._shapes(images), images.device)
         if stored is not None:
             return from_parts(stored, self.head, labels, index), {}
         features, _ = self._run(images, labels, index)
         self.cache.write(key, to_parts(features))
         return features, {}
+
+    def _shapes(self, images: Tensor) -> dict[str, Shape]:
+        """Returns name -> shape of the tensors that a forward pass of a batch gives to the cache."""
+        usual = tuple(images.shape[2:]) == tuple(self.input_size)
+        count, found = len(images), self.probe
+        shapes: dict[str, Shape] = {"logits": (count, found.num_classes), "pooled": (count, found.num_features)}
+        for name, tap in self._taps.items():
+            shape = (count, *(side if usual or not i else None for i, side in enumerate(tap.shape)))
+            shapes |= {f"map:{name}": shape} | ({f"gradient:{name}": shape} if name in self._reads.gradients else {})
+        if self._attention is not None:
+            shapes["attention"] = (count, self._attention[0], self._attention[1] if usual else None)
+        return shapes
 
     def _run(
         self, images: Tensor, labels: Tensor | None, index: Tensor, perturbations: Sequence[Perturbation] = ()

@@ -37,7 +37,12 @@ def evaluating(module: nn.Module) -> Iterator[None]:
 
 
 def logits_of(output: Any) -> Any:
-    """Returns the logits of a network's output: its field ``logits`` where it has one, else the output itself."""
+    """Returns the logits of a network's output: its field ``logits`` where it has one, else the output itself.
+
+    A tuple stays a tuple, also a named one: torchvision's networks return auxiliary logits in one while they train.
+    """
+    if isinstance(output, tuple):
+        return output
     return output.get("logits", output) if isinstance(output, Mapping) else getattr(output, "logits", output)
 
 

@@ -6,13 +6,16 @@ import os
 import sys
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from importlib import import_module
+from io import TextIOWrapper
 from pathlib import Path
 from typing import NamedTuple
 
 from lightning_ood.commands.faults import sentence
 from lightning_ood.errors import InputError, close_names
 from lightning_ood.ops.orphans import stop_with_parent
+from lightning_ood.ops.processes import rank
 
 DEBUG = "--debug"
 
@@ -47,6 +50,10 @@ COMMANDS = {
         "lightning_ood.commands.leaderboard:main",
         "writes a page that ranks the detectors of runs on the same images, with their provenance",
     ),
+    "features": Command(
+        "lightning_ood.commands.features:main",
+        "writes logits and penultimate features of all images as tables, and a config that runs detectors on them",
+    ),
     "export": Command(
         "lightning_ood.commands.export:main",
         "writes a fitted detector to a folder that decides about new images, with a calibrated threshold",
@@ -65,7 +72,12 @@ def main(args: list[str] | None = None) -> None:
     given = sys.argv[1:] if args is None else args
     debug, given = DEBUG in given, [each for each in given if each != DEBUG]
     stop_with_parent()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            with suppress(OSError):  # a stream that cannot seek
+                stream.reconfigure(errors="backslashreplace")  # for names that the terminal has no letters for
     try:
+        rank()  # before Lightning reads it
         if given[:1] in (["-h"], ["--help"]):
             print(usage())
         else:

@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from lightning_ood.errors import InputError
-from lightning_ood.ops.files import write_text
+from lightning_ood.ops.tables import write_csv
 from lightning_ood.report.console import cost_line
 from lightning_ood.report.differences import Entry, Scores, difference_table, differences, measure
 from lightning_ood.report.fits import read_fits
@@ -214,7 +214,7 @@ def main(args: list[str]) -> None:
     if options.out:
         for name, grid in tables.items():
             write_grid(grid, options.out, name, options.siunitx and name == "table")
-            write_text(options.out / f"{name}.csv", frames[name].to_csv(index=False, float_format="%.10g"))
+            write_csv(frames[name], options.out / f"{name}.csv")
         print(f"Tables are in {options.out}")
 
 

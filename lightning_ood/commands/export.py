@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-import pandas as pd
 import torch
 from lightning.pytorch.cli import LightningArgumentParser
 
@@ -24,6 +23,7 @@ from lightning_ood.networks.attach import WithHead
 from lightning_ood.networks.huggingface import HFNetwork
 from lightning_ood.ops.console import rank_zero_print
 from lightning_ood.report.markdown import markdown_table
+from lightning_ood.report.table import read_metrics
 
 
 class ExportCLI(CLI):
@@ -57,6 +57,7 @@ class ExportCLI(CLI):
         """Loads the fit of the run, calibrates it and writes the folder."""
         options, scoring = self.options, self._scoring
         choose(scoring, options.detector)
+        scoring.leave_out(model)
         output = Path(options.output)
         _load(self.folder.last, model, datamodule, scoring, self.trainer)
         spec = options.calibration
@@ -167,10 +168,9 @@ def _described(value: Any) -> Any:
 
 def results(run_folder: Path, detectors: list[str]) -> dict[str, str]:
     """Returns the rows of a run's metrics.csv as a Markdown ``table``; nothing where the run was not tested."""
-    path = run_folder / "metrics.csv"
-    if not path.is_file():
+    if not (run_folder / "metrics.csv").is_file():
         return {}
-    table = pd.read_csv(path)
+    table = read_metrics(run_folder)
     table = table[table["detector"].isin(detectors) & (table["dataset"] != "mean")]
     rows = [
         [

@@ -21,18 +21,19 @@ from torch.utils.data import Dataset
 from lightning_ood.commands import check as checking
 from lightning_ood.commands.arguments import inline_files, resolve_paths
 from lightning_ood.commands.cli import COMMANDS
-from lightning_ood.commands.private_jsonargparse import HelpFormatter, unknown_class
+from lightning_ood.commands.private_jsonargparse import HelpFormatter, bound_yaml, unknown_class
 from lightning_ood.data.datamodule import OODDataModule
 from lightning_ood.data.downloads import build
 from lightning_ood.data.root import data_root
 from lightning_ood.detectors import list_detectors
 from lightning_ood.engine import run
+from lightning_ood.engine.launch import making_trainer
 from lightning_ood.engine.module import OODModule
 from lightning_ood.engine.private_lightning import subcommand_parser
 from lightning_ood.engine.run_dir import RunFolder
 from lightning_ood.engine.scoring import ScoringCallback
 from lightning_ood.engine.terminal import ProgressBar, print_taps, quiet
-from lightning_ood.engine.tracking import closing, hyperparameters, prepare
+from lightning_ood.engine.tracking import closing, hyperparameters, make_ready
 from lightning_ood.errors import InputError
 from lightning_ood.ops.files import write_text
 from lightning_ood.ops.secrets import blank, fill_in, hidden_arguments, scrub, without_secrets
@@ -53,7 +54,7 @@ class Parser(LightningArgumentParser):
 
 
 class Trainer(L.Trainer):
-    """Adds ``check`` and ``export`` to the methods of the trainer: LightningCLI makes subcommands of methods."""
+    """Adds ``check``, ``export`` and ``features`` to the trainer: LightningCLI makes subcommands of its methods."""
 
     def check(self) -> None:
         """Is never called: :meth:`CLI.instantiate_classes` checks before a trainer is built."""
@@ -62,6 +63,10 @@ class Trainer(L.Trainer):
     def export(self) -> None:
         """Is never called: :meth:`lightning_ood.commands.export.ExportCLI.export` takes its place."""
         raise NotImplementedError("the command line exports by itself")
+
+    def features(self) -> None:
+        """Is never called: :meth:`lightning_ood.commands.features.FeaturesCLI.features` takes its place."""
+        raise NotImplementedError("the command line records by itself")
 
 
 class CLI(LightningCLI):
@@ -76,6 +81,7 @@ class CLI(LightningCLI):
 
     def __init__(self, args: list[str]) -> None:
         quiet()
+        bound_yaml()
         list_detectors()
         self._called = shlex.join(["python", "train.py", *args])
         defaults = {
@@ -162,11 +168,10 @@ class CLI(LightningCLI):
             kwargs["logger"] = WandbLogger()
         if self.options.trainer.enable_progress_bar is not False:
             self.trainer_defaults["callbacks"] = [ProgressBar()]
-        trainer = super().instantiate_trainer(**kwargs)
+        with making_trainer(self.options.trainer.precision):
+            trainer = super().instantiate_trainer(**kwargs)
         tags = [self.datamodule.id.name, self.model.source.network]
-        for logger in trainer.loggers:
-            if isinstance(logger, WandbLogger):
-                prepare(logger, self.folder.path, str(self.subcommand), tags)
+        make_ready(trainer.loggers, self.folder.path, str(self.subcommand), tags)
         return trainer
 
     def fit(self, model: OODModule, datamodule: OODDataModule, **_: Any) -> None:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import re
 from argparse import Action
+from typing import Any
 
-from jsonargparse import DefaultHelpFormatter
+import yaml
+from jsonargparse import DefaultHelpFormatter, _loaders_dumpers, get_loader, set_loader
 
 from lightning_ood import detectors, views
 from lightning_ood.errors import close_names
+from lightning_ood.ops.plain_yaml import plain_yaml
 
 LONGEST = 12  # classes that the help of an argument lists; there are 90 data sets and hundreds of modules
 _SUBCLASSES = re.compile(r", known subclasses: ((?:[\w.]+, )*[\w.]+)")
@@ -31,6 +34,19 @@ class HelpFormatter(DefaultHelpFormatter):
                 f". Detectors: {', '.join(detectors.list_detectors())}; or a class of your own, package.module.Class"
             )
         return text
+
+
+_load = get_loader("yaml")
+
+
+def bound_yaml() -> None:
+    """Makes jsonargparse refuse YAML whose aliases stand for more than a config can hold."""
+
+    def bounded(text: str) -> Any:
+        return plain_yaml(text, _load)
+
+    set_loader("yaml", bounded, (yaml.YAMLError,))
+    _loaders_dumpers.yaml_load = bounded  # for a value that is tried as several types
 
 
 def unknown_class(message: str) -> str | None:

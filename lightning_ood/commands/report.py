@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from argparse import ArgumentParser
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import pandas as pd
-import yaml
 
 from lightning_ood.commands.compare import PaperOptions, add_paper_arguments, choose, open_runs, table_of_runs
 from lightning_ood.data.root import data_root
 from lightning_ood.errors import InputError
+from lightning_ood.ops.files import read_text
+from lightning_ood.ops.plain_yaml import read_yaml
 from lightning_ood.report import read_scores, reader
 from lightning_ood.report.paper import write_grid
 from lightning_ood.report.publish import publish
@@ -58,10 +59,17 @@ def rewrite(run: Path, detectors: Iterable[str] = (), trapezoid: bool = False) -
     if unknown:
         raise InputError(f"{run} has no scores of {', '.join(unknown)}; it has {', '.join(held)}")
     hidden = [name for name in held if name not in wanted]
-    saved = run / "config.test.yaml"
-    config = saved.read_text() if saved.is_file() else ""
-    try:
-        root = ((yaml.safe_load(config) or {}).get("data") or {}).get("root")
-    except (yaml.YAMLError, AttributeError) as error:
-        raise InputError(f"{saved} is damaged ({error}): delete it; the report goes on without it") from error
+    config, root = _config(run / "config.test.yaml")
     return publish(table.drop(columns=hidden), run, config=config, read=reader(data_root(root)), trapezoid=trapezoid)
+
+
+def _config(path: Path) -> tuple[str, str | None]:
+    """Returns the config of a test as text, and the ``data.root`` in it; imports nothing that it names."""
+    if not path.is_file():
+        return "", None
+    advice = "delete it; the report goes on without it"
+    text = read_text(path, advice)
+    root = read_yaml(text, path, advice)
+    for key in ("data", "root"):
+        root = root.get(key) if isinstance(root, Mapping) else None
+    return text, root if isinstance(root, str) else None

@@ -10,8 +10,9 @@ if TYPE_CHECKING:
     from lightning_ood.data.downloads import FirstOfEachClass
     from lightning_ood.data.files import ImageList
     from lightning_ood.data.images import load_image, to_image
+    from lightning_ood.data.opening import open_set
     from lightning_ood.data.sampling import ExactSampler
-    from lightning_ood.data.sets import Batch, ImageSet, Item, collate, open_set
+    from lightning_ood.data.sets import Batch, ImageSet, Item, collate
 
 __all__ = [
     "Batch",
@@ -39,7 +40,7 @@ _MODULES = {
     "Patches": "digits",
     "collate": "sets",
     "load_image": "images",
-    "open_set": "sets",
+    "open_set": "opening",
     "to_image": "images",
 }
 

@@ -126,8 +126,8 @@ def _same_files(train: ImageSet, chosen: Chosen) -> list[int]:
 
 def _same_pixels(train: ImageSet, chosen: Chosen) -> list[int]:
     def digest(images: ImageSet, i: int) -> str:
-        image = images.read(i)[0]
-        return hashlib.sha256(f"{image.size}".encode() + image.tobytes()).hexdigest()
+        pixels, size = images.pixels(i)
+        return hashlib.sha256(repr(size).encode() + pixels).hexdigest()
 
     fitted = {digest(train, i) for i in range(len(train))}
     return [i for i in chosen.index if digest(chosen.images, i) in fitted]

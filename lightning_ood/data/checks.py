@@ -5,6 +5,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+from lightning_ood.data.labels import LARGEST
 from lightning_ood.data.sets import ImageSet
 from lightning_ood.errors import InputError
 
@@ -52,9 +53,9 @@ def check_training_classes(images: ImageSet) -> None:
     unlabelled = int((labels < 0).sum()) - len(images.unreadable)
     if unlabelled:
         raise InputError(f"data.id.train: {unlabelled} of {len(labels)} images of {images.name} have no label")
+    _check_range(images, len(images.classes) if images.classes else LARGEST + 1, "data.id.train")
     counts = torch.bincount(labels[labels >= 0])
     names = images.classes or [str(label) for label in range(len(counts))]
-    _check_range(images, len(names), "data.id.train")
     empty = [name for label, name in enumerate(names) if label >= len(counts) or counts[label] == 0]
     if empty:
         some = ", ".join(empty[:5]) + (f", … ({len(empty)} in all)" if len(empty) > 5 else "")
@@ -124,7 +125,8 @@ def check_logits(logits: int, classes: list[str] | None, labels: Tensor | None, 
 def _check_range(images: ImageSet, classes: int, key: str) -> None:
     if images.labels is not None and int(images.labels.max()) >= classes:
         raise InputError(
-            f"{key}: {images.name} has the label {int(images.labels.max())}, but there are {classes} classes from 0"
+            f"{key}: {images.name} has the label {int(images.labels.max())}, but there are at most {classes} classes, "
+            "counted from 0"
         )
 
 
@@ -137,5 +139,7 @@ def _check_new(name: str, key: str, seen: dict[str, str]) -> None:
 def _check_word(name: str, key: str) -> None:
     if not name or "/" in name:
         raise InputError(f"{key}: a name must not be empty or hold a slash, since it names loaders and columns")
+    if not name.isprintable():
+        raise InputError(f"{key!a}: a name must hold letters that can be printed, in UTF-8, and is {name!a}")
     if name in RESERVED:
         raise InputError(f"{key}: `{name}` is reserved for the mean of a group in the tables; choose another name")

@@ -15,11 +15,12 @@ from lightning_ood.data.checks import check_names, check_same_classes, check_tra
 from lightning_ood.data.files import ImageList
 from lightning_ood.data.fingerprint import Fingerprint, content_of, fingerprint
 from lightning_ood.data.item_labels import learn_labels
+from lightning_ood.data.opening import open_set
 from lightning_ood.data.root import data_root
 from lightning_ood.data.sampling import ExactSampler
-from lightning_ood.data.sets import Batch, ImageSet, Transform, collate, open_set
+from lightning_ood.data.sets import Batch, ImageSet, Transform, collate
 from lightning_ood.data.specs import IDSets, Spec, TestSet
-from lightning_ood.data.workers import start_worker
+from lightning_ood.data.workers import check_shared_memory, start_worker
 from lightning_ood.errors import InputError
 from lightning_ood.ops.console import rank_zero_print
 
@@ -241,6 +242,9 @@ class OODDataModule(L.LightningDataModule):
         return self._loader(images, ExactSampler(len(images), self._rank, self._world_size))
 
     def _loader(self, images: ImageSet, sampler: Sampler) -> DataLoader:
+        if self.trainer is not None and self.transform is None:
+            preprocess: Any = self.trainer.lightning_module.preprocess
+            check_shared_memory(self.num_workers, self.batch_size, preprocess.size)
         return DataLoader(
             images,
             batch_size=self.batch_size,

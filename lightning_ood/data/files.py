@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from lightning_ood.data.folders import LeftOut, Walk, ending, image_endings
+from lightning_ood.data.labels import LARGEST
 from lightning_ood.errors import InputError
 
 HOW_ROOT = "set the root by `--data.root` or the environment variable LIGHTNING_OOD_DATA"
@@ -170,6 +171,8 @@ def _parse(line: str, endings: frozenset[str], where: str) -> tuple[str, int]:
         label = -2
     if label < -1 or not name.strip():
         raise InputError(f"{where}: cannot read `{line}`; a line is `path label`, the label an integer from 0, or -1")
+    if label > LARGEST:
+        raise InputError(f"{where}: the label is {label}; labels count classes from 0, and end at {LARGEST}")
     return line[: len(name)].strip(), label
 
 

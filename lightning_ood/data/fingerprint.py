@@ -94,10 +94,10 @@ def _factors(count: int, device: str) -> Tensor:
 
 
 def _files(images: ImageSet, root: Path) -> str:
-    if any(path is None for path in images.paths):
+    if any(path is None for path in images.files):
         return ""
     sha = hashlib.sha256()
-    for path in images.paths:
+    for path in images.files:
         try:
             stat = (root / str(path)).stat()
         except OSError as error:  # reading the images reports it

@@ -1,11 +1,10 @@
 """Any image becomes an 8-bit RGB PIL image, the one input of every preprocessing."""
 
 import os
-import struct
 import warnings
-import zlib
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable
+from stat import S_ISREG
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -13,9 +12,6 @@ from PIL import Image
 from torch import Tensor
 
 from lightning_ood.errors import InputError
-
-# What PIL and its decoders raise on a file that is no image, or only the start of one.
-_BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
 
 
 class ImageError(InputError):
@@ -39,6 +35,8 @@ _TURNS = {
 _ORIENTATION, _PHOTOMETRIC, _BITS = 274, 262, 258  # tags of EXIF and TIFF
 _WHITE_IS_ZERO = 0
 
+_PART = 2**20  # pixels
+_NO_WAIT = getattr(os, "O_NONBLOCK", 0)
 _DARK = 2**14  # 14 bits in 16 are already four times as dark as they should be
 _told: set[str] = set()  # modes of which this process has told that an image is dark
 
@@ -57,10 +55,25 @@ def load_image(path: str | os.PathLike[str], upright: bool = False) -> Image.Ima
         ImageError: if the file is missing, truncated or no image; names the file.
     """
     try:
-        with Path(path).open("rb") as file, Image.open(file) as image:
+        with open_file(path) as file, Image.open(file) as image:
             return _turned(to_rgb(image, str(path)), image) if upright else to_rgb(image, str(path))
-    except _BROKEN as error:
+    except MemoryError:  # of the machine, not of the file
+        raise
+    except Exception as error:  # the decoders raise whatever the bytes lead them to
         raise bad_image(str(path), error) from error
+
+
+def open_file(path: str | os.PathLike[str]) -> BinaryIO:
+    """Opens a regular file for reading; a pipe, which would wait for a writer, and a device are refused.
+
+    Raises:
+        OSError: if there is no such file, or it is no regular one.
+    """
+    file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | _NO_WAIT))  # noqa: SIM115
+    if not S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise OSError("a pipe or a device, no file")
+    return file
 
 
 def bad_image(where: str, error: Exception) -> ImageError:
@@ -194,7 +207,7 @@ def _from_integers(pixels: np.ndarray) -> np.ndarray:
     low, high = int(pixels.min()), int(pixels.max())
     if low < 0 or high > 65535:
         raise ValueError(f"its integers lie in [{low}, {high}], outside 16 bits")
-    return np.rint(pixels.astype(np.float64) / 257).astype(np.uint8)  # 65535 = 257 * 255
+    return _to_bytes(pixels, lambda part: part / 257)  # 65535 = 257 * 255
 
 
 def _from_floats(pixels: np.ndarray) -> np.ndarray:
@@ -202,4 +215,14 @@ def _from_floats(pixels: np.ndarray) -> np.ndarray:
     low, high = float(pixels.min()), float(pixels.max())
     if not (low >= 0 and high <= 1):
         raise ValueError(f"its floats lie in [{low:.4g}, {high:.4g}], outside [0, 1]")
-    return np.rint(pixels.astype(np.float64) * 255).astype(np.uint8)
+    return _to_bytes(pixels, lambda part: part * 255)
+
+
+def _to_bytes(pixels: np.ndarray, scale: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    """Scales in float64 and rounds to uint8, a part at a time: a large image fits into memory once, not eight times."""
+    flat = pixels.reshape(-1)
+    found = np.empty(flat.shape, np.uint8)
+    for start in range(0, len(flat), _PART):
+        part = slice(start, start + _PART)
+        found[part] = np.rint(scale(flat[part].astype(np.float64)))
+    return found.reshape(pixels.shape)

@@ -12,6 +12,7 @@ from torch.utils.data import ConcatDataset, Subset
 from lightning_ood.errors import InputError
 
 NONE = -1  # the label of an image that has none
+LARGEST = 10**7  # label; a table of counts per class is as long as the largest
 
 
 def stored_labels(dataset: Any, size: int) -> Tensor | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import os
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,9 +13,10 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset
 
-from lightning_ood.data.files import ImageList, find_files, relative
+from lightning_ood.data.files import find_files, relative
 from lightning_ood.data.images import ImageError, bad_image, load_image, to_image
 from lightning_ood.data.labels import NONE, class_names, known, plain_label, stored_labels, to_number
+from lightning_ood.data.workers import share
 from lightning_ood.errors import InputError
 
 Transform = Callable[[Image.Image], Tensor]
@@ -60,12 +60,13 @@ def collate(items: Sequence[Item]) -> Batch:
             f"images of different sizes in one batch, {sorted(shapes)}: the model's preprocessing must resize or crop"
         )
     read = [item for item in items if item.image is not None]
-    return Batch(
+    batch = Batch(
         image=torch.stack(images) if images else torch.empty(0, 3, 0, 0),
         label=torch.tensor([item.label for item in read], dtype=torch.int64),
         index=torch.tensor([item.index for item in read], dtype=torch.int64),
         skipped=torch.tensor([item.index for item in items if item.image is None], dtype=torch.int64),
     )
+    return share(batch)
 
 
 class ImageSet(Dataset[Item]):
@@ -99,6 +100,11 @@ class ImageSet(Dataset[Item]):
     def __len__(self) -> int:
         return len(self.paths)
 
+    @property
+    def files(self) -> Sequence[str | None]:
+        """Paths of the files that hold the images; None where one is no file of its own."""
+        return self.paths
+
     def __getitem__(self, index: int) -> Item:
         """Reads and preprocesses an image.
 
@@ -119,6 +125,11 @@ class ImageSet(Dataset[Item]):
     @abstractmethod
     def read(self, index: int) -> tuple[Image.Image, int]:
         """Returns the RGB image and its label (-1 for none)."""
+
+    def pixels(self, index: int) -> tuple[bytes, tuple[int, int] | None]:
+        """Returns the bytes of an image's pixels and its ``(width, height)``; both are equal for equal images."""
+        image = self.read(index)[0]
+        return image.tobytes(), image.size
 
     def number_by(self, classes: list[str]) -> None:
         """Numbers the labels by the names of all classes, where the set has some of them alone; changes no other set.
@@ -212,39 +223,3 @@ class WrappedSet(ImageSet):
         if NONE not in (number, stored) and number != stored:
             raise InputError(f"its label is {number}, and the data set stores {stored} beside it; give it one label")
         return stored if number == NONE else number
-
-
-def open_set(
-    spec: str | os.PathLike[str] | ImageList | Dataset,
-    root: Path,
-    transform: Transform,
-    bad_images: BadImages = "error",
-    labelled: bool = True,
-) -> ImageSet:
-    """Opens a data set; decodes nothing yet.
-
-    Args:
-        spec: a folder of class folders (labels in the order of the sorted names, as torchvision's ``ImageFolder``), a
-            folder of images (no labels), an image list ``*.txt`` (a line is ``path label``, the label may be missing or
-            -1), such a list and the folder its paths start from, or a map-style Dataset of images or (image, label).
-        root: what relative paths start from, those inside a list too.
-        transform: the preprocessing, PIL image to ``[3, H, W]``.
-        bad_images: what to do with an image that cannot be read: stop, or skip and report it.
-        labelled: whether to read labels; those of an OOD set mean nothing to the classifier, whatever they are.
-
-    Raises:
-        InputError: if the set is missing, empty, or not of one of these forms.
-    """
-    images: ImageSet
-    root = root.expanduser().absolute()
-    if isinstance(spec, (str, os.PathLike)):
-        images = FileSet(root / Path(spec).expanduser(), root, labelled=labelled)
-    elif isinstance(spec, ImageList):
-        images = FileSet(root / Path(spec.list).expanduser(), root, root / Path(spec.folder).expanduser(), labelled)
-    elif isinstance(spec, Dataset):
-        images = WrappedSet(spec, labelled)
-    else:
-        raise InputError(f"a data set is a path or a torch Dataset, not {type(spec).__name__}: {spec!r}")
-    images.transform = transform
-    images.bad_images = bad_images
-    return images

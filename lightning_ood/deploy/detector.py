@@ -156,6 +156,8 @@ class ExportedDetector:
             return features.logits.cpu(), self.suite.score(features).cpu()
 
     def _tensor(self, one: Named) -> Tensor | ImageError:
+        if isinstance(one.image, Tensor) and one.image.ndim == 1:
+            return one.image.float()  # a row of stored features
         try:
             return self.preprocess.transform()(decode(one.image, self.upright))
         except ImageError as error:

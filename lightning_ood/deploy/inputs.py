@@ -14,6 +14,7 @@ from torch import Tensor
 
 from lightning_ood.data.folders import Walk
 from lightning_ood.data.images import ImageError, load_image, to_image
+from lightning_ood.data.rows import RowSet, is_table
 from lightning_ood.errors import InputError
 
 MAGIC = frozenset("*?[")
@@ -24,7 +25,7 @@ class Named(NamedTuple):
 
     Attributes:
         name: its path, or its position among the images that are no files.
-        image: a path, PIL image, array ``[H, W(, C)]`` or tensor ``[(C,) H, W]``.
+        image: a path, PIL image, array ``[H, W(, C)]``, tensor ``[(C,) H, W]``, or row ``[K + D]`` of stored features.
     """
 
     name: str
@@ -32,7 +33,7 @@ class Named(NamedTuple):
 
 
 def named(images: Any) -> Iterator[Named]:
-    """Yields the images of a path, folder, PIL image, array, tensor, or iterable of these, in order.
+    """Yields the images of a path, folder, table of features, PIL image, array, tensor, or iterable of these, in order.
 
     An array ``[B, H, W, C]`` and a tensor ``[B, C, H, W]`` are batches.
 
@@ -48,6 +49,9 @@ def _flat(images: Any) -> Iterator[tuple[str, Any]]:
         path = Path(images)
         if path.is_dir():
             yield from ((str(file), file) for file in Walk().below(path))
+        elif is_table(path):
+            rows = RowSet(path, labelled=False)
+            yield from ((f"{path}[{i}]", rows[i].image) for i in range(len(rows)))
         else:
             yield str(images), path
     elif isinstance(images, Image.Image):

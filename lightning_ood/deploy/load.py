@@ -70,7 +70,7 @@ def _compare(stored: dict[str, str], path: Path) -> None:
 
 
 def _backbone(header: dict[str, Any], path: Path, trust_code: bool, preprocess: Any) -> Any:
-    from lightning_ood.backbone import Backbone
+    from lightning_ood.backbone.stored import make_backbone
     from lightning_ood.deploy.folder import WEIGHTS
     from lightning_ood.deploy.spec import construct
     from lightning_ood.errors import InputError
@@ -96,7 +96,7 @@ def _backbone(header: dict[str, Any], path: Path, trust_code: bool, preprocess: 
     reading = header["reading"]
     size, mean, std = preprocess.size, preprocess.mean, preprocess.std
     frozen = network.eval().requires_grad_(False)
-    return Backbone(frozen, size, reading["head"], mean, std, allow_random=reading["allow_random"])
+    return make_backbone(frozen, size, reading["head"], mean, std, allow_random=reading["allow_random"])
 
 
 def _suite(header: dict[str, Any], fits: Any, trust_code: bool) -> Any:

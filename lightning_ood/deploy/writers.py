@@ -13,6 +13,7 @@ from typing import IO, Any, Literal
 from lightning_ood.deploy.prediction import Prediction
 from lightning_ood.errors import InputError
 from lightning_ood.ops.files import write_whole
+from lightning_ood.ops.tables import as_text
 
 Format = Literal["csv", "jsonl", "parquet", "table"]
 FORMATS: tuple[Format, ...] = ("csv", "jsonl", "parquet", "table")
@@ -86,7 +87,7 @@ def _csv(rows: Iterator[Prediction], stream: IO[str], columns: list[str]) -> Non
     writer = csv.DictWriter(stream, columns, lineterminator="\n")
     writer.writeheader()
     for row in rows:
-        writer.writerow(_plain(row, columns))
+        writer.writerow({name: as_text(value) for name, value in _plain(row, columns).items()})
 
 
 def _json_lines(rows: Iterator[Prediction], stream: IO[str], columns: list[str]) -> None:

@@ -8,17 +8,24 @@ from contextlib import contextmanager
 import lightning as L
 from lightning.pytorch.callbacks import ProgressBar
 
+from lightning_ood.engine.launch import check_precision
 from lightning_ood.engine.module import OODModule
 from lightning_ood.engine.private_lightning import forks
 from lightning_ood.engine.scoring import ScoringCallback
 from lightning_ood.errors import InputError
+from lightning_ood.ops.processes import rank
 
 
 @contextmanager
-def only_ours(trainer: L.Trainer) -> Iterator[None]:
-    """Leaves out the user's callbacks: those of a training (EMA, BatchSizeFinder) act in every validation loop."""
+def only_ours(trainer: L.Trainer, *others: L.Callback) -> Iterator[None]:
+    """Leaves out the user's callbacks: those of a training (EMA, BatchSizeFinder) act in every validation loop.
+
+    Args:
+        trainer: its callbacks are restored afterwards.
+        *others: callbacks that take part besides the scoring and the progress bar.
+    """
     everyone = trainer.callbacks  # type: ignore[attr-defined]
-    trainer.callbacks = [one for one in everyone if isinstance(one, ScoringCallback | ProgressBar)]  # type: ignore[attr-defined]
+    trainer.callbacks = [one for one in everyone if isinstance(one, ScoringCallback | ProgressBar)] + list(others)  # type: ignore[attr-defined]
     try:
         yield
     finally:
@@ -42,11 +49,18 @@ def unchanged(module: OODModule, doing: str) -> Iterator[None]:
 
 
 def check_exact(trainer: L.Trainer) -> None:
-    """Refuses a trainer that would not read each image once.
+    """Refuses a trainer that would not read each image once, with the network's own weights.
 
     Raises:
-        InputError: if the trainer forks its processes, or shortens its loops.
+        InputError: if the trainer forks its processes, shortens its loops or casts weights, or if this process is the
+            only one of the run and the environment gives it another rank than 0, with which it would write nothing.
     """
+    check_precision(trainer.precision)
+    if trainer.world_size == 1 and rank():
+        raise InputError(
+            f"the environment says that this is process {rank()} of a run, which has one process: unset RANK, "
+            "LOCAL_RANK and SLURM_PROCID, or give --trainer.devices"
+        )
     if forks(trainer):
         raise InputError(
             "this strategy starts its processes by spawn or fork and leaves what they fitted in them: use "

@@ -13,9 +13,9 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torchmetrics.classification import MulticlassAccuracy
 
-from lightning_ood.backbone import Backbone
 from lightning_ood.backbone.cache import FeatureCache
 from lightning_ood.backbone.inspect import logits_of
+from lightning_ood.backbone.stored import make_backbone
 from lightning_ood.data.datamodule import OODDataModule, data_root
 from lightning_ood.data.sets import Batch
 from lightning_ood.engine.run_dir import with_checksums
@@ -24,6 +24,7 @@ from lightning_ood.features import Features
 from lightning_ood.networks.build import build
 from lightning_ood.ops.checksums import weights_hash
 from lightning_ood.ops.memory import keep_freed_memory
+from lightning_ood.report.environment import environment
 
 Finetune = Literal["none", "head", "all", "ridge", "means"]
 
@@ -97,7 +98,7 @@ class OODModule(L.LightningModule):
         built = build(root=data_root(root), **network)
         self.preprocess = built.preprocess
         self.source = built.source
-        self.backbone = Backbone(
+        self.backbone = make_backbone(
             built.network,
             built.preprocess.size,
             head,
@@ -225,13 +226,14 @@ class OODModule(L.LightningModule):
         return weights_hash(self.backbone.network)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Saves source, hashes and precision of the network, leaves frozen weights out, and adds the checksums.
+        """Saves source, hashes and precision of the network, and the environment; adds checksums, omits frozen weights.
 
         Lightning calls this hook last: the checksums are those of all that is saved.
         """
         run_in = {"precision": self.trainer.precision} if self._trainer is not None else {}
         checkpoint["backbone"] = {"source": str(self.source), "hash": self.weights_hash(), **run_in}
         checkpoint["backbone"]["file_sha256"] = self.source.sha256
+        checkpoint["environment"] = environment()
         if self.finetune == "none":
             checkpoint["state_dict"] = {}
         checkpoint |= with_checksums(checkpoint)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 import pandas as pd
@@ -13,7 +14,7 @@ from lightning_ood.data.datamodule import OODDataModule
 from lightning_ood.engine.exact import check_exact, only_ours, unchanged
 from lightning_ood.engine.module import OODModule
 from lightning_ood.engine.private_lightning import child_processes
-from lightning_ood.engine.run_dir import RunFolder, read_checkpoint
+from lightning_ood.engine.run_dir import RunFolder, fit_in, read_checkpoint
 from lightning_ood.engine.scoring import ScoringCallback
 from lightning_ood.engine.training import train
 from lightning_ood.errors import InputError
@@ -21,8 +22,6 @@ from lightning_ood.ops.console import rank_zero_print
 from lightning_ood.ops.processes import naming_the_dead
 from lightning_ood.report.doubts import print_doubts
 from lightning_ood.report.results import finish, table_of
-
-STATE = "ScoringCallback"
 
 
 def fit(
@@ -75,12 +74,12 @@ def _prepare(
     trainer: L.Trainer, module: OODModule, data: OODDataModule, scoring: ScoringCallback, before: Path | None
 ) -> None:
     """Brings the parts together; takes over what an earlier fit, if any, need not do again."""
+    scoring.leave_out(module)
     trainer.strategy.connect(module)
     trainer.datamodule = data  # type: ignore[attr-defined]  # the names of its classes are saved in any case
     data.trainer = trainer
     data.setup("validate")
     scoring.reset()
-    scoring.leave_out(module)
     scoring.fingerprint = data.fingerprint()
     if before is not None and before.is_file():
         _keep(before, module, data, scoring, trainer.precision)
@@ -106,14 +105,10 @@ def _fit_detectors(
 def _keep(path: Path, module: OODModule, data: OODDataModule, scoring: ScoringCallback, precision: str) -> None:
     """Takes over from an earlier fit what need not be fitted again."""
     try:
-        saved = read_checkpoint(path)
-        state = saved["callbacks"][STATE]
+        backbone, state = fit_in(read_checkpoint(path), path)
     except InputError as error:
         rank_zero_print(f"Nothing is kept of an earlier fit, which is going to be replaced: {error}")
         return
-    except KeyError:
-        return  # it is going to be replaced
-    backbone = saved["backbone"]
     if backbone["hash"] == module.weights_hash() and backbone.get("precision", precision) == precision:
         kept = scoring.keep(state, data.content)
         if kept:
@@ -132,19 +127,27 @@ def _together(trainer: L.Trainer) -> AbstractContextManager[None]:
     return naming_the_dead(child_processes(trainer), trainer.world_size)
 
 
-def load(path: Path, module: OODModule, data: OODDataModule, scoring: ScoringCallback, precision: str) -> None:
+def load(
+    path: Path, module: OODModule, data: OODDataModule, scoring: ScoringCallback, precision: str
+) -> dict[str, Any]:
     """Takes over what ``fit`` saved: trained weights, the names of the classes and fitted detectors.
+
+    Returns:
+        the environment and the fingerprint of the images of the fit, plain values.
 
     Raises:
         InputError: if the file was fitted with another backbone or in another precision, or lacks a detector.
     """
     saved = read_checkpoint(path)
-    try:
-        backbone, state = saved["backbone"], saved["callbacks"][STATE]
-    except KeyError as error:
-        raise InputError(f"{path} is no checkpoint that `fit` wrote: it lacks {error}") from error
+    backbone, state = fit_in(saved, path)
     if module.finetune != "none":
-        missing = module.load_state_dict(saved["state_dict"], strict=False).missing_keys
+        try:
+            missing = module.load_state_dict(saved["state_dict"], strict=False).missing_keys
+        except RuntimeError as error:  # other shapes
+            last = str(error).splitlines()[-1].strip()
+            raise InputError(
+                f"{path} holds the weights of another network than {module.source} ({last}): run fit again"
+            ) from error
         if missing:
             raise InputError(f"{path} holds the fit of {backbone['source']}, which lacks {missing[0]}; run fit again")
     if backbone["hash"] != module.weights_hash():
@@ -161,6 +164,7 @@ def load(path: Path, module: OODModule, data: OODDataModule, scoring: ScoringCal
     data.load_state_dict(saved.get("OODDataModule", {}))
     scoring.leave_out(module)
     scoring.load_state_dict(state)
+    return {"environment": saved.get("environment"), "images": state.get("images")}
 
 
 def test(
@@ -196,7 +200,7 @@ def test(
     """
     check_exact(trainer)
     with _together(trainer), folder.under_way("test"):
-        _restore(checkpoint or folder.last, module, data, scoring, trainer.precision, command)
+        fitted = _restore(checkpoint or folder.last, module, data, scoring, trainer.precision, command)
         with unchanged(module, "the test"):
             trainer.test(module, datamodule=data, verbose=False)
         _say_cached(module)
@@ -208,21 +212,28 @@ def test(
         extra_forwards = {name: detector.extra_forwards for name, detector in suite.detectors.items()}
         summaries = {name: detector.summary(suite.fitted.get(name, {})) for name, detector in suite.detectors.items()}
         fits = (summaries, suite.fitted, extra_forwards)
-        about = {
-            "network": module.source.network,
-            "weights": Path(module.source.weights).name,
-            "weights_sha256": module.weights_hash(),
-            "fitted_on": scoring.fingerprint.get("fit", {}).get("content", ""),
-            "command": called,
-        }
+        about = {**_about(module, scoring), "fit": fitted, "command": called}
         return finish(table, folder.path, *fits, config, trainer.loggers, data, suite.doubts, about)
+
+
+def _about(module: OODModule, scoring: ScoringCallback) -> dict[str, Any]:
+    """Returns the network and the images of the fit, for ``write_provenance``."""
+    return {
+        "network": module.source.network,
+        "weights": Path(module.source.weights).name,
+        "weights_sha256": module.weights_hash(),
+        "weights_file_sha256": module.source.sha256,
+        "fitted_on": scoring.fingerprint.get("fit", {}).get("content", ""),
+    }
 
 
 def _restore(
     path: Path, module: OODModule, data: OODDataModule, scoring: ScoringCallback, precision: str, command: str
-) -> None:
+) -> dict[str, Any]:
+    scoring.leave_out(module)
     if path.is_file():
-        load(path, module, data, scoring, precision)
-    elif scoring.suite.requiring_fit or module.finetune != "none":
+        return load(path, module, data, scoring, precision)
+    if scoring.suite.requiring_fit or module.finetune != "none":
         what = ", ".join(scoring.suite.requiring_fit) or "the network"
         raise InputError(f"{what} must be fitted first, and there is no {path}. Run: {command}")
+    return {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
@@ -13,14 +13,21 @@ from typing import Any
 import torch
 from filelock import FileLock, Timeout
 from lightning.pytorch.utilities import rank_zero_only
+from torch import Tensor
 
 from lightning_ood.errors import InputError
 from lightning_ood.ops.checksums import changed, check_zip, checksums
 from lightning_ood.ops.console import rank_zero_print
 from lightning_ood.ops.files import PARTIAL, read_json, write_text
 from lightning_ood.ops.processes import rank
+from lightning_ood.ops.unpickling import reason, refused_object
 
+SCORING = "ScoringCallback"  # key of the detectors among the callbacks of a checkpoint
 CHECKSUMS = "checksums"  # key of a checkpoint: path of each value in it -> SHA-256
+
+
+class DamagedError(InputError):
+    """A checkpoint of this package is incomplete, or is not the one that was written; it has to be made again."""
 
 
 class RunFolder:
@@ -116,13 +123,24 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     """Returns the content of a checkpoint of this package; loads tensors and plain values only, never code.
 
     Raises:
-        InputError: if the file is no complete checkpoint, or a value in it is not the one that was written.
+        DamagedError: if the file is incomplete, or a value in it is not the one that was written.
+        InputError: if another program wrote it.
     """
     try:
+        if path.stat().st_size == 0:
+            raise ValueError("it is empty")
         check_zip(path)  # before anything in it is read
+    except ValueError as error:
+        raise DamagedError(f"{path} is damaged ({error}): fit makes it again") from error
+    try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise InputError(f"{path} cannot be read as a checkpoint: {_first_line(error)}") from error
+    except Exception as error:  # the reader raises whatever the bytes lead it to
+        if name := refused_object(error):
+            raise InputError(
+                f"{path} holds a Python object ({name}) beside tensors; reading it could run code, so it is refused: "
+                "no checkpoint of this package holds one. Delete it, or give another"
+            ) from None
+        raise InputError(f"{path} cannot be read as a checkpoint: {reason(error)}") from error
     stored = content.pop(CHECKSUMS, None) if isinstance(content, dict) else None
     if not isinstance(stored, dict):
         raise InputError(
@@ -131,12 +149,30 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     wrong = changed(content, stored)
     if wrong:
         more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
-        raise InputError(
+        raise DamagedError(
             f"{path} is damaged or was changed after it was written: {', '.join(wrong[:3])}{more} differ from their "
-            "checksums. Run fit with --overwrite"
+            "checksums. Run fit again"
         )
     return content
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
+def fit_in(saved: Mapping[str, Any], path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Returns what a checkpoint of ``fit`` holds of the network (source, hash, precision) and of the detectors.
+
+    Raises:
+        InputError: if it lacks either, or a part has another type.
+    """
+    try:
+        backbone, state = saved["backbone"], saved["callbacks"][SCORING]
+        said = [entry["said"] for entry in state.get("doubts", {}).values() if "spec" in entry]
+        tensors = [value for fitted in state["fitted"].values() for value in fitted.values()]
+        sound = all(isinstance(value, Tensor) for value in tensors) and isinstance(backbone["hash"], str)
+        sound &= set(state["fitted"]) <= set(state["spec"]) and all(isinstance(lines, list) for lines in said)
+        sound &= all(isinstance(value, Tensor) for value in saved["state_dict"].values())
+        sound &= isinstance(saved.get("OODDataModule", {}).get("classes"), list | None)
+        backbone["source"]
+    except (KeyError, TypeError, AttributeError, IndexError) as error:
+        raise InputError(f"{path} is no checkpoint that `fit` wrote: it lacks {error}") from error
+    if not sound:
+        raise InputError(f"{path} is no checkpoint that `fit` wrote: a part of it has another type. Run fit again")
+    return backbone, state

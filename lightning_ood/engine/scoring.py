@@ -44,6 +44,8 @@ class ScoringCallback(L.Callback):
         for name in self.suite.detectors:
             if name in RESERVED:
                 raise InputError(f"scoring.detectors: {name!r} is a column of scores.parquet; choose another name")
+            if not name.isprintable():
+                raise InputError(f"scoring.detectors: {name!a} cannot be printed; choose another name")
         if not self.suite.detectors:
             raise InputError("scoring.detectors: name at least one detector")
         self.fingerprint: Fingerprint = {}  # of the images that were fitted on
@@ -71,12 +73,26 @@ class ScoringCallback(L.Callback):
             self._sets = ["fit", *(data.val_ood_sets if reads.val_ood else ())]
 
     def leave_out(self, module: OODModule) -> None:
-        """Leaves out, by name, the detectors that read logits, where those only name the nearest class mean.
+        """Leaves out, by name, the detectors that read what the network does not give.
+
+        They read more than stored features hold, or logits that only name the nearest class mean.
 
         Raises:
             InputError: if no detector is left.
         """
-        removed = self.suite.leave_out_logits() if module.finetune == "means" else []
+        if module.finetune == "means":
+            self._leave_out_logits()
+        if module.backbone.from_images:
+            return
+        removed = self.suite.leave_out_readers(module.backbone.info())
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in removed.items())
+        if removed and not self.suite.detectors:
+            raise InputError(f"scoring.detectors: none can run on stored features ({reasons})")
+        if removed:
+            rank_zero_print(f"Left out, since features are stored and not images: {', '.join(removed)}")
+
+    def _leave_out_logits(self) -> None:
+        removed = self.suite.leave_out_logits()
         if removed and not self.suite.detectors:
             raise InputError(
                 f"{', '.join(removed)}: detectors that read logits, and with model.finetune: means the network has no "

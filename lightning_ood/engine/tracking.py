@@ -3,24 +3,53 @@
 import json
 import netrc
 import os
+import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_warn
 
+from lightning_ood.engine.guarded import guard
+from lightning_ood.errors import InputError
+from lightning_ood.networks.online import reachable
 from lightning_ood.ops.console import rank_zero_print
-from lightning_ood.ops.secrets import without_secrets
+from lightning_ood.ops.secrets import scrub, without_secrets
 from lightning_ood.report import private_wandb as private
 from lightning_ood.report.environment import code_version
 
-ANSWER_WITHIN = 30.0  # seconds for W&B to answer before the run goes on offline
+ANSWER_WITHIN = 10.0  # seconds for W&B to begin a run before the run goes on offline
 UPLOAD_WITHIN = 600.0  # seconds for the rest of the upload at the end; what is left is on disk for `wandb sync`
+_NOT_IN_PROJECT = re.compile(r"[/\\#?%:]")
+_PROJECT = 128  # letters of a project's name, at most
 _SET_HERE = ("WANDB_DATA_DIR", "WANDB_JOB_TYPE", "WANDB_MODE")  # by prepare, by fit_test, by Lightning
+
+
+def make_ready(loggers: Iterable[Logger], folder: Path, job: str, tags: Sequence[str] = ()) -> None:
+    """Completes the arguments of W&B's loggers, and makes every logger warn where it would raise.
+
+    Args:
+        loggers: Lightning's.
+        folder: the run's output directory.
+        job: as in :func:`prepare`, like ``tags``.
+        tags: W&B's tags.
+
+    Raises:
+        InputError: if W&B's project has a name that W&B does not take.
+    """
+    for logger in loggers:
+        if isinstance(logger, WandbLogger):
+            try:
+                prepare(logger, folder, job, tags)
+            except InputError:
+                raise
+            except Exception as error:  # such as a variable of W&B's that it cannot read
+                rank_zero_warn(f"W&B cannot be set up ({_first(error)}): the run continues without it")
+        guard(logger)
 
 
 def prepare(logger: WandbLogger, folder: Path, job: str, tags: Sequence[str] = ()) -> WandbLogger:
@@ -46,13 +75,23 @@ def prepare(logger: WandbLogger, folder: Path, job: str, tags: Sequence[str] = (
             arguments[key] = value
     if arguments["project"] == "lightning_logs":  # Lightning's default
         arguments["project"] = "lightning_ood"
+    _check_project(str(arguments["project"]))
     if arguments.get("dir") in (None, "."):
         private.set_folder(logger, folder)
     private.sync_names(logger)
+    private.skip_launcher()
     if os.environ.get("WANDB_LOG_MODEL", "false").lower() in ("true", "end", "checkpoint"):
         private.upload_models(logger)
     _begin(logger)
     return logger
+
+
+def _check_project(name: str) -> None:
+    if _NOT_IN_PROJECT.search(name) or len(name) > _PROJECT:
+        raise InputError(
+            f"WANDB_PROJECT (or `project` of the logger) is {name!r}: the name of a project has at most {_PROJECT} "
+            "letters and none of / \\ # ? % :; write the team in WANDB_ENTITY and the project alone here"
+        )
 
 
 def _defaults(folder: Path, job: str, tags: Sequence[str]) -> dict[str, Any]:
@@ -83,11 +122,18 @@ def _begin(logger: WandbLogger) -> None:
         private.go_offline(logger)
     elif not private.has_run(logger):
         try:
+            if mode != "disabled" and not reachable(server := wandb.setup().settings.base_url):
+                raise ConnectionError(f"no answer from {server}")
             if url := getattr(logger.experiment, "url", None):
                 rank_zero_print(f"W&B: {url}")
         except Exception as error:
-            rank_zero_warn(f"W&B does not answer ({type(error).__name__}): this run is logged offline")
+            rank_zero_warn(f"W&B does not answer ({_first(error)}): this run is logged offline, for `wandb sync`")
             private.go_offline(logger)
+
+
+def _first(error: Exception) -> str:
+    """Returns the type and the first line of an error, without secrets."""
+    return scrub(f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}")
 
 
 @contextmanager

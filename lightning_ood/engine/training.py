@@ -8,13 +8,13 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
+from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint, Timer
 
 from lightning_ood.data.datamodule import OODDataModule
 from lightning_ood.data.fingerprint import Fingerprint, same_images
 from lightning_ood.engine.closed_form import fit_head
 from lightning_ood.engine.module import OODModule
-from lightning_ood.engine.run_dir import RunFolder, read_checkpoint, with_checksums
+from lightning_ood.engine.run_dir import DamagedError, RunFolder, read_checkpoint, with_checksums
 from lightning_ood.errors import InputError
 from lightning_ood.ops.console import rank_zero_print
 
@@ -42,12 +42,15 @@ def train(
         overwrite: train from the start even if the run directory holds weights.
 
     Raises:
-        InputError: if ``max_epochs`` is 0; if the folder holds weights, or an unfinished training, of another
-            configuration or world size.
+        InputError: if ``max_epochs`` is 0, or -1 without another limit; if the folder holds weights, or an unfinished
+            training, of another configuration or world size.
     """
     closed_form = module.finetune in ("ridge", "means")
     if trainer.max_epochs == 0 and not closed_form:
         raise InputError("trainer.max_epochs=0 trains nothing: write at least 1, or model.finetune: none")
+    timed = any(isinstance(callback, Timer) for callback in trainer.callbacks)  # type: ignore[attr-defined]
+    if trainer.max_epochs == -1 and trainer.max_steps == -1 and not timed:
+        raise InputError("trainer.max_epochs=-1 trains without an end: write at least 1, or set max_steps or max_time")
     images = _images(trainer, module, data)
     before = {} if overwrite else _before(folder, training_config_hash, images, data)
     if folder.trained in before and folder.training not in before:
@@ -148,12 +151,17 @@ def _before(
 ) -> dict[Path, dict[str, Any]]:
     """Returns the checkpoints of an earlier training with this configuration on these images: path -> content.
 
-    The content of the images is completed from them.
+    The content of the images is completed from them. A damaged one is left out, and the user is told.
 
     Raises:
         InputError: if there are checkpoints, and they are of another configuration or other images.
     """
-    stored = {path: read_checkpoint(path) for path in (folder.training, folder.trained) if path.is_file()}
+    stored: dict[Path, dict[str, Any]] = {}
+    for path in (folder.training, folder.trained):
+        try:
+            stored |= {path: read_checkpoint(path)} if path.is_file() else {}
+        except DamagedError as error:
+            rank_zero_print(f"Training without an earlier checkpoint: {error}")
     same = {path: saved for path, saved in stored.items() if saved.get("training_config_hash") == training_config_hash}
     advice = "Give --overwrite to train again, or another --trainer.default_root_dir to keep it"
     if stored and not same:

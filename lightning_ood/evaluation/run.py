@@ -93,8 +93,8 @@ def evaluate(
     tests |= {key: opened(f"ood[{key!r}]", source, labelled=False) for key, source in ood.items()}
     others = [opened(f"val_ood[{i}]", source, labelled=False) for i, source in enumerate(val_ood)]
     size = own.size if own is not None else _size(tests["id"])
-    norm = {} if own is None else {"mean": own.mean, "std": own.std}
-    backbone = module if isinstance(module, Backbone) else Backbone(module, size, head, **norm)
+    mean, std = ((0.0,) * 3, (1.0,) * 3) if own is None else (own.mean, own.std)
+    backbone = module if isinstance(module, Backbone) else Backbone(module, size, head, mean, std)
     run = _Run(backbone, suite, _bar(progress))
     with backbone, evaluating(backbone.network):
         failed = run.fit(train, others)

@@ -14,7 +14,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from lightning_ood.data.labels import NONE, stored_labels
-from lightning_ood.data.sets import Batch, ImageSet, collate, open_set
+from lightning_ood.data.opening import open_set
+from lightning_ood.data.sets import Batch, ImageSet, collate
 from lightning_ood.errors import InputError, context
 from lightning_ood.networks.preprocess import Transform
 

@@ -14,6 +14,39 @@ from torchvision import transforms
 from lightning_ood.errors import InputError
 
 Transform = Callable[[Image.Image], Tensor]
+LARGEST = 2**24  # pixels of a resized image; of a larger one only the part that the crop keeps is computed
+
+
+@dataclass(frozen=True)
+class ResizeShorter:
+    """Resizes the shorter side as torchvision does; of a very long image only the part that the centre crop keeps.
+
+    An image of 1 x 30000 pixels would otherwise become one of 256 x 7680000.
+
+    Attributes:
+        side: length of the shorter side.
+        crop: ``(height, width)`` of the centre crop that follows.
+        interpolation: torchvision's.
+    """
+
+    side: int
+    crop: tuple[int, int]
+    interpolation: transforms.InterpolationMode
+
+    def __call__(self, image: Image.Image) -> Image.Image:
+        """Returns the resized image, without the ends of a very long one."""
+        short, long = sorted(image.size)
+        length = int(self.side * long / short)
+        if self.side * length <= LARGEST:
+            return transforms.Resize(self.side, self.interpolation)(image)
+        upright = image.height > image.width
+        kept = min(length, self.crop[0] if upright else self.crop[1])
+        start = round((length - kept) / 2)
+        ends = start * long / length, min((start + kept) * long / length, long)
+        mode = Image.Resampling[self.interpolation.name.removesuffix("_EXACT")]
+        if upright:
+            return image.resize((self.side, kept), mode, (0, ends[0], short, ends[1]))
+        return image.resize((kept, self.side), mode, (ends[0], 0, ends[1], short))
 
 
 @dataclass(frozen=True)
@@ -133,7 +166,10 @@ class Preprocess:
     def _resize(self) -> list[Any]:
         if self.resize is None:
             return []
-        return [transforms.Resize(self.resize, transforms.InterpolationMode(self.interpolation))]
+        mode = transforms.InterpolationMode(self.interpolation)
+        if isinstance(self.resize, tuple):
+            return [transforms.Resize(self.resize, mode)]
+        return [ResizeShorter(self.resize, self.size, mode)]
 
     def _tensor(self) -> list[Any]:
         return [transforms.ToTensor(), transforms.Normalize(self.mean, self.std)]

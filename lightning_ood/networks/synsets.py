@@ -15,6 +15,6 @@ def synset_words(names: Iterable[str]) -> dict[str, str]:
         return {}
     from timm.data import ImageNetInfo
 
-    known = ImageNetInfo("imagenet-22k").label_descriptions(as_dict=True)
-    known |= ImageNetInfo("imagenet-1k").label_descriptions(as_dict=True)
+    tables = [ImageNetInfo(subset) for subset in ("imagenet-22k", "imagenet-1k")]
+    known = {name: table.label_name_to_description(name) for table in tables for name in table.label_names()}
     return {name: known[name].partition(",")[0] for name in synsets if name in known}

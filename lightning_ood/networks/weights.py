@@ -1,7 +1,6 @@
 """Weight files: read without running code in them, fitted to a network's names, or refused with the reason."""
 
 import argparse
-import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 
 from lightning_ood.errors import InputError
 from lightning_ood.ops.checksums import check_hash, check_zip
+from lightning_ood.ops.unpickling import reason, refused_object
 
 State = dict[str, Tensor]
 
@@ -78,17 +78,14 @@ def _read(path: Path) -> Any:
         with torch.serialization.safe_globals(_harmless()):
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # the readers raise whatever the bytes lead them to
-        text = str(error)
-        found = re.search(r"GLOBAL (\S+)|[Uu]nsupported (?:global|class) (\S+)", text)
-        if found:
-            name = (found[1] or found[2]).rstrip(".,:")
+        if name := refused_object(error):
             raise InputError(
                 f"{path} holds a Python object ({name}) beside tensors; reading it could run code, so it is refused. "
                 "Where you trust the file, load it yourself and save the tensors alone: "
                 "torch.save(network.state_dict(), 'weights.pth')"
             ) from None
         known = isinstance(error, SafetensorError | EOFError | RuntimeError | OSError | ValueError)
-        first = (text.splitlines() or [""])[0] if known else type(error).__name__
+        first = reason(error) if known else type(error).__name__
         raise InputError(
             f"{path} ({path.stat().st_size} bytes) cannot be read as weights: it is truncated, damaged or of another "
             f"format ({first[:150]})"

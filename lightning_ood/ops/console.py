@@ -28,3 +28,9 @@ def progress(what: str, total: int | None, shown: bool = True) -> Iterator[Calla
     with Progress(console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(what, total=total)
         yield lambda: bar.advance(task)
+
+
+def rank_zero_warn(text: str) -> None:
+    """Prints one line that begins with ``warning:`` on the error stream, on rank 0."""
+    if rank() == 0:
+        print(f"warning: {text}", file=sys.stderr)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,16 @@ from typing import Any
 from lightning_ood.errors import InputError
 
 PARTIAL = ".*.*.partial"  # pattern of the temporary files that a crash may leave behind; no name that a user gives
+_NOT_IN_FILES = re.compile(r"[^-.=+_a-z0-9]")
+
+
+def file_name(name: str) -> str:
+    """Returns a name for the file of something: two names never share one, on any file system.
+
+    A name of lower-case letters, digits and ``-.=+_`` is its own; another is changed to one, and ends in its hash.
+    """
+    plain = _NOT_IN_FILES.sub("_", name.lower())[:80]
+    return name if plain == name else f"{plain}-{hashlib.sha256(name.encode('utf-8', 'surrogatepass')).hexdigest()[:8]}"
 
 
 def write_whole(path: Path, write: Callable[[Path], Any]) -> Path:
@@ -21,6 +33,7 @@ def write_whole(path: Path, write: Callable[[Path], Any]) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     # The process id is part of the name, since several processes may write the same file.
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial.unlink(missing_ok=True)  # of a dead process with this id, or somebody's link
     try:
         write(partial)
         partial.replace(path)
@@ -30,8 +43,20 @@ def write_whole(path: Path, write: Callable[[Path], Any]) -> Path:
 
 
 def write_text(path: Path, text: str) -> Path:
-    """Writes UTF-8 text to ``path`` atomically."""
-    return write_whole(path, lambda partial: partial.write_text(text, encoding="utf-8"))
+    """Writes UTF-8 text to ``path`` atomically; bytes of file names that are no UTF-8 are escaped."""
+    return write_whole(path, lambda partial: partial.write_text(text, encoding="utf-8", errors="backslashreplace"))
+
+
+def read_text(path: Path, advice: str = "save it in UTF-8") -> str:
+    """Reads UTF-8 text.
+
+    Raises:
+        InputError: if it is none; ends in ``advice``.
+    """
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is no text in UTF-8 ({error.reason}): {advice}") from error
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -26,7 +26,8 @@ def stop_with_parent() -> None:
     too: by its number in the environment, or, under torchrun, because init has taken its place.
     """
     elastic, rank = "TORCHELASTIC_RUN_ID" in os.environ, os.environ.get("LOCAL_RANK", "0")
-    started = os.environ.pop(PARENT, None)  # not for what this process starts
+    started = os.environ.pop(PARENT, "")  # not for what this process starts
+    started = started if started.isdecimal() else ""
     if not (elastic or started or rank != "0"):
         return
     if elastic:

@@ -21,11 +21,18 @@ PATIENCE = 3.0  # seconds after a failed collective within which a dead process 
 
 
 def rank() -> int:
-    """Returns the rank of this process, from the process group or else from the launcher's environment variables."""
+    """Returns the rank of this process, from the process group or else from the launcher's environment variables.
+
+    Raises:
+        InputError: if such a variable is no number.
+    """
     torch = sys.modules.get("torch")  # commands on tables do not import it, and have no process group
     if torch is not None and torch.distributed.is_available() and torch.distributed.is_initialized():
         return int(torch.distributed.get_rank())
-    return next((int(os.environ[name]) for name in _RANK if name in os.environ), 0)
+    name = next((name for name in _RANK if name in os.environ), None)
+    if name is not None and not os.environ[name].isdecimal():
+        raise InputError(f"the environment variable {name}={os.environ[name]!r} is no number of a process: unset it")
+    return int(os.environ[name]) if name is not None else 0
 
 
 def gather(part: Tensor) -> Tensor:

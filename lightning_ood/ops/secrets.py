@@ -163,10 +163,12 @@ def hidden_arguments(args: list[str]) -> Iterator[list[str]]:
 def _parsed(text: str) -> Any:
     import yaml
 
+    from lightning_ood.ops.plain_yaml import plain_yaml
+
     if text[:1] not in "{[":
         return text
     try:
-        return yaml.safe_load(text)
+        return plain_yaml(text)
     except yaml.YAMLError:
         return text
 

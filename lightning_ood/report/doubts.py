@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.text import Text
 
 from lightning_ood.errors import InputError
-from lightning_ood.ops.files import write_text
+from lightning_ood.ops.tables import read_csv, write_csv
 from lightning_ood.report.table import detectors_of
 
 Doubts = Mapping[str, Sequence[str]]  # detector -> sentences, none where nothing is doubtful
@@ -54,7 +54,7 @@ def doubts_table(doubts: Doubts) -> pd.DataFrame:
 
 def write_doubts(doubts: Doubts, folder: Path) -> Path:
     """Writes doubts.csv; only its header where nothing is doubtful."""
-    return write_text(folder / _FILE, doubts_table(doubts).to_csv(index=False))
+    return write_csv(doubts_table(doubts), folder / _FILE)
 
 
 def read_doubts(folder: Path) -> dict[str, list[str]]:
@@ -63,7 +63,7 @@ def read_doubts(folder: Path) -> dict[str, list[str]]:
     if not path.is_file():
         return {}
     try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False)
+        table = read_csv(path, dtype=str, na_values=[])
         return {str(name): list(rows["doubt"]) for name, rows in table.groupby("detector", sort=False)}
     except (ValueError, KeyError) as error:
         raise InputError(f"{path} is damaged ({error}): delete it; the command goes on without it") from error

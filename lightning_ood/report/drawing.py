@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -43,6 +44,22 @@ def new_figure(width: float, height: float, layout: Literal["constrained"] | Non
     figure = Figure(figsize=(width, height), layout=layout)
     FigureCanvasAgg(figure)
     return figure
+
+
+def plain_text() -> AbstractContextManager[None]:
+    """Draws ``$`` in names as it stands; matplotlib would read what lies between two of them as a formula."""
+    from matplotlib import rc_context
+
+    return rc_context({"text.parse_math": False})
+
+
+def logarithmic(axes: Axes) -> None:
+    """Makes the x-axis logarithmic, its powers written out: :func:`plain_text` draws no formula for them."""
+    from matplotlib.ticker import LogFormatter, NullFormatter
+
+    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter(LogFormatter(labelOnlyBase=True))
+    axes.xaxis.set_minor_formatter(NullFormatter())
 
 
 def margins(figure: Figure, left: float, right: float, top: float, bottom: float, gap: float = 0.0) -> None:
@@ -146,7 +163,7 @@ def legend(figure: Figure, styles: Mapping[str, Mapping[str, Any]], with_id: boo
     from matplotlib.patches import Patch
 
     handles: list[Any] = [Patch(color=ID_COLOUR, alpha=0.6, label="ID")] if with_id else []
-    handles += [Line2D([], [], label=name, **style) for name, style in styles.items()]
+    handles += [Line2D([], [], label=f" {name}" if name[:1] == "_" else name, **s) for name, s in styles.items()]
     columns = max(2, int(figure.get_figwidth() / 2.3))
     figure.legend(
         handles=handles,

@@ -18,9 +18,11 @@ from pathlib import Path
 
 import yaml
 
+from lightning_ood.ops.plain_yaml import read_yaml
 from lightning_ood.ops.version import VERSION
 
-_PACKAGES = ("torch", "torchvision", "timm", "lightning", "torchmetrics", "numpy", "scipy", "scikit-learn")
+_SOURCE = 2**20  # bytes of a module whose docstring is read
+_PACKAGES = ("torch", "torchvision", "timm", "lightning", "torchmetrics", "numpy", "scipy", "scikit-learn", "pillow")
 
 
 def environment() -> dict[str, str]:
@@ -33,6 +35,7 @@ def environment() -> dict[str, str]:
         found["commit"] = code["commit"]
     found["time"] = datetime.now(timezone.utc).isoformat(timespec="seconds")
     found["machine"] = f"{platform.platform()}, {_processor()}, {os.cpu_count()} cores"
+    found["threads"] = str(torch.get_num_threads())
     if torch.cuda.is_available():
         found["gpu"] = f"{torch.cuda.device_count()} x {torch.cuda.get_device_name()}, CUDA {torch.version.cuda}"
     found["python"] = platform.python_version()
@@ -49,7 +52,11 @@ def papers(config: str, detectors: Iterable[str]) -> list[tuple[str, str]]:
         config: config of the run as YAML.
         detectors: names of detectors in the config.
     """
-    specs = ((yaml.safe_load(config) or {}).get("scoring") or {}).get("detectors") or {}
+    specs = read_yaml(config, "the config")
+    for key in ("scoring", "detectors"):
+        specs = specs.get(key) if isinstance(specs, Mapping) else None
+    if not isinstance(specs, Mapping):
+        return []
     text = yaml.safe_dump([specs[name] for name in detectors if name in specs])
     found: dict[str, str] = {}
     for path in dict.fromkeys(re.findall(r"class_path: ([\w.]+\.\w+)", text)):
@@ -78,8 +85,8 @@ def _spec_of(module: str) -> ModuleSpec | None:
 
 @cache
 def _classes_of(package: str) -> dict[str, str]:
-    """Maps the name of each class defined in the files of a package to its module, without importing any."""
-    spec = _spec_of(package)
+    """Maps the name of each class defined in the files of a package of ours to its module, without importing any."""
+    spec = _spec_of(package) if package.split(".")[0] == __name__.split(".")[0] else None
     found: dict[str, str] = {}
     for folder in (spec.submodule_search_locations or ()) if spec else ():
         for file in sorted(Path(folder).rglob("*.py")):
@@ -91,7 +98,8 @@ def _classes_of(package: str) -> dict[str, str]:
 
 def _cited(module: str) -> tuple[str, str]:
     spec = _spec_of(module)
-    source = Path(spec.origin).read_text(encoding="utf-8") if spec and spec.origin else ""
+    file = Path(spec.origin) if spec and spec.origin else None
+    source = file.read_text(encoding="utf-8") if file and file.is_file() and file.stat().st_size < _SOURCE else ""
     text = " ".join((ast.get_docstring(ast.parse(source)) or "").split())
     cited = re.match(r"(.{,300}?)[ .]*(https?://\S+?)[.,;)]*(\s|$)", text)
     return (f"{cited[1]}.", cited[2]) if cited else ("", "")

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from lightning_ood.errors import InputError
 from lightning_ood.ops.files import read_json, write_text
-from lightning_ood.report.drawing import BAND, ID_COLOUR, LINE, legend, new_figure, panels_of, styles_of
+from lightning_ood.report.drawing import BAND, ID_COLOUR, LINE, legend, logarithmic, new_figure, panels_of, styles_of
 from lightning_ood.report.table import MEAN
 
 if TYPE_CHECKING:
@@ -28,8 +29,17 @@ def write_fits(folder: Path, **values: Any) -> None:
 
 
 def read_fits(folder: Path) -> dict[str, Any]:
-    """Reads ``fits.json``; returns an empty mapping where the file does not exist."""
-    return read_json(folder / "fits.json")
+    """Reads ``fits.json``; returns an empty mapping where the file does not exist.
+
+    Raises:
+        InputError: if it holds something else than :func:`write_fits` wrote; it can be deleted.
+    """
+    found = read_json(path := folder / "fits.json")
+    for name in ("summaries", "costs"):
+        nested = found.get(name) or {}
+        if not isinstance(nested, dict) or not all(isinstance(value, dict) for value in nested.values()):
+            raise InputError(f"{path} is damaged ({name} are no mappings): delete it; the command goes on without it")
+    return found
 
 
 def blocks(summaries: Summaries, metrics: pd.DataFrame) -> Figure | None:
@@ -102,7 +112,7 @@ def contributions(summaries: Summaries) -> Figure | None:
         axes.fill_between(curve["at"], curve["low"], curve["high"], color=BAND, alpha=0.6, linewidth=0)
         axes.plot(curve["at"], curve["middle"], color=LINE, linewidth=1.2)
         axes.axhline(0, color=ID_COLOUR, linewidth=0.6)
-        axes.set_xscale("log")
+        logarithmic(axes)
         axes.spines[["right", "top"]].set_visible(False)
     return figure
 

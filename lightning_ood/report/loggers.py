@@ -94,12 +94,13 @@ def log_checkpoint(loggers: Any, path: Path) -> None:
 
 
 @contextmanager
-def warn_on_failure(logger: Any) -> Iterator[None]:
-    """Reports a logger's failure as a warning; the run continues, its own files are on disk."""
+def warn_on_failure(logger: Any, told: bool = True) -> Iterator[None]:
+    """Reports a logger's failure as a warning, if ``told``; the run continues, its own files are on disk."""
     try:
         yield
     except Exception as error:
-        _warn(logger, error)
+        if told:
+            _warn(logger, error)
 
 
 def _is_wandb(logger: Any) -> bool:

@@ -37,12 +37,12 @@ def page_data(scores: pd.DataFrame, images: Mapping[str, str], classes: Sequence
     detectors: dict[str, dict[str, Any]] = {}
     for i, name in enumerate(detectors_of(scores)):
         values = {key: np.sort(scores[name].to_numpy(dtype=np.float64)[at]) for key, at in rows.items()}
-        classes = {"names": labels, "accepted": _whole(shares.accepted[i]), "rejected": _whole(shares.rejected[i])}
+        by_class = {"names": labels, "accepted": _whole(shares.accepted[i]), "rejected": _whole(shares.rejected[i])}
         detectors[name] = {
             "curves": curves(values),
             "histogram": histogram(values),
             "cut": _short(float(threshold_95(values[""]))),
-            "classes": classes,
+            "classes": by_class,
             "mistakes": [
                 [title, [_mistake(row, name, names) for _, row in found.iterrows()]]
                 for title, found in worst(scores, name).items()

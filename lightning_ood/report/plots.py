@@ -20,6 +20,7 @@ from lightning_ood.report.drawing import (
     Sheet,
     margins,
     new_figure,
+    plain_text,
     styles_of,
     text_width,
     write_cells,
@@ -51,7 +52,17 @@ def write_pictures(
     Returns:
         Paths of the files, in order.
     """
-    summaries = summaries or {}
+    with plain_text():
+        return _write_pictures(scores, metrics, Path(folder), summaries or {}, classes)
+
+
+def _write_pictures(
+    scores: pd.DataFrame,
+    metrics: pd.DataFrame,
+    folder: Path,
+    summaries: Mapping[str, Mapping[str, Any]],
+    classes: Sequence[str] | None,
+) -> list[Path]:
     figures = {
         "auroc": heat_map(metrics, "auroc"),
         "fpr95": heat_map(metrics, "fpr95"),
@@ -63,10 +74,10 @@ def write_pictures(
         "coverage": coverage(summaries),
         "contributions": contributions(summaries),
     }
-    Path(folder).mkdir(parents=True, exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     paths = []
     for name, figure in figures.items():
-        path = Path(folder) / f"{name}.png"
+        path = folder / f"{name}.png"
         path.unlink(missing_ok=True)
         if figure is not None:
             paths.append(write_whole(path, partial(figure.savefig, dpi=DPI, format="png")))

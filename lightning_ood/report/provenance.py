@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +14,16 @@ import pandas as pd
 from lightning_ood.errors import InputError
 from lightning_ood.ops.files import read_json, write_text
 from lightning_ood.report.environment import environment
-from lightning_ood.report.mistakes import Read
 from lightning_ood.report.table import accuracy
 
 FILE = "provenance.json"
 _SAMPLED = 64  # images in memory whose pixels are hashed, since they have no path
 
 
-def image_lists(scores: pd.DataFrame, read: Read | None = None) -> list[dict[str, Any]]:
+Pixels = Callable[[str, int], bytes]  # name of a set, index of an image in it -> bytes
+
+
+def image_lists(scores: pd.DataFrame, pixels: Pixels | None = None) -> list[dict[str, Any]]:
     """Describes the scored images of each test set: ``dataset``, ``role``, ``group``, ``images`` (count), ``sha256``.
 
     The hash covers paths below the folder that they share, and labels of ID images, in any order: the same list has the
@@ -29,7 +31,7 @@ def image_lists(scores: pd.DataFrame, read: Read | None = None) -> list[dict[str
 
     Args:
         scores: table of scores.
-        read: reads an image that has no path; without it such images are hashed by position alone.
+        pixels: reads an image that has no path; without it such images are hashed by position alone.
     """
     found = []
     for (role, dataset), rows in scores.groupby(["role", "dataset"], sort=False):
@@ -37,9 +39,9 @@ def image_lists(scores: pd.DataFrame, read: Read | None = None) -> list[dict[str
         names = [str(i) for i in rows["index"]] if rows["path"].isna().any() else _below(list(rows["path"]))
         lines = sorted(f"{name}\t{'' if pd.isna(y) else y}" for name, y in zip(names, labels, strict=True))
         sha = hashlib.sha256("\n".join(lines).encode())
-        if rows["path"].isna().any() and read is not None:
+        if rows["path"].isna().any() and pixels is not None:
             for index in sorted(rows["index"])[:: -(-len(rows) // _SAMPLED)]:
-                sha.update(read(str(dataset), int(index), None).tobytes())
+                sha.update(pixels(str(dataset), int(index)))
         group = str(rows["group"].iloc[0])
         entry = {"dataset": str(dataset), "role": str(role), "group": group, "images": len(rows)}
         found.append({**entry, "sha256": sha.hexdigest()})
@@ -56,8 +58,8 @@ def _below(paths: list[str]) -> list[str]:
 def write_provenance(
     folder: Path,
     scores: pd.DataFrame,
-    read: Read | None,
-    network: Mapping[str, str],
+    pixels: Pixels | None,
+    network: Mapping[str, Any],
     extra_forwards: Mapping[str, Mapping[str, int]],
 ) -> Path:
     """Writes ``provenance.json`` beside metrics.csv.
@@ -65,15 +67,15 @@ def write_provenance(
     Args:
         folder: output directory of the run.
         scores: table of scores.
-        read: reads an image of the table.
-        network: ``network`` and ``weights`` in words, ``weights_sha256``, ``fitted_on`` (hash of the fitting images),
-            ``command``.
+        pixels: reads an image of the table.
+        network: ``network`` and ``weights`` in words, ``weights_sha256`` (of all tensors), ``weights_file_sha256``,
+            ``fitted_on`` (hash of the fitting images), ``fit`` (its environment and images), ``command``.
         extra_forwards: detector -> forwards per image beyond the shared one.
     """
     costs = {name: dict(cost) for name, cost in extra_forwards.items() if name in scores and any(cost.values())}
     content = {
         **network,
-        "images": image_lists(scores, read),
+        "images": image_lists(scores, pixels),
         "accuracy": accuracy(scores),
         "extra_forwards": costs,
         "environment": environment(),

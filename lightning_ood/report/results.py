@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from lightning_ood.errors import InputError
 from lightning_ood.ops.console import rank_zero_print
 from lightning_ood.report import reader, training_auroc, write_scores
 from lightning_ood.report.doubts import all_doubts
+from lightning_ood.report.failures import class_names
 from lightning_ood.report.provenance import write_provenance
 from lightning_ood.report.publish import publish
 
@@ -65,7 +66,7 @@ def finish(
     loggers: Iterable[Any] = (),
     data: OODDataModule | None = None,
     doubts: Mapping[str, Sequence[str]] | None = None,
-    network: Mapping[str, str] | None = None,
+    network: Mapping[str, Any] | None = None,
 ) -> pd.DataFrame:
     """Writes, prints and logs the table of scores and everything computed from it.
 
@@ -98,8 +99,8 @@ def finish(
     shown = _with_training_auroc(summaries, fitted, table)
     found = all_doubts(table, doubts or {})
     if network is not None:
-        write_provenance(run_dir, table, read, network, extra_forwards)
-    names = class_words(data.classes, (data.id.train, data.id.test), data.root) if data and data.classes else None
+        write_provenance(run_dir, table, _pixels(data), network, extra_forwards)
+    names = _class_words(table, data) if data else None
     metrics = publish(table, run_dir, shown, config, loggers, extra_forwards, read, doubts=found, classes=names)
     if wrong:
         raise InputError("; ".join(wrong) + f". The other scores and their table are in {run_dir}")
@@ -116,6 +117,21 @@ def _with_training_auroc(
         for name, summary in summaries.items()
         if name in table
     }
+
+
+def _pixels(data: OODDataModule | None) -> Callable[[str, int], bytes] | None:
+    """Returns what reads the pixels of a test image."""
+    if data is None:
+        return None
+    sets = {entry.name: entry.images for entry in data.sets.values()}
+    return lambda name, index: sets[name].pixels(index)[0]
+
+
+def _class_words(table: pd.DataFrame, data: OODDataModule) -> list[str]:
+    """Returns names of the classes for people, by label; from the images' folders where the data have none."""
+    found = class_names(table)
+    names = data.classes or [found.get(label, str(label)) for label in range(max(found) + 1)]
+    return class_words(names, (data.id.train, data.id.test), data.root)
 
 
 def _unread(table: pd.DataFrame, data: OODDataModule) -> list[str]:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from lightning_ood.errors import InputError, context
 from lightning_ood.metrics.intervals import auroc_interval, fpr95_draws, fpr95_interval
 from lightning_ood.metrics.rates import METRICS, TRAPEZOID, Comparison, falls, sort_scores
-from lightning_ood.ops.files import write_text, write_whole
+from lightning_ood.ops.files import write_whole
+from lightning_ood.ops.tables import read_csv, write_csv
 
 IMAGE_COLUMNS = {  # columns of scores.parquet before the detectors
     "dataset": "string",
@@ -28,6 +32,7 @@ METRIC_COLUMNS = ("detector", "dataset", "group", "n_id", "n_ood", *METRICS, *IN
 MEAN = "mean"  # `dataset` in the row of a group mean
 NO_GROUP = "ood"  # group of OOD sets without a group
 ROLES = ("id", "csid", "ood")  # csid: covariate-shifted ID
+_HASH = b"lightning_ood.sha256"  # key in the metadata of scores.parquet; a table written by others has none
 FULL_SPECTRUM = "fs/"  # prefix of set and group in rows that count csid images as ID; names contain no slash
 
 
@@ -54,7 +59,8 @@ def check_scores(scores: pd.DataFrame) -> pd.DataFrame:
     """Checks a table of scores and returns it with columns in order, scores in float32 and a group for every set.
 
     Raises:
-        InputError: if a column is missing, a role is invalid, a set is called ``mean`` or is in several groups.
+        InputError: if a column is missing or has another type, a role is invalid, or a set is called ``mean`` or is in
+            several groups.
     """
     missing = [name for name in IMAGE_COLUMNS if name not in scores.columns]
     if missing:
@@ -70,32 +76,55 @@ def check_scores(scores: pd.DataFrame) -> pd.DataFrame:
     if (groups > 1).any():
         raise InputError(f"the set {groups.idxmax()!r} is in several groups; give it another name in each")
     detectors = detectors_of(scores)
-    table = scores[[*IMAGE_COLUMNS, *detectors]].astype({**IMAGE_COLUMNS, **dict.fromkeys(detectors, "float32")})
+    types = {**IMAGE_COLUMNS, **dict.fromkeys(detectors, "float32")}
+    try:
+        table = scores[[*IMAGE_COLUMNS, *detectors]].astype(types)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise InputError(f"a column of the table of scores has another type than it should ({error})") from error
     return table.assign(group=table["group"].fillna(table["role"].map({"id": "id", "csid": "csid", "ood": NO_GROUP})))
 
 
 def write_scores(scores: pd.DataFrame, run_dir: Path | str) -> Path:
-    """Writes ``scores.parquet`` atomically."""
+    """Writes ``scores.parquet`` atomically, with a hash of the table that ``read_scores`` compares."""
     table = check_scores(scores)
-    return write_whole(Path(run_dir) / "scores.parquet", lambda path: table.to_parquet(path, index=False))
+    arrow = pa.Table.from_pandas(table, preserve_index=False)
+    arrow = arrow.replace_schema_metadata({**arrow.schema.metadata, _HASH: _hash(table)})
+
+    def write(path: Path) -> None:
+        with path.open("wb") as file:  # PyArrow takes only paths in UTF-8
+            pq.write_table(arrow, file)
+
+    return write_whole(Path(run_dir) / "scores.parquet", write)
+
+
+def _hash(table: pd.DataFrame) -> bytes:
+    """Returns the SHA-256 of names and values of a checked table; not of how the file lays them out."""
+    sha = hashlib.sha256(repr(list(table)).encode())
+    sha.update(pd.util.hash_pandas_object(table, index=False).to_numpy().tobytes())
+    return sha.hexdigest().encode()
 
 
 def read_scores(run_dir: Path | str) -> pd.DataFrame:
     """Reads ``scores.parquet`` from the folder of a run.
 
     Raises:
-        InputError: if the file does not exist, an image has several rows, or a column of scores is not floating.
+        InputError: if the file does not exist or is damaged, lacks ID or OOD images or detectors, an image has several
+            rows, or a column of scores is not floating.
     """
     path = Path(run_dir) / "scores.parquet"
     if not path.is_file():
         raise InputError(f"no scores at {path}; write them with `python train.py test`")
     try:
-        table = pd.read_parquet(path)
-    except (OSError, ValueError) as error:  # pyarrow's own errors are both
-        first = (str(error).splitlines() or [""])[0]
+        with path.open("rb") as file:
+            arrow = pq.read_table(file)
+        table, stored = arrow.to_pandas(), (arrow.schema.metadata or {}).get(_HASH)
+    except Exception as error:  # the reader raises whatever the bytes lead it to
+        first = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(f"{path} cannot be read as a table ({first}): run test again") from error
     with context(str(path)):
         checked = check_scores(table)
+        if stored is not None and stored != _hash(checked):
+            raise InputError("the table is damaged or was changed after it was written: run test again")
         _check_columns(table[detectors_of(table)])
         _check_rows(checked)
     return checked
@@ -111,6 +140,10 @@ def _check_columns(scores: pd.DataFrame) -> None:
 
 
 def _check_rows(scores: pd.DataFrame) -> None:
+    lacks = [f"no row of the role {role!r}" for role in ("id", "ood") if role not in set(scores["role"])]
+    lacks += [] if detectors_of(scores) else ["no detector's column"]
+    if lacks:
+        raise InputError(f"the table has {' and '.join(lacks)}: run test again")
     repeated = scores.duplicated(["role", "dataset", "index"])
     if repeated.any():
         first = scores[repeated].iloc[0]
@@ -122,7 +155,12 @@ def _check_rows(scores: pd.DataFrame) -> None:
 
 def write_metrics(metrics: pd.DataFrame, run_dir: Path | str) -> Path:
     """Writes ``metrics.csv`` atomically."""
-    return write_text(Path(run_dir) / "metrics.csv", metrics.to_csv(index=False, float_format="%.10g"))
+    return write_csv(metrics, Path(run_dir) / "metrics.csv")
+
+
+def read_metrics(run_dir: Path | str) -> pd.DataFrame:
+    """Reads ``metrics.csv``; names that look like numbers stay names."""
+    return read_csv(Path(run_dir) / "metrics.csv", dtype=dict.fromkeys(("detector", "dataset", "group"), str))
 
 
 def accuracy(scores: pd.DataFrame) -> float | None:

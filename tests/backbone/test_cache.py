@@ -1,13 +1,19 @@
 """A feature cache gives what the network gives, misses what has changed, and stays within its size."""
 
+import errno
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 
 from lightning_ood.backbone import Backbone
 from lightning_ood.backbone.cache import FeatureCache
 from lightning_ood.features import Reads
+from lightning_ood.ops.checksums import digest
 from tests.helpers.tiny import Net
 
 
@@ -91,14 +97,74 @@ def test_bounded_where_several_processes_fill_it(tmp_path: Path) -> None:
     assert first.cache.hits == second.cache.hits == 1, "the newest of both are there"
 
 
-def test_a_damaged_file_is_a_miss(tmp_path: Path) -> None:
+def harm(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:100])
+
+
+def other_shape(path: Path) -> None:
+    parts = {name: torch.cat([value, value]) for name, value in load_file(path).items()}
+    save_file(parts, path, {"sha256": digest({"key": path.stem, **parts})})
+
+
+def pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+@pytest.mark.parametrize("change", [harm, other_shape, pipe])
+def test_a_file_that_cannot_be_used_is_a_miss(
+    change: Callable[[Path], None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     cache = FeatureCache(tmp_path, 10**9)
     network = backbone(cache)
-    images = torch.randn(5, 3, 12, 12)
-    expected = network(images)
+    batches = torch.randn(2, 5, 3, 12, 12)
+    expected = [network(images).maps["block2"] for images in batches]
     for path in tmp_path.rglob("*.safetensors"):
-        path.write_bytes(path.read_bytes()[:100])
-    assert torch.equal(network(images).logits, expected.logits)
+        change(path)
+    for images, features in zip(batches, expected, strict=True):
+        assert torch.equal(network(images).maps["block2"], features)
     assert cache.hits == 0
-    network(images)
-    assert cache.hits == 1
+    told = capsys.readouterr().err
+    assert (told.count("warning: the feature cache") == 1 and str(tmp_path) in told) or change is pipe
+    network(batches[0])
+    assert cache.hits == 1, "replaced"
+
+
+def full(cache: FeatureCache, monkeypatch: pytest.MonkeyPatch) -> None:
+    def write(*_: object, **__: object) -> None:
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr("lightning_ood.backbone.cache.save_file", write)
+
+
+def a_file(cache: FeatureCache, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache.folder.rmdir()
+    cache.folder.touch()
+
+
+def read_only(cache: FeatureCache, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(Path, "mkdir", refuse)  # tests may run as root, who may write anywhere
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason"), [(full, "No space left"), (a_file, "Not a directory"), (read_only, "Read-only")]
+)
+def test_a_folder_that_takes_nothing_is_told_once(
+    fault: Callable[..., None],
+    reason: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    cache = FeatureCache(tmp_path / "cache", 10**9)
+    cache.folder.mkdir()
+    fault(cache, monkeypatch)
+    network, plain = backbone(cache), backbone(FeatureCache(tmp_path / "other", 0))
+    for images in torch.randn(3, 5, 3, 12, 12):
+        assert torch.equal(network(images).logits, plain(images).logits)
+    told = capsys.readouterr().err
+    assert told.count("warning:") == 1 and reason in told and str(cache.folder) in told
+    assert not list(tmp_path.rglob("*.partial"))

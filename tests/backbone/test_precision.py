@@ -10,7 +10,7 @@ from scipy.stats import spearmanr
 from torch import Tensor
 
 from lightning_ood.backbone import Backbone
-from lightning_ood.data.sets import open_set
+from lightning_ood.data.opening import open_set
 from lightning_ood.detectors.base import Detector
 from lightning_ood.detectors.energy import Energy
 from lightning_ood.detectors.feature_norm import FeatureNorm

@@ -11,6 +11,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+from lightning.pytorch.demos.boring_classes import BoringModel
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from lightning_ood.commands import cli
@@ -23,6 +24,7 @@ from lightning_ood.report import write_scores
 from lightning_ood.report.publish import publish
 from lightning_ood.report.results import table_of
 from tests.helpers.runs import Run
+from tests.helpers.tiny import quiet_trainer
 
 
 def raised(error: BaseException) -> Callable[[list[str]], None]:
@@ -80,6 +82,22 @@ def test_a_bug_keeps_its_traceback(error: Exception, monkeypatch: pytest.MonkeyP
         cli.main(["fit"])
 
 
+def test_an_argument_that_lightning_does_not_check() -> None:
+    trainer = quiet_trainer([], check_val_every_n_epoch=0, max_epochs=1)
+    with pytest.raises(ZeroDivisionError) as error:
+        trainer.fit(BoringModel())
+    assert "these arguments of the trainer: ZeroDivisionError" in (sentence(error.value) or "")
+
+
+@pytest.mark.parametrize("damage", [b"seed_everything: !!timestamp 99", b"seed_everything: \xe7"])
+def test_a_config_that_yaml_cannot_read(damage: bytes, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "odd.yaml").write_bytes(damage)
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["fit", "--config", str(tmp_path / "odd.yaml")])
+    said = capsys.readouterr().err
+    assert stop.value.code == 2 and "config" in said and "Traceback" not in said
+
+
 def test_a_trainer_that_cannot_be_made(config: Path, train: Run) -> None:
     done = train("check", "--config", config, "--trainer.accelerator", "gpu")
     assert "Traceback" not in done.stderr + done.stdout and done.returncode in (1, 2)
@@ -89,7 +107,7 @@ def test_a_trainer_that_cannot_be_made(config: Path, train: Run) -> None:
 
 DAMAGE = {
     "scores.parquet": (b"", "cannot be read as a table"),
-    "report/fits.json": (b"{", "delete it"),
+    "report/fits.json": (b'{"summaries": [1]}', "delete it"),
     "config.test.yaml": (b"a: [", "delete it"),
     "doubts.csv": (b"a,b\n1,2\n", "delete it"),
 }

@@ -36,7 +36,9 @@ def write_run(folder: Path, scores: pd.DataFrame, name: str = "net") -> None:
     network = {"network": name, "weights": "w.pt", "weights_sha256": "ab" * 32, "fitted_on": "0", "command": "train"}
     write_metrics(summarise(scores), folder)
     write_doubts({"nap": ["its taps are wrong"]}, folder)
-    write_provenance(folder, scores, lambda *_: Image.new("RGB", (2, 2)), network, {"nap": {"fit": 1, "test": 0}})
+    write_provenance(
+        folder, scores, lambda *_: Image.new("RGB", (2, 2)).tobytes(), network, {"nap": {"fit": 1, "test": 0}}
+    )
 
 
 @pytest.fixture
@@ -75,7 +77,7 @@ def test_runs_on_different_images_are_in_different_tables(
 
 def test_hashes_of_lists(runs: pd.DataFrame) -> None:
     def hashes(scores: pd.DataFrame, pixel: int = 0) -> list[str]:
-        return [x["sha256"] for x in image_lists(scores, lambda *_: Image.new("RGB", (2, 2), (pixel,) * 3))]
+        return [x["sha256"] for x in image_lists(scores, lambda *_: Image.new("RGB", (2, 2), (pixel,) * 3).tobytes())]
 
     first = hashes(runs)
     moved = runs.assign(path=["/elsewhere/" + path if path else None for path in runs["path"]])

@@ -32,6 +32,23 @@ class Broken(CSVLogger):
         raise ConnectionError("nobody there")
 
 
+class Gone(CSVLogger):
+    """A logger whose server is gone before the work begins."""
+
+    @property
+    def experiment(self) -> Any:
+        raise ConnectionError("no experiment")
+
+    def log_hyperparams(self, *_: Any, **__: Any) -> None:
+        raise ConnectionError("no parameters")
+
+    def log_metrics(self, *_: Any, **__: Any) -> None:
+        raise ConnectionError("no metrics")
+
+    def finalize(self, status: str) -> None:
+        raise ConnectionError("no end")
+
+
 def without_logger(config: Path, *detectors: str) -> dict[str, Any]:
     """The config with the usual logger and only these detectors, written in its place."""
     content: dict[str, Any] = yaml.safe_load(config.read_text())
@@ -129,6 +146,28 @@ def test_an_offline_run_holds_everything(config: Path, train: Run, tmp_path: Pat
     upload(run)
     for path in (path for path in folder.rglob("*") if path.is_file()):
         assert KEY.encode() not in path.read_bytes(), path
+
+
+def test_a_logger_that_fails_and_odd_names_lose_nothing(
+    config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = without_logger(config, "msp", "react")
+    content["trainer"]["logger"] = {"class_path": f"{__name__}.Gone", "init_args": {"save_dir": "gone"}}
+    content["data"]["ood"] = {"far/=$x$": content["data"]["ood"]["far/white"]}
+    content["scoring"]["detectors"] = {"MSP": content["scoring"]["detectors"]["msp"], "msp": "MSP", "ré@$": "Energy"}
+    config.write_text(yaml.safe_dump(content))
+    monkeypatch.chdir(tmp_path)
+    run = tmp_path / os.fsdecode(b"caf\xe9")  # no UTF-8
+    for job in ("fit", "test"):
+        main([job, "--config", str(config), "--trainer.default_root_dir", str(run)])
+    said = capsys.readouterr()
+    for what in ("experiment", "parameters", "metrics", "end"):
+        assert said.err.count(f"Gone failed (ConnectionError: no {what})") in (1, 2), "once a command"
+    assert "caf\\udce9" in said.out
+    assert set(read_scores(run)) >= {"MSP", "msp", "ré@$"}
+    assert len(list((run / "report").glob("mistakes-*.png"))) == 3 and (run / "report" / "index.html").is_file()
+    assert set(pd.read_csv(run / "metrics.csv")["dataset"]) == {"'=$x$", "fs/=$x$", "mean"}
+    main(["report", str(run)])
 
 
 @pytest.mark.slow

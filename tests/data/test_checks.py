@@ -26,6 +26,8 @@ def write_set(root, classes, count=2):
         ("c10", ["far/a/b"], "slash"),
         ("c10", ["/b"], "empty"),
         ("c10", ["far/"], "empty"),
+        ("c10", ["far/caf\udce9"], r"'data\.ood\.far/caf\\udce9': .* in UTF-8"),
+        ("c\n10", [], r"data\.id\.name.* printed"),
         ("c10", ["id/b"], "choose another group"),
     ],
 )

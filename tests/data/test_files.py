@@ -65,6 +65,13 @@ def test_a_list_without_any_label_has_none(tmp_path):
     assert open_("set.txt", tmp_path).labels is None
 
 
+def test_a_label_that_no_table_has_room_for(tmp_path):
+    save(tmp_path / "photo.png")
+    (tmp_path / "list.txt").write_text("photo.png 100000000000")
+    with pytest.raises(InputError, match=r"list\.txt, line 1: the label is 100000000000; .* end at 10000000"):
+        open_("list.txt", tmp_path)
+
+
 @pytest.mark.parametrize("line", ["photo", "photo x", "photo.png 1.5", "photo.png -2", "7"])
 def test_a_line_that_does_not_parse_is_named(tmp_path, line):
     save(tmp_path / "a.png")

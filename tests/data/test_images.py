@@ -1,3 +1,4 @@
+import os
 import pickle
 import struct
 import warnings
@@ -192,3 +193,10 @@ def test_orientation_is_applied_on_request(tmp_path, orientation, ending):
     # Opened by its path, a TIFF file is mapped into memory, and Pillow 13 scrambles orientations from 5 on.
     with (tmp_path / f"a.{ending}").open("rb") as file, Image.open(file) as image:
         assert np.array_equal(np.asarray(to_image(image, upright=True))[:, :, 0], turned)
+
+
+def test_a_pipe_is_refused_and_nobody_waits_for_its_writer(tmp_path):
+    os.mkfifo(tmp_path / "a.png")
+    for path in (tmp_path / "a.png", "/dev/zero"):
+        with pytest.raises(ImageError, match=f"{path}: cannot read this image .a pipe or a device"):
+            load_image(path)

@@ -9,6 +9,7 @@ from torch.utils.data import ConcatDataset, Dataset, Subset
 from torchvision.transforms.functional import to_tensor
 
 from lightning_ood.data import Digits, open_set
+from lightning_ood.data.checks import check_training_classes
 from lightning_ood.data.datamodule import IDSets, OODDataModule
 from lightning_ood.data.item_labels import learn_labels
 from lightning_ood.errors import InputError
@@ -157,3 +158,9 @@ def test_training_needs_labels():
     data.transform = to_tensor
     with pytest.raises(InputError, match=r"data\.id\.val: 200 of 200"):
         data.setup("fit")
+
+
+def test_a_label_that_no_table_has_room_for_is_refused_at_once():
+    images = open_set(Told(targets=[*NUMBERS[:-1], 10**11]), Path("/"), to_tensor)
+    with pytest.raises(InputError, match=r"data\.id\.train: Told has the label 100000000000"):
+        check_training_classes(images)

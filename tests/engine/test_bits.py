@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,11 +19,11 @@ from lightning_ood.detectors.react import ReAct
 from lightning_ood.engine import run
 from lightning_ood.engine.callback import OODCallback
 from lightning_ood.engine.module import OODModule
-from lightning_ood.engine.run_dir import RunFolder, read_checkpoint
+from lightning_ood.engine.run_dir import RunFolder, read_checkpoint, with_checksums
 from lightning_ood.engine.scoring import ScoringCallback
 from lightning_ood.errors import InputError
 from lightning_ood.networks.weights import load_weights
-from lightning_ood.ops.checksums import checksums, file_hash
+from lightning_ood.ops.checksums import changed, checksums, file_hash
 from tests.helpers.tiny import Images, Net, quiet_trainer
 
 TRIALS = 150
@@ -81,12 +82,13 @@ def test_a_flipped_bit_in_a_checkpoint(folder: RunFolder, name: str) -> None:
 def test_a_flipped_bit_in_a_cache_entry(tmp_path: Path) -> None:
     cache = FeatureCache(tmp_path, 10**9)
     parts = {"logits": torch.randn(5, 4), "map:a": torch.randn(5, 8, 3, 3)}
+    shapes = {name: tuple(value.shape) for name, value in parts.items()}
     key = cache.key(torch.zeros(5, 3, 2, 2), "weights")
     cache.write(key, parts)
     (path,) = tmp_path.rglob("*.safetensors")
 
     def read() -> Any:
-        found = cache.read(key, parts, torch.device("cpu"))
+        found = cache.read(key, shapes, torch.device("cpu"))
         if found is None:
             raise InputError(f"{path} is a miss")
         return found
@@ -95,7 +97,7 @@ def test_a_flipped_bit_in_a_cache_entry(tmp_path: Path) -> None:
     other = cache.key(torch.ones(5, 3, 2, 2), "weights")
     (tmp_path / other[:2]).mkdir(exist_ok=True)
     (tmp_path / other[:2] / f"{other}.safetensors").write_bytes(path.read_bytes())
-    assert cache.read(other, parts, torch.device("cpu")) is None, "another batch's features"
+    assert cache.read(other, shapes, torch.device("cpu")) is None, "another batch's features"
 
 
 @pytest.mark.parametrize("kind", ["zip", "legacy", "named"])
@@ -155,6 +157,53 @@ def test_a_damaged_fit_is_made_again(folder: RunFolder, capsys: pytest.CaptureFi
     assert "Nothing is kept of an earlier fit" in capsys.readouterr().out
     saved = read_checkpoint(folder.last)["state_dict"]
     assert all(torch.equal(saved[key], value) for key, value in before.items())
+
+
+@pytest.mark.parametrize("damage", [b"", b"PK\x03\x04 half"])
+def test_a_damaged_training_is_made_again(
+    folder: RunFolder, tmp_path: Path, damage: bytes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = RunFolder(shutil.copytree(folder.path, tmp_path / "run"))
+    for path in (copy.trained, copy.last):
+        path.write_bytes(damage)
+    L.seed_everything(0, verbose=False)
+    module = OODModule(network=Net(), weights="none", finetune="all")
+    data = OODDataModule(IDSets(Images(61), Images(23, seed=1)), batch_size=16)
+    scoring = ScoringCallback({"mds": MDS(), "react": ReAct()})
+    run.fit(quiet_trainer([scoring], max_epochs=2), module, data, scoring, copy)
+    said = capsys.readouterr().out
+    assert f"Training without an earlier checkpoint: {copy.trained} is damaged" in said
+    assert not changed(read_checkpoint(copy.last)["callbacks"], checksums(read_checkpoint(folder.last)["callbacks"]))
+
+
+ODD: dict[str, Callable[[dict[str, Any]], object]] = {
+    "no callbacks": lambda saved: saved.update(callbacks=None),
+    "a list": lambda saved: saved.update(callbacks=[1]),
+    "no hash": lambda saved: saved["backbone"].pop("hash"),
+    "text for tensors": lambda saved: saved["callbacks"]["ScoringCallback"]["fitted"].update(mds={"mean": "x"}),
+    "no spec": lambda saved: saved["callbacks"]["ScoringCallback"].update(spec=[]),
+    "doubts": lambda saved: saved["callbacks"]["ScoringCallback"].update(doubts={"mds": {"spec": 1, "said": 3}}),
+    "weights": lambda saved: saved.update(state_dict=7),
+    "classes": lambda saved: saved.update(OODDataModule={"classes": "abc"}),
+}
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_a_checkpoint_of_another_structure_is_refused(folder: RunFolder, tmp_path: Path, name: str) -> None:
+    saved = read_checkpoint(folder.last)
+    ODD[name](saved)
+    torch.save(with_checksums(saved), tmp_path / "odd.ckpt")
+    module = OODModule(network=Net(), weights="none", finetune="all")
+    data = OODDataModule(IDSets(Images(61), Images(23, seed=1)), batch_size=16)
+    with pytest.raises(InputError, match=r"odd\.ckpt is no checkpoint that `fit` wrote"):
+        run.load(tmp_path / "odd.ckpt", module, data, ScoringCallback({"mds": MDS(), "react": ReAct()}), "32-true")
+
+
+def test_weights_of_another_network_are_refused(folder: RunFolder) -> None:
+    module = OODModule(network=Net(num_classes=5), weights="none", finetune="all")
+    data = OODDataModule(IDSets(Images(61), Images(23, seed=1)), batch_size=16)
+    with pytest.raises(InputError, match=r"weights of another network than .*size mismatch .*run fit again"):
+        run.load(folder.last, module, data, ScoringCallback({"mds": MDS(), "react": ReAct()}), "32-true")
 
 
 def test_the_callback_checks_its_state_too() -> None:

@@ -1,17 +1,23 @@
 """The W&B logger asks nobody, tells nothing secret, and takes what its user says over what is usual here."""
 
+import os
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
-from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.loggers import CSVLogger, WandbLogger
 
-from lightning_ood.engine.tracking import closing, code_version, has_key, hyperparameters, prepare
+from lightning_ood.engine.tracking import closing, code_version, has_key, hyperparameters, make_ready, prepare
+from lightning_ood.errors import InputError
+from tests.helpers.wandb_server import wandb_server
 
 
 @pytest.fixture
 def nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A home without a key, and an environment that says nothing of W&B."""
     names = ("MODE", "API_KEY", "TAGS", "RUN_GROUP", "JOB_TYPE", "NAME", "SWEEP_ID", "PROJECT", "LOG_MODEL", "DATA_DIR")
+    names += ("BASE_URL",)
     for name in ("NETRC", "WANDB_SILENT", *(f"WANDB_{name}" for name in names)):
         monkeypatch.setenv(name, "")  # so that what is set later is undone
         monkeypatch.delenv(name)
@@ -52,9 +58,78 @@ def test_no_answer_is_an_offline_run(nobody: Path, monkeypatch: pytest.MonkeyPat
         raise wandb.errors.CommError("nobody there")
 
     monkeypatch.setenv("WANDB_API_KEY", "0123456789")
+    monkeypatch.setattr("lightning_ood.engine.tracking.reachable", lambda url: True)
     monkeypatch.setattr(wandb, "init", refuse)
-    with pytest.warns(UserWarning, match="logged offline"):
+    with pytest.warns(UserWarning, match=r"nobody there\): this run is logged offline"):
         assert prepare(WandbLogger(), nobody / "mine", "fit")._offline
+
+
+@pytest.mark.parametrize("fault", ["no network", "short key"])
+def test_the_run_goes_on_offline_within_seconds(
+    fault: str, nobody: Path, monkeypatch: pytest.MonkeyPatch, wandb_anew: None
+) -> None:
+    monkeypatch.setenv("WANDB_API_KEY", "0123456789" * (4 if fault == "no network" else 1))
+    began = time.monotonic()
+    with wandb_server() as server:
+        monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9" if fault == "no network" else server.url)
+        logger = WandbLogger()
+        with pytest.warns(UserWarning, match="W&B does not answer .*: this run is logged offline"):
+            make_ready([logger], nobody / "mine", "fit")
+        logger.log_metrics({"auroc": 1.0})
+        assert time.monotonic() - began < 20, "10 on an idle machine"
+        assert logger.experiment.settings.mode == "offline" and logger.experiment.summary["auroc"] == 1
+        logger.experiment.finish()
+    assert list((nobody / "mine").glob("wandb/offline-run-*")) and "WANDB_MODE" in os.environ
+
+
+@pytest.mark.parametrize("name", ["a/b", "a#b", "x" * 129])
+def test_a_project_that_wandb_does_not_take_is_one_sentence(
+    name: str, nobody: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_PROJECT", name)
+    with pytest.raises(InputError, match=f"WANDB_PROJECT .* is '{name}': .* write the team in WANDB_ENTITY"):
+        make_ready([WandbLogger()], nobody / "mine", "fit")
+
+
+class Failing(CSVLogger):
+    """Its server is gone."""
+
+    @property
+    def experiment(self) -> Any:
+        raise ConnectionError("experiment")
+
+    @property
+    def log_dir(self) -> str:
+        raise ConnectionError("log_dir")
+
+    def log_metrics(self, *_: Any, **__: Any) -> None:
+        raise ConnectionError("log_metrics")
+
+    def log_hyperparams(self, *_: Any, **__: Any) -> None:
+        raise ConnectionError("log_hyperparams")
+
+    def save(self) -> None:
+        raise ConnectionError("save")
+
+    def finalize(self, status: str) -> None:
+        raise ConnectionError("finalize")
+
+
+def test_a_logger_that_fails_at_every_call_is_told_once_for_each(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    logger = Failing(tmp_path)
+    make_ready([logger], tmp_path, "fit")
+    for _ in range(3):
+        logger.log_metrics({"a": 1.0})
+        logger.log_hyperparams({})
+        logger.experiment.summary["a"] = logger.experiment.log({"a": 1})
+        logger.save()
+        logger.finalize("success")
+        assert logger.log_dir is None and logger.save_dir == str(tmp_path)
+    told = capsys.readouterr().err.splitlines()
+    assert len(told) == 6 and all(line.startswith("warning: Failing failed (ConnectionError: ") for line in told)
+    assert isinstance(logger, Failing) and type(logger).__name__ == "Failing"
 
 
 def test_a_key_is_found(nobody: Path, monkeypatch: pytest.MonkeyPatch) -> None:

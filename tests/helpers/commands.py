@@ -8,6 +8,7 @@ ends as ``python train.py`` does. What a command imports, and how fast, is teste
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import runpy
@@ -16,6 +17,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -29,9 +31,14 @@ class Commands:
         self._process: subprocess.Popen[str] | None = None
 
     def run(
-        self, arguments: list[str], folder: Path, environment: dict[str, str], timeout: float
+        self,
+        arguments: list[str],
+        folder: Path,
+        environment: dict[str, str],
+        timeout: float,
+        started: Callable[[int], object] | None = None,
     ) -> subprocess.CompletedProcess[str]:
-        """What ``subprocess.run`` returns for ``python train.py ARGUMENTS``.
+        """What ``subprocess.run`` returns for ``python train.py ARGUMENTS``; ``started`` gets its process number.
 
         Raises:
             subprocess.TimeoutExpired: after ``timeout`` seconds; the command and its children are killed.
@@ -47,6 +54,8 @@ class Commands:
             print(json.dumps(call), file=process.stdin, flush=True)
             reading = [readers.submit(pipe.read_text) for pipe in said]
             child = int(process.stdout.readline())
+            if started is not None:
+                started(child)
             late = not select.select([process.stdout], [], [], timeout)[0]
             if late:
                 os.killpg(child, signal.SIGKILL)
@@ -78,9 +87,13 @@ class Commands:
 
 def _serve() -> None:
     """Answers each line of the standard input with the number of a process and, at its end, its exit code."""
+    import lightning_ood.commands.compare
     import lightning_ood.commands.lightning_cli
-    import lightning_ood.report.loggers  # noqa: F401
+    import lightning_ood.report.loggers
+    import lightning_ood.report.publish  # noqa: F401
 
+    gc.collect()
+    gc.freeze()  # a child does not look through, and so copy, what was loaded here
     for line in sys.stdin:  # noqa: B007
         if not (child := os.fork()):
             break

@@ -1,4 +1,5 @@
 import pickle
+import time
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from PIL import Image
 from timm.data import create_transform, resolve_model_data_config
 
 from lightning_ood.errors import InputError
+from lightning_ood.networks import preprocess
 from lightning_ood.networks.preprocess import Preprocess
 
 CIFAR = {"size": 32, "mean": (0.4914, 0.4822, 0.4465), "std": (0.2023, 0.1994, 0.2010)}
@@ -45,6 +47,24 @@ def test_equals_timm(name: str, size: tuple[int, int]) -> None:
 def test_equals_torchvision(weights: Any, size: tuple[int, int]) -> None:
     ours = Preprocess.from_torchvision(weights).transform()(_image(*size))
     assert torch.equal(ours, weights.transforms()(_image(*size)))
+
+
+@pytest.mark.parametrize("size", [(300, 400), (500, 257), (21, 330), (330, 21), (40, 33)])
+def test_of_a_long_image_the_part_that_the_crop_keeps_is_resized(
+    size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The pixels are those of a resize of the whole, up to the rounding of one 8-bit step."""
+    made = Preprocess((44, 40), 48, "bilinear", (0.0,) * 3, (1.0,) * 3).transform()
+    whole = made(_image(*size))
+    monkeypatch.setattr(preprocess, "LARGEST", 0)
+    torch.testing.assert_close(made(_image(*size)), whole, atol=1.001 / 255, rtol=0)
+
+
+@pytest.mark.parametrize("size", [(1, 30000), (30000, 1)])
+def test_an_absurdly_long_image_costs_no_more_than_another(size: tuple[int, int]) -> None:
+    began = time.process_time()
+    assert Preprocess((224, 224), 256, "bicubic", (0.5,) * 3, (0.5,) * 3).transform()(_image(*size)).std() > 0
+    assert time.process_time() - began < 1  # 38 s and 8.9 GB for the whole
 
 
 def test_image_of_the_right_size_keeps_its_pixels() -> None:

@@ -23,7 +23,7 @@ from tests.helpers.runs import ROOT
 from tests.pages.test_docs_commands import BLOCK, NESTED, NOT_HERE, OF_OTHERS, commands, matching
 
 MARKDOWN = [
-    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")),
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md")),
     *(page for folder in ("docs", "experiments") for page in sorted((ROOT / folder).rglob("*.md"), key=str)),
 ]
 OTHERS = [

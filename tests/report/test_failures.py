@@ -6,7 +6,7 @@ from PIL import Image
 
 from lightning_ood.errors import InputError
 from lightning_ood.report.failures import MOST, class_failures, class_names, taken_for
-from lightning_ood.report.mistakes import COUNT, read_thumbnails, reader, write_mistakes
+from lightning_ood.report.mistakes import COUNT, read_thumbnails, reader, thumbnails, write_mistakes
 from tests.helpers.scores import make_scores
 
 
@@ -105,3 +105,9 @@ def test_images_that_cannot_be_read(named, tmp_path):
     assert note == ""
     assert {path: path.read_bytes() for path in again} == {path: before[path] for path in paths[1:]}  # kept
     assert write_mistakes(named, tmp_path / "other", None) == ([], "the images are not available")
+
+
+def test_a_thumbnail_of_an_image_that_is_all_length(named):
+    for size in ((1, 30000), (30000, 1)):
+        found, _ = thumbnails(named.head(1), lambda *_, size=size: Image.new("RGB", size))
+        assert sorted(found[0].size) == [1, 96]

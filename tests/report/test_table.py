@@ -1,3 +1,6 @@
+import random
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
@@ -43,11 +46,11 @@ def test_scores_on_disk(scores, tmp_path):
 def test_a_failed_write_keeps_the_old_file(scores, tmp_path, monkeypatch):
     write_scores(scores, tmp_path)
 
-    def broken(self, path, **_):
-        path.write_bytes(b"half")
+    def broken(table, file):
+        file.write(b"half")
         raise OSError("disk full")
 
-    monkeypatch.setattr(pd.DataFrame, "to_parquet", broken)
+    monkeypatch.setattr(pq, "write_table", broken)
     with pytest.raises(OSError, match="disk full"):
         write_scores(scores.head(5), tmp_path)
     assert [file.name for file in tmp_path.iterdir()] == ["scores.parquet"]
@@ -166,3 +169,21 @@ def test_report_writes_trapezoids_when_asked(scores, tmp_path):
     assert "aupr_out_trapezoid" in pd.read_csv(tmp_path / "metrics.csv")
     report([str(tmp_path)])
     assert list(pd.read_csv(tmp_path / "metrics.csv")) == COLUMNS
+
+
+def test_a_flipped_bit_in_a_table_of_scores_is_refused_or_changes_nothing(scores: pd.DataFrame, tmp_path: Path) -> None:
+    write_scores(scores, tmp_path)
+    whole, path = read_scores(tmp_path), tmp_path / "scores.parquet"
+    content, draw, refused = path.read_bytes(), random.Random(0), 0
+    for _ in range(60):
+        damaged = bytearray(content)
+        damaged[draw.randrange(len(damaged))] ^= 1 << draw.randrange(8)
+        path.write_bytes(damaged)
+        try:
+            assert read_scores(tmp_path).equals(whole)
+        except InputError as error:
+            assert str(path) in str(error)
+            refused += 1
+    assert refused > 20
+    whole.assign(msp=whole["msp"] + 1).to_parquet(path)  # of another program, which has no hash
+    assert not read_scores(tmp_path).equals(whole)

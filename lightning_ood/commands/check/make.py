@@ -10,6 +10,7 @@ from torch.utils.data import Dataset
 
 from lightning_ood.data.downloads import build
 from lightning_ood.detectors.base import Detector
+from lightning_ood.engine.launch import making_trainer
 from lightning_ood.engine.module import OODModule
 from lightning_ood.engine.scoring import ScoringCallback
 
@@ -47,5 +48,6 @@ def make_detector(name: str, spec: Any) -> Detector | None:
 
 def make_trainer(arguments: dict[str, Any]) -> L.Trainer:
     """Builds the trainer without loggers."""
-    trainer: L.Trainer = _make_class(L.Trainer, {**arguments, "logger": False, "enable_progress_bar": False})
+    with making_trainer(arguments["precision"]):
+        trainer: L.Trainer = _make_class(L.Trainer, {**arguments, "logger": False, "enable_progress_bar": False})
     return trainer

@@ -83,13 +83,13 @@ def _read(images: ImageSet, positions: Sequence[int]) -> Contents:
     contents = Contents()
     for position in positions:
         try:
-            image, _ = images.read(position)
+            pixels, size = images.pixels(position)
         except ImageError as error:
             contents.unreadable[position] = str(error).partition("; repair it")[0]
             continue
-        pixels = repr(image.size).encode() + image.tobytes()
-        contents.digests[position] = hashlib.blake2b(pixels, digest_size=16).digest()
-        contents.sizes[image.size] += 1
+        contents.digests[position] = hashlib.blake2b(repr(size).encode() + pixels, digest_size=16).digest()
+        if size is not None:
+            contents.sizes[size] += 1
         if isinstance(images, FileSet):
             with Image.open(images.root / str(images.paths[position])) as file:
                 contents.modes[file.mode] += 1

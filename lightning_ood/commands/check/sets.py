@@ -14,7 +14,8 @@ from lightning_ood.commands.check.reading import Contents, image_name, read_all
 from lightning_ood.data.checks import check_logits, check_same_classes, check_training_classes
 from lightning_ood.data.datamodule import OODDataModule, data_root
 from lightning_ood.data.item_labels import learn_labels
-from lightning_ood.data.sets import ImageSet, open_set
+from lightning_ood.data.opening import open_set
+from lightning_ood.data.sets import ImageSet
 from lightning_ood.data.specs import IDSets, Spec
 
 TRAIN, TEST = "data.id.train", "data.id.test"

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from lightning_ood.ops.files import write_whole
-from lightning_ood.report.drawing import COLOURS, DPI, new_figure
+from lightning_ood.report.drawing import COLOURS, DPI, logarithmic, new_figure, plain_text
 from lightning_ood.report.table import MEAN
 
 if TYPE_CHECKING:
@@ -37,6 +37,11 @@ def draw(table: pd.DataFrame, parameters: list[str], path: Path, lines: bool) ->
         path: the file.
         lines: True if the points are a grid.
     """
+    with plain_text():
+        write_whole(path, partial(_figure(table, parameters, lines).savefig, dpi=DPI, format="png"))
+
+
+def _figure(table: pd.DataFrame, parameters: list[str], lines: bool) -> Figure:
     varied = [name for name in parameters if (table[name] != "any").any()]
     swept = table[(table[varied] != "any").all(axis=1)]
     fixed = table.drop(swept.index)
@@ -46,14 +51,12 @@ def draw(table: pd.DataFrame, parameters: list[str], path: Path, lines: bool) ->
     order = sorted(varied, key=lambda name: (-swept[name].nunique(), not _numeric(swept[name])))
     counts = [swept[name].nunique() for name in order]
     if not order or not lines or math.prod(counts[2:]) > 6:
-        figure = _points(swept, varied or ["detector"])
-    elif len(order) == 1:
-        figure = _one(swept, fixed, order[0])
-    elif len(order) == 2 and (counts[1] > len(COLOURS) or (counts[0] > _MAX_NAMES and not _numeric(swept[order[0]]))):
-        figure = _heat_maps(swept, order)
-    else:
-        figure = _lines(swept, fixed, order)
-    write_whole(path, partial(figure.savefig, dpi=DPI, format="png"))
+        return _points(swept, varied or ["detector"])
+    if len(order) == 1:
+        return _one(swept, fixed, order[0])
+    if len(order) == 2 and (counts[1] > len(COLOURS) or (counts[0] > _MAX_NAMES and not _numeric(swept[order[0]]))):
+        return _heat_maps(swept, order)
+    return _lines(swept, fixed, order)
 
 
 def _one(swept: pd.DataFrame, fixed: pd.DataFrame, x: str) -> Figure:
@@ -157,7 +160,8 @@ def _line(axes: Axes, rows: pd.DataFrame, x: pd.Series, measure: str, style: int
 
 def _label(axes: Axes, values: pd.Series, x: str, y: str) -> None:
     scale, places = _places(values)
-    axes.set_xscale(scale or "linear")
+    if scale == "log":
+        logarithmic(axes)
     crowded = sum(map(len, places)) > 26 if scale else max(map(len, places)) * len(places) > 24
     slant: dict[str, Any] = {"rotation": 40, "ha": "right", "rotation_mode": "anchor"} if crowded else {}
     if not scale or len(places) <= _MAX_NAMES:

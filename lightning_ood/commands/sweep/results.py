@@ -11,6 +11,7 @@ import pandas as pd
 
 from lightning_ood.commands.sweep.picture import draw
 from lightning_ood.ops.files import write_text
+from lightning_ood.ops.tables import write_csv
 from lightning_ood.report.table import MEAN
 
 ANY = "any"  # the value of a parameter on which a detector does not depend
@@ -46,7 +47,7 @@ def flat(points: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 def write(table: pd.DataFrame, out: Path, stem: str, lines: bool) -> str:
     """Writes a :func:`long_table` to ``<stem>.csv``, ``<stem>.md`` and ``<stem>.png``; returns the Markdown."""
     short = short_names(list(table.columns[: table.columns.get_loc("detector")]))
-    write_text(out / f"{stem}.csv", table.to_csv(index=False, float_format="%.10g"))
+    write_csv(table, out / f"{stem}.csv")
     named = table.rename(columns=short)
     varied = [name for name in short.values() if named[name].nunique() > 1]
     text = markdown(named, varied)

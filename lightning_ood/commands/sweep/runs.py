@@ -24,6 +24,7 @@ from lightning_ood.ops.console import rank_zero_print
 from lightning_ood.ops.files import write_text
 from lightning_ood.ops.orphans import PARENT
 from lightning_ood.ops.secrets import blank
+from lightning_ood.report.table import read_metrics
 
 
 def read_finished(folder: Path) -> dict[str, dict[str, Any]]:
@@ -72,8 +73,8 @@ def _run(group: list[Planned], folder: Path, threads: int) -> list[str]:
     failures: list[str] = []
     while group:
         code, log = _call(group, place, threads)
-        scored = place / "metrics.csv"
-        metrics = pd.read_csv(scored) if scored.is_file() else pd.DataFrame({"detector": []})
+        scored = (place / "metrics.csv").is_file()
+        metrics = read_metrics(place) if scored else pd.DataFrame({"detector": []})
         done = [each for each in group if set(each.names) <= set(metrics["detector"])]
         for order, each in enumerate(done):
             _write_finished(folder, each, metrics, order)

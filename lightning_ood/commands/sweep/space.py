@@ -10,10 +10,11 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-import yaml
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
 from lightning_ood.errors import InputError
+from lightning_ood.ops.files import read_text
+from lightning_ood.ops.plain_yaml import read_yaml
 
 Point = dict[str, Any]  # parameter -> value
 
@@ -67,11 +68,9 @@ def read(path: Path) -> Sweep:
         InputError: if it is not a sweep file of this command line; the message names the key.
     """
     try:
-        content = yaml.safe_load(path.read_text())
+        content = read_yaml(read_text(path), path)
     except OSError as error:
         raise InputError(f"{path}: no such sweep file") from error
-    except yaml.YAMLError as error:
-        raise InputError(f"{path} is not YAML: {error}") from error
     _check(isinstance(content, Mapping), f"{path}: a sweep file has the keys {', '.join(sorted(KEYS))}")
     allowed = sorted((*KEYS, *WANDB_KEYS))
     for key in content:
