@@ -110,7 +110,7 @@ def linear_layer(module: OODModule) -> nn.Linear:
     layers = list(module.backbone.classifier)
     if len(layers) == 1 and isinstance(layers[0], nn.Linear) and layers[0].bias is not None:
         return layers[0]
-    given = " and ".join(type(layer).__name__ for layer in layers)
+    given = " and ".join(type(layer).__name__ for layer in layers) or "none"
     raise InputError(
         f"model.finetune: {module.finetune} replaces a classifier that is one linear layer with a bias, and that of a "
         f"{type(module.backbone.network).__name__} is {given}; write finetune: head, which trains it by gradient steps"
