@@ -1,6 +1,7 @@
 VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
+REQUIREMENTS := requirements.txt $(wildcard requirements/*.txt)
 
 .PHONY: demo test oldest check docs clean
 
@@ -21,9 +22,9 @@ SHORT := tests/test_private.py tests/test_suite.py tests/engine tests/detectors/
 oldest: .oldest-venv/installed  ## a short part of the suite on the oldest versions that requirements.txt allows; minutes to install
 	OMP_NUM_THREADS=1 WANDB_MODE=offline HF_HUB_OFFLINE=1 .oldest-venv/bin/python -m pytest -n 2 --dist loadfile $(SHORT)
 
-.oldest-venv/installed: requirements.txt
+.oldest-venv/installed: $(REQUIREMENTS)
 	$(PYTHON) -m venv .oldest-venv
-	sed -E 's/ *#.*//; s/>=([^,]*).*/==\1/' requirements.txt > .oldest-venv/oldest.txt
+	sed -E 's/ *#.*//; s/>=([^,]*).*/==\1/' requirements/core.txt requirements/digits.txt requirements/sweep.txt > .oldest-venv/oldest.txt
 	.oldest-venv/bin/python -m pip install --quiet -r .oldest-venv/oldest.txt pytest pytest-xdist pytest-timeout hypothesis
 	touch $@
 
@@ -37,10 +38,10 @@ docs: $(VENV)/installed  ## the documentation site, build/site/docs/site/index.h
 	$(BIN)/python -m pip install --quiet --group docs
 	$(BIN)/python -m sphinx --fail-on-warning --keep-going -q -c docs/site -b html . build/site
 
-$(VENV)/installed: requirements.txt pyproject.toml
+$(VENV)/installed: $(REQUIREMENTS) pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet -r requirements.txt --group dev
+	$(BIN)/python -m pip install --quiet -r requirements.txt -r requirements/onnx.txt --group dev
 	touch $@
 
 clean:

@@ -11,14 +11,15 @@ from pathlib import Path
 from packaging.requirements import Requirement
 
 from tests.helpers.runs import ROOT
+from tools import lock
 
 PACKAGE = ROOT / "lightning_ood"
-OPTIONAL = {"onnx", "onnxscript", "onnxruntime"}  # the extra `onnx` of pyproject.toml
+OPTIONAL = {"onnx", "onnxscript", "onnxruntime", "transformers"}  # requirements/onnx.txt, requirements/hf.txt
 
 
 def declared() -> dict[str, Requirement]:
-    lines = [line.partition("#")[0].strip() for line in (ROOT / "requirements.txt").read_text().splitlines()]
-    return {plain(made.name): made for made in map(Requirement, filter(None, lines))}
+    """The package's dependencies and extras but for `onnx`."""
+    return {plain(made.name): made for made in lock.declared()}
 
 
 def plain(name: str) -> str:

@@ -20,10 +20,11 @@ _OF_TORCH = ("nvidia-", "cuda-", "triton")
 
 
 def declared() -> Iterator[Requirement]:
-    """Yields the requirements in requirements.txt."""
-    for line in (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines():
-        if text := line.partition("#")[0].strip():
-            yield Requirement(text)
+    """Yields the requirements of the package and of the extras that a checkout runs with."""
+    for name in ("core", "digits", "sweep"):
+        for line in (ROOT / "requirements" / f"{name}.txt").read_text(encoding="utf-8").splitlines():
+            if text := line.partition("#")[0].strip():
+                yield Requirement(text)
 
 
 def versions(wanted: Iterator[Requirement]) -> dict[str, str]:

@@ -7,12 +7,15 @@ import sys
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from importlib import import_module
 from io import TextIOWrapper
 from pathlib import Path
 from typing import NamedTuple
 
+from lightning_ood.commands.configs import expand
 from lightning_ood.commands.faults import sentence
+from lightning_ood.commands.help_text import SLOW, help_of
 from lightning_ood.errors import InputError, close_names
 from lightning_ood.ops.orphans import stop_with_parent
 from lightning_ood.ops.processes import rank
@@ -60,6 +63,7 @@ COMMANDS = {
     ),
     "predict": Command("lightning_ood.commands.predict:main", "decides about images with an exported detector"),
     "monitor": Command("lightning_ood.commands.monitor:main", "watches a stream of images with an exported detector"),
+    "configs": Command("lightning_ood.commands.configs:main", "lists the configs that come with the package"),
     "sweep": Command("lightning_ood.commands.sweep:main", "runs every point of a W&B sweep file without an account"),
 }
 
@@ -80,8 +84,10 @@ def main(args: list[str] | None = None) -> None:
         rank()  # before Lightning reads it
         if given[:1] in (["-h"], ["--help"]):
             print(usage())
+        elif given[:1] and given[0] in SLOW and given[1:] in (["-h"], ["--help"]):
+            print(help_of(given[0], partial(_find, given)), end="")
         else:
-            _find(given)(given[1:])
+            _find(given)([expand(each) for each in given[1:]])
     except BrokenPipeError:  # the reader of a pipe, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(1) from None
@@ -104,6 +110,7 @@ def usage() -> str:
             f"usage: {program} COMMAND …\n\nPost-hoc out-of-distribution detection.\n\ncommands:",
             *(f"  {name:{width}}  {command.help}" for name, command in COMMANDS.items()),
             f"\nThe arguments of a command: {program} COMMAND --help",
+            "A config of the package: pkg:NAME in place of a path, as in fit --config pkg:digits",
             f"Where an error comes from: {DEBUG} prints its traceback",
         )
     )

@@ -209,8 +209,9 @@ class CLI(LightningCLI):
     def _training_config_hash(self) -> str:
         """Returns a hash of all arguments that the training of the network depends on."""
         options = self.options.as_dict()
+        left_out = {"reading"} if options["model"]["weights_prefix"] else {"reading", "weights_prefix"}
         parts = {
-            "model": {key: value for key, value in options["model"].items() if key != "reading"},
+            "model": {key: value for key, value in options["model"].items() if key not in left_out},
             "data": {key: options["data"][key] for key in ("batch_size", "augment", "seed")}
             | {"id": {key: value for key, value in options["data"]["id"].items() if key != "calibration"}},
             "trainer": {key: options["trainer"][key] for key in STEPS},

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
@@ -68,8 +69,8 @@ class Digits(Embedded):
         digits: tuple[int, ...] = (0, 1, 2, 3, 4, 5, 6, 7),
         seed: int = 0,
     ) -> None:
-        from sklearn.datasets import load_digits
-
+        with _digits_extra():
+            from sklearn.datasets import load_digits
         if split not in ("train", "test", "all"):
             raise InputError(f"Digits has no split {split!r}; it is train, test or all")
         if not digits or not set(digits) <= set(range(10)) or len(set(digits)) < len(digits):
@@ -140,8 +141,9 @@ def _cut(image: np.ndarray, count: int, seed: int, stream: int, name: str) -> Se
 
 def _find(name: str) -> Path:
     """Returns the path of an image inside a wheel; the libraries' own loaders may download it instead."""
-    import skimage
-    import sklearn.datasets
+    with _digits_extra():
+        import skimage
+        import sklearn.datasets
 
     folders = (Path(sklearn.datasets.__file__).parent / "images", Path(skimage.__file__).parent / "data")
     for folder in folders:
@@ -149,3 +151,16 @@ def _find(name: str) -> Path:
             if (folder / (name + ending)).is_file():
                 return folder / (name + ending)
     raise InputError(f"the image {name} is in neither {folders[0]} nor {folders[1]}: reinstall scikit-image")
+
+
+@contextmanager
+def _digits_extra() -> Iterator[None]:
+    """Says what to install if scikit-learn or scikit-image is missing."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if str(error.name).partition(".")[0] not in ("sklearn", "skimage"):
+            raise
+        raise InputError(
+            "these images come inside scikit-learn and scikit-image: pip install 'lightning-ood[digits]'"
+        ) from None

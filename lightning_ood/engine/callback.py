@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import lightning as L
@@ -12,9 +12,16 @@ from torch.utils.data import DataLoader
 
 from lightning_ood.backbone import Backbone
 from lightning_ood.backbone.inspect import evaluating
-from lightning_ood.data.sampling import ExactSampler
-from lightning_ood.data.workers import start_worker
 from lightning_ood.detectors.base import Detector
+from lightning_ood.engine.loaders import (
+    compares,
+    in_order,
+    listed,
+    loaders_of,
+    positions_of,
+    stored_targets,
+    with_positions,
+)
 from lightning_ood.errors import InputError
 from lightning_ood.evaluation.sets import Unpack, images_and_labels
 from lightning_ood.features import Features
@@ -32,7 +39,7 @@ class OODCallback(L.Callback):
     Works on any LightningModule that holds a classifier. ``trainer.fit`` is left alone. ``trainer.test`` first runs one
     pass over the training images, without augmentation if ``train`` has none, and then logs ``auroc/<detector>/<set>``
     and ``fpr95/<detector>/<set>`` (fractions, ID positive), which are in ``trainer.callback_metrics`` afterwards. The
-    scores stay in ``scores``.
+    scores stay in ``scores``. ``trainer.validate`` does the same where it has two or more loaders.
 
     Each test image costs one forward more than the module's own, or none where ``test_step`` returns the ``Features``
     of its own ``Backbone``. On several processes each needs a batch of every test set; images that a padding sampler
@@ -67,6 +74,29 @@ class OODCallback(L.Callback):
         self._backbone: Backbone | None = None
         self._parts: list[list[tuple[Tensor, Tensor]]] = []  # per loader: positions [B], scores [B, detectors]
 
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Fits what has no fit yet, where ``trainer.validate`` has several loaders."""
+        if compares(trainer):
+            self.on_test_start(trainer, pl_module)
+
+    def on_validation_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Scores a batch of ``trainer.validate``."""
+        if compares(trainer):
+            self.on_test_batch_end(trainer, pl_module, outputs, batch, batch_idx, dataloader_idx)
+
+    def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Logs AUROC and FPR95 of every OOD set of ``trainer.validate``."""
+        if compares(trainer):
+            self.on_test_epoch_end(trainer, pl_module)
+
     def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Fits what has no fit yet.
 
@@ -74,11 +104,11 @@ class OODCallback(L.Callback):
             InputError: if the module has no such network, there are no training images, or a detector cannot be fitted.
         """
         self._parts = []
-        loader = _in_order(self._train_loader(trainer), trainer.global_rank, trainer.world_size)
+        loader = in_order(self._train_loader(trainer), trainer.global_rank, trainer.world_size)
         with evaluating(pl_module), torch.inference_mode():
             first = self.unpack(next(iter(loader)))[0]
             backbone = self._backbone = self._find_backbone(pl_module, (first.shape[-2], first.shape[-1]))
-            self.suite.setup(backbone.info(_labels(loader)))
+            self.suite.setup(backbone.info(stored_targets(loader)))
             self.suite.to(pl_module.device)
             if self.suite.unfitted:
                 self._fit(trainer, pl_module, backbone, loader)
@@ -86,7 +116,7 @@ class OODCallback(L.Callback):
 
     def _fit(self, trainer: L.Trainer, module: L.LightningModule, backbone: Backbone, loader: DataLoader) -> None:
         backbone.configure(self.suite.reads("fit"))
-        for batch, index in _with_positions(loader):
+        for batch, index in with_positions(loader):
             batch = trainer.strategy.batch_to_device(batch, module.device)
             with trainer.precision_plugin.val_step_context():
                 images, labels = self.unpack(batch)
@@ -117,7 +147,7 @@ class OODCallback(L.Callback):
         while len(self._parts) <= dataloader_idx:
             self._parts.append([])
         seen = sum(len(positions) for positions, _ in self._parts[dataloader_idx])
-        positions = _positions(_test_loaders(trainer)[dataloader_idx])[seen : seen + len(features)]
+        positions = positions_of(listed(trainer)[dataloader_idx])[seen : seen + len(features)]
         self._parts[dataloader_idx].append((beside(positions, features.logits), self.suite.score(features)))
 
     def on_test_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -184,47 +214,12 @@ class OODCallback(L.Callback):
     def _names(self, trainer: L.Trainer) -> list[str]:
         count, given = len(self._parts), self.sets
         if given is None:
-            loaders = trainer.test_dataloaders
+            loaders = loaders_of(trainer)
             plain = ["id", *(f"ood{i}" for i in range(1, count))]
             given = list(loaders) if isinstance(loaders, dict) else plain
         if count < 2 or len(given) != count:
             raise InputError(
-                f"OODCallback: {count} test loaders gave images, with the names {', '.join(given)}: give the ID test "
+                f"OODCallback: {count} loaders gave images, with the names {', '.join(given)}: give the ID test "
                 "set first, then one or more OOD sets, and one name for each"
             )
         return given
-
-
-def _in_order(loader: DataLoader, rank: int, world_size: int) -> DataLoader:
-    """The images of a loader, each once over all processes and in order."""
-    return DataLoader(
-        loader.dataset,
-        batch_size=loader.batch_size or 64,
-        sampler=ExactSampler(len(loader.dataset), rank, world_size),  # type: ignore[arg-type]
-        num_workers=loader.num_workers,
-        collate_fn=loader.collate_fn,
-        pin_memory=loader.pin_memory,
-        worker_init_fn=loader.worker_init_fn or start_worker,
-    )
-
-
-def _with_positions(loader: DataLoader) -> Iterator[tuple[Any, Tensor]]:
-    positions = torch.tensor(list(loader.sampler), dtype=torch.int64).split(loader.batch_size or 1)
-    yield from zip(loader, positions, strict=True)
-
-
-def _labels(loader: DataLoader) -> Tensor | None:
-    targets = getattr(loader.dataset, "targets", None)
-    return None if targets is None else torch.as_tensor(targets)
-
-
-def _test_loaders(trainer: L.Trainer) -> list[Any]:
-    loaders = trainer.test_dataloaders
-    if isinstance(loaders, dict):
-        return list(loaders.values())
-    return list(loaders) if isinstance(loaders, list | tuple) else [loaders]
-
-
-def _positions(loader: Any) -> Tensor:
-    """Positions in the data set in the order in which a test loader reads them on this process."""
-    return torch.tensor(list(loader.sampler), dtype=torch.int64)

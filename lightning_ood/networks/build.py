@@ -4,7 +4,7 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import timm
 import torch
@@ -16,48 +16,12 @@ from lightning_ood.errors import InputError, close_names
 from lightning_ood.networks.attach import attach_head, attach_text
 from lightning_ood.networks.online import hub, reachable
 from lightning_ood.networks.preprocess import Preprocess
+from lightning_ood.networks.source import Source
 from lightning_ood.networks.weights import load_weights
 from lightning_ood.ops.checksums import check_hash
 
 _SUFFIXES = (".pth", ".pt", ".tar", ".th", ".bin", ".ckpt", ".safetensors")
 _ELSEWHERE = ("hf-hub:", "local-dir:")  # timm's own words for a repository and a folder that hold config and weights
-
-
-@dataclass(frozen=True)
-class Source:
-    """Origin of a network and of its weights; ``str`` gives one line for people.
-
-    Attributes:
-        library: the library that defines the network; ``own`` for a module given by class path.
-        name: name of the network in its library, or name of its class.
-        kind: kind of the weights: ``library`` for those that timm or torchvision publishes.
-        weights: the weight file, or the published entry (``IMAGENET1K_V1``, ``pretrained``); empty for random weights.
-        sha256: SHA-256 of the weight file; empty where there is none or the library found it.
-    """
-
-    library: Literal["timm", "torchvision", "hf", "own"]
-    name: str
-    kind: Literal["library", "file", "random"] = "random"
-    weights: str = ""
-    sha256: str = ""
-
-    @property
-    def network(self) -> str:
-        """Name of the network with its library's prefix, as ``model.name`` takes it."""
-        return self.name if self.library == "own" else f"{self.library}:{self.name}"
-
-    @property
-    def random(self) -> bool:
-        """Whether no weights were read."""
-        return self.kind == "random"
-
-    @property
-    def shipped(self) -> bool:
-        """Whether the weights come with the package, which has no preprocessing of theirs but that of its configs."""
-        return self.kind == "file" and Path(self.weights).parent == Path(__file__).parent
-
-    def __str__(self) -> str:
-        return f"{self.network}, {'random weights' if self.random else self.weights}"
 
 
 @dataclass(frozen=True)
@@ -83,6 +47,7 @@ def build(
     preprocess: Mapping[str, Any] | None = None,
     root: Path = Path(),
     sha256: str | None = None,
+    weights_prefix: str | None = None,
     text: str | None = None,
 ) -> Built:
     """Builds a network, loads its weights and derives its preprocessing.
@@ -92,13 +57,14 @@ def build(
             name, else torchvision's. timm's ``hf-hub:...`` and ``local-dir:...`` are names too, and ``hf:...`` is a
             repository or folder of transformers.
         network: a module instead of a name. Its attribute ``default_cfg``, in timm's format, gives its preprocessing.
-        weights: ``pretrained``, ``none`` (random), a file, or an entry of torchvision's enum (``IMAGENET1K_V1``). The
-            file ``digits.safetensors`` comes with the package.
+        weights: ``pretrained``, ``none`` (random; of a module, its own), a file, or an entry of torchvision's enum
+            (``IMAGENET1K_V1``). The file ``digits.safetensors`` comes with the package.
         options: keyword arguments of the named network, such as ``num_classes``. With a module, ``num_classes`` alone:
             it returns features, and gets a linear head with random weights.
         preprocess: fields of ``Preprocess`` that replace the derived ones.
         root: folder that a relative path of a weight file starts from.
         sha256: SHA-256 of the weight file, or at least its first 8 hex digits; another file is refused.
+        weights_prefix: takes the weights under this prefix of the file alone, such as ``ema``.
         text: a safetensors file of text embeddings, which become the head of an image tower (zero-shot labels).
 
     Raises:
@@ -107,12 +73,15 @@ def build(
     options, changes = dict(options or {}), dict(preprocess or {})
     if (name is None) == (network is None):
         raise InputError("give either the name of a network or a network (class_path), and not both")
+    if weights_prefix is not None and not _located(weights, root).is_file():
+        raise InputError(f"weights_prefix belongs to a weight file, and weights are {weights!r}: give weights: FILE")
     if sha256 is not None:
         _check_file(_located(weights, root), sha256)
     if text is not None:
-        return attach_text(build(name, network, weights, options, preprocess, root), root / Path(text).expanduser())
+        built = build(name, network, weights, options, preprocess, root, None, weights_prefix)
+        return attach_text(built, root / Path(text).expanduser())
     if network is not None:
-        return _own(network, weights, options, changes, root)
+        return _own(network, weights, options, changes, root, weights_prefix)
     assert name is not None
     if options.get("in_chans", 3) != 3:
         raise InputError(
@@ -120,11 +89,11 @@ def build(
             "are given as RGB (a grey image has its channel three times); leave out options.in_chans"
         )
     if name.startswith("hf:"):
-        return _transformers(name.removeprefix("hf:"), weights, options, changes, root)
+        return _transformers(name.removeprefix("hf:"), weights, options, changes, root, weights_prefix)
     library, short = _library(name)
     if library == "timm":
-        return _timm(short, weights, options, changes, root)
-    return _torchvision(short, weights, options, changes, root)
+        return _timm(short, weights, options, changes, root, weights_prefix)
+    return _torchvision(short, weights, options, changes, root, weights_prefix)
 
 
 def _library(name: str) -> tuple[str, str]:
@@ -142,7 +111,9 @@ def _library(name: str) -> tuple[str, str]:
     raise InputError(f"no network is called {name!r} in {library or 'timm or torchvision'}{hint}")
 
 
-def _own(network: nn.Module, weights: str, options: dict[str, Any], changes: dict[str, Any], root: Path) -> Built:
+def _own(
+    network: nn.Module, weights: str, options: dict[str, Any], changes: dict[str, Any], root: Path, prefix: str | None
+) -> Built:
     kind = type(network).__name__
     if options.keys() - {"num_classes"}:
         raise InputError(
@@ -159,7 +130,7 @@ def _own(network: nn.Module, weights: str, options: dict[str, Any], changes: dic
             "average the channels in forward and write input_size (3, H, W), with 3 values in mean and std"
         )
     described = Preprocess.from_config(config).override(**changes) if config else Preprocess.of(**changes)
-    built = _filled(network, described, Source("own", kind), weights, root)
+    built = _filled(network, described, Source("own", kind), weights, root, prefix)
     return _headed(built, options.get("num_classes"))
 
 
@@ -170,7 +141,9 @@ def _headed(built: Built, num_classes: int | None) -> Built:
     return replace(built, network=attach_head(built.network, num_classes, built.preprocess.size).eval())
 
 
-def _transformers(name: str, weights: str, options: dict[str, Any], changes: dict[str, Any], root: Path) -> Built:
+def _transformers(
+    name: str, weights: str, options: dict[str, Any], changes: dict[str, Any], root: Path, prefix: str | None
+) -> Built:
     from lightning_ood.networks.huggingface import load, preprocess_values
 
     num_classes = options.pop("num_classes", None)
@@ -187,11 +160,13 @@ def _transformers(name: str, weights: str, options: dict[str, Any], changes: dic
     if weights == "pretrained":
         built = Built(network.eval(), described, replace(source, kind="library", weights="pretrained"))
     else:
-        built = _filled(network, described, source, str(file or "none"), root)
+        built = _filled(network, described, source, str(file or "none"), root, prefix)
     return built if network.classifier else _headed(built, num_classes)
 
 
-def _timm(name: str, weights: str, options: dict[str, Any], changes: dict[str, Any], root: Path) -> Built:
+def _timm(
+    name: str, weights: str, options: dict[str, Any], changes: dict[str, Any], root: Path, prefix: str | None
+) -> Built:
     pretrained = weights == "pretrained"
     file = None if pretrained else _file(weights, root)  # reports a wrong path before the network is built
     if name.startswith("local-dir:"):
@@ -217,10 +192,12 @@ def _timm(name: str, weights: str, options: dict[str, Any], changes: dict[str, A
     described = described.override(**changes)
     if pretrained:
         return Built(network.eval(), described, Source("timm", name, "library", "pretrained"))
-    return _filled(network, described, Source("timm", name), str(file or "none"), root)
+    return _filled(network, described, Source("timm", name), str(file or "none"), root, prefix)
 
 
-def _torchvision(name: str, weights: str, options: dict[str, Any], changes: dict[str, Any], root: Path) -> Built:
+def _torchvision(
+    name: str, weights: str, options: dict[str, Any], changes: dict[str, Any], root: Path, prefix: str | None
+) -> Built:
     entries = {entry.name: entry for entry in torchvision.models.get_model_weights(name)}
     default = getattr(torchvision.models.get_model_weights(name), "DEFAULT", None)
     entry = default if weights == "pretrained" else entries.get(weights)
@@ -240,16 +217,24 @@ def _torchvision(name: str, weights: str, options: dict[str, Any], changes: dict
     described = Preprocess.from_torchvision(entry or same).override(**changes)
     if entry is not None:
         return Built(network.eval(), described, Source("torchvision", name, "library", entry.name))
-    return _filled(network, described, Source("torchvision", name), weights, root)
+    return _filled(network, described, Source("torchvision", name), weights, root, prefix)
 
 
-def _filled(network: nn.Module, preprocess: Preprocess, source: Source, weights: str, root: Path) -> Built:
-    """Loads a weight file into the network; with ``none`` keeps its random weights."""
+def _filled(
+    network: nn.Module, preprocess: Preprocess, source: Source, weights: str, root: Path, prefix: str | None
+) -> Built:
+    """Loads a weight file into the network; with ``none`` keeps the weights that it has."""
     file = _file(weights, root)
     if file is None:
-        return Built(network.eval(), preprocess, source)
-    found = load_weights(network, file)
+        kind: Any = "own" if source.library == "own" and not _ships(network) else "random"
+        return Built(network.eval(), preprocess, replace(source, kind=kind))
+    found = load_weights(network, file, prefix)
     return Built(network.eval(), preprocess, replace(source, kind="file", weights=str(file), sha256=found))
+
+
+def _ships(network: nn.Module) -> bool:
+    """Whether a network is one of the package's own architectures, which start from random numbers."""
+    return type(network).__module__.startswith("lightning_ood.")
 
 
 def _check_file(path: Path, sha256: str) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from torch import nn
 
-from lightning_ood.networks.build import Source
+from lightning_ood.networks.source import Source
 
 _TABLE = Path(__file__).with_name("timm_accuracy.csv")
 

@@ -21,17 +21,20 @@ _NESTED = ("state_dict", "model_state_dict", "model", "net", "network", "module"
 _PREFIXES = ("module.", "model.", "backbone.", "network.", "net.", "encoder.", "_orig_mod.")
 
 
-def load_weights(network: nn.Module, path: str | Path) -> str:
+def load_weights(network: nn.Module, path: str | Path, prefix: str | None = None) -> str:
     """Copies the weights of a file into a network, all or nothing.
 
     A ``.safetensors`` file, or anything that ``torch.save`` wrote of tensors and plain values: the state dict itself or
     one nested under a usual key (``state_dict``, ``model``, ...). Prefixes that wrappers add (``module.``, ...) are
     stripped where that makes names match, and a network may rename parts of names with an attribute ``renamed``.
+    Objects of other classes beside the tensors, such as the hyper-parameters of a Lightning checkpoint, are replaced by
+    empty ones; their modules are never imported.
     Counters of batches seen by batch norms may be missing (files of before torch 0.4.1).
 
     Args:
         network: the network, built with the file's number of classes.
         path: the file. A hash in its name (``resnet50-0676ba61.pth``) is compared with its bytes.
+        prefix: takes the weights under this prefix alone (``ema`` of a file with ``model.*`` and ``ema.*``).
 
     Returns:
         the SHA-256 of the file.
@@ -45,7 +48,9 @@ def load_weights(network: nn.Module, path: str | Path) -> str:
         raise InputError(f"there is no weight file {path}")
     found = check_hash(path)
     own = network.state_dict()
-    state = _matching(_tensors(_read(path), path), set(own), getattr(network, "renamed", {}))
+    whole, renamed = _tensors(_read(path), path), getattr(network, "renamed", {})
+    fitting = fitting_prefixes(_rename(whole, renamed), own)
+    state = _matching(whole if prefix is None else _under(whole, prefix, path, fitting), set(own), renamed)
     missing = [key for key in own if key not in state and not key.endswith("num_batches_tracked")]
     unexpected = [key for key in state if key not in own]
     resized = [key for key in own if key in state and state[key].shape != own[key].shape]
@@ -53,7 +58,9 @@ def load_weights(network: nn.Module, path: str | Path) -> str:
         _check_values(path, {key: state[key] for key in own if key in state})
         network.load_state_dict(state, strict=False)
         return found
-    raise InputError(_mismatch(network, path, state, missing, unexpected, resized))
+    several = f"\n  it holds such weights under a prefix: write weights_prefix: {' or '.join(fitting)}"
+    mismatch = _mismatch(network, path, state, missing, unexpected, resized)
+    raise InputError(mismatch + (several if fitting and prefix is None else ""))
 
 
 def _check_values(path: Path, state: State) -> None:
@@ -79,6 +86,8 @@ def _read(path: Path) -> Any:
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # the readers raise whatever the bytes lead them to
         if name := refused_object(error):
+            if isinstance(content := _without_objects(path), Mapping):
+                return content
             raise InputError(
                 f"{path} holds a Python object ({name}) beside tensors; reading it could run code, so it is refused. "
                 "Where you trust the file, load it yourself and save the tensors alone: "
@@ -98,6 +107,53 @@ def _harmless() -> list[Any]:
     kinds = {type(np.dtype(kind)) for kind in ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "?")}
     names = ("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar")
     return [np.dtype, argparse.Namespace, *kinds, *((scalar, name) for name in names)]
+
+
+class _Inert:
+    """Stands for an object of a class that is not imported: it takes any arguments and state, and keeps none."""
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> "_Inert":
+        return super().__new__(cls)
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        pass
+
+    def __setstate__(self, state: Any) -> None:
+        pass
+
+
+def _without_objects(path: Path) -> Any:
+    """What an archive holds with an inert object in place of each that the reader refuses; None if it cannot tell.
+
+    The names are read from the pickle, and nothing is imported. The reader itself refuses ``os`` and ``sys``.
+    """
+    try:
+        unknown = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+        stubs: list[Any] = [(type("_Inert", (_Inert,), {}), name) for name in unknown]
+        with torch.serialization.safe_globals([*stubs, *_harmless()]):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception:  # the caller has the reader's first error
+        return None
+
+
+def fitting_prefixes(state: State, own: State) -> list[str]:
+    """Returns the prefixes under which a state dict holds all weights of a network, in their shapes."""
+    needed = {key: value.shape for key, value in own.items() if not key.endswith("num_batches_tracked")}
+    if not needed:
+        return []
+    first = next(iter(needed))
+    prefixes = [key.removesuffix(f".{first}") for key in state if key.endswith(f".{first}")]
+    shapes = {key: value.shape for key, value in state.items()}
+    return [p for p in prefixes if all(shapes.get(f"{p}.{key}") == shape for key, shape in needed.items())]
+
+
+def _under(state: State, prefix: str, path: Path, fitting: list[str]) -> State:
+    start = prefix.rstrip(".") + "."
+    found = {key.removeprefix(start): value for key, value in state.items() if key.startswith(start)}
+    if not found:
+        names = fitting or sorted({key.partition(".")[0] for key in state})[:8]
+        raise InputError(f"weights_prefix: {path} has no weights under {prefix!r}; write one of {', '.join(names)}")
+    return found
 
 
 def _tensors(content: Any, path: Path) -> State:

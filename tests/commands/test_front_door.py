@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,9 @@ import pytest
 import yaml
 
 import lightning_ood
+from lightning_ood.commands import help_text
 from lightning_ood.commands.cli import COMMANDS, main
+from lightning_ood.commands.help_text import SLOW, help_of
 from lightning_ood.detectors import list_detectors
 from lightning_ood.detectors.max_logit import MaxLogit
 from lightning_ood.report import write_scores
@@ -57,10 +60,35 @@ def test_help_and_a_wrong_command_import_no_library(argument: str) -> None:
     assert imported_by(code) == set()
 
 
-@pytest.mark.parametrize("command", ["compare", "leaderboard", "report", "sweep"])
-def test_help_of_commands_on_tables_imports_no_network(command: str) -> None:
+@pytest.mark.parametrize("command", sorted(COMMANDS))
+def test_help_of_a_command_imports_no_network(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(sys, "argv", ["-c"])
+    if command in SLOW:
+        with pytest.raises(SystemExit):
+            main([command, "--help", "--help"])  # the parser's own
+        live = capsys.readouterr().out
+        main([command, "-h"])
+        assert capsys.readouterr().out == live, "the first call keeps what the parser prints"
     code = f"from lightning_ood.commands.cli import main\ntry: main(['{command}', '--help'])\nexcept SystemExit: pass"
     assert imported_by(code) <= {"pandas"}
+
+
+def test_a_kept_help_is_built_again_for_another_package_or_where_the_cache_cannot_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def shows(text: str) -> Callable[[], Callable[[list[str]], None]]:
+        return lambda: lambda _: print(text)
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert [help_of("fit", shows(text)) for text in ("old", "new")] == ["old\n", "old\n"]
+    monkeypatch.setattr(help_text, "version", lambda _: "9")
+    assert help_of("fit", shows("new")) == "new\n"
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    assert [help_of("fit", shows(text)) for text in ("a", "b")] == ["a\n", "b\n"]
 
 
 def test_a_comparison_of_runs_imports_no_network(tmp_path: Path, scores: pd.DataFrame) -> None:
@@ -102,8 +130,7 @@ def test_an_unknown_command_is_one_sentence(args: list[str], message: str, capsy
 
 
 def test_help_of_fit_lists_every_detector_and_no_data_sets(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        main(["fit", "--help"])
+    main(["fit", "--help"])
     shown = capsys.readouterr().out
     listed = shown.split("--scoring.detectors DETECTORS")[-1].replace(",", " ").replace(";", " ").split()
     assert not [name for name in list_detectors() if name not in listed]

@@ -134,7 +134,7 @@ def test_a_checkpoint_of_another_backbone_is_refused(config: Path, train: Run) -
     mine = weights_hash(Net(seed=1))[:12]
     assert (
         "was fitted on Net" in tested.stderr
-        and f"the network now is Net, random weights (weights {mine})" in tested.stderr
+        and f"the network now is Net, its own weights (weights: none) (weights {mine})" in tested.stderr
     )
 
 

@@ -251,3 +251,14 @@ def test_sweep_files_here_are_parsed() -> None:
 def test_steps_end_at_the_largest_value(config: Path, high: float, step: float, last: float) -> None:
     spec = {"min": 0.0, "max": high, "distribution": "q_uniform", "q": step}
     assert space.read(write_sweep(config, {EPS: spec})).grid()[-1][EPS] == last
+
+
+def test_without_optuna_the_command_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    monkeypatch.delitem(sys.modules, "lightning_ood.commands.sweep.command")
+    monkeypatch.delattr("lightning_ood.commands.sweep.command")
+    with pytest.raises(SystemExit) as stop:
+        command_line(["sweep", "my.yaml"])
+    assert stop.value.code == 2 and "pip install 'lightning-ood[sweep]'" in capsys.readouterr().err

@@ -1,3 +1,5 @@
+import sys
+
 import numpy as np
 import pytest
 from sklearn.datasets import load_digits
@@ -66,4 +68,13 @@ def test_patches_are_many_different_and_the_same_each_time(source, images):
 )
 def test_wrong_arguments_say_what_exists(make, message):
     with pytest.raises(InputError, match=message):
+        make()
+
+
+@pytest.mark.parametrize(("library", "make"), [("sklearn", Digits), ("skimage", Patches)])
+def test_a_missing_library_is_one_sentence(library, make, monkeypatch):
+    for name in [name for name in sys.modules if name.split(".")[0] == library]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, library, None)
+    with pytest.raises(InputError, match=r"pip install 'lightning-ood\[digits\]'"):
         make()

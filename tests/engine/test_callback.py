@@ -110,6 +110,27 @@ def test_fit_is_left_alone_and_test_logs_every_set() -> None:
     assert "loss/dataloader_idx_0" in found, "the module's own test runs too"
 
 
+def test_validate_of_several_sets_logs_the_same() -> None:
+    class Both(Data):
+        def val_dataloader(self) -> dict[str, DataLoader]:
+            return self.test_dataloader()
+
+    class Own(Module):
+        def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+            self.classifier(batch[0])
+
+    module, callback = Own(), OODCallback({"energy": Energy(), "knn": KNN(3)}, network="classifier")
+    runner = trainer(callback)
+    runner.test(module, datamodule=Data(), verbose=False)
+    tested = {name: value for name, value in runner.callback_metrics.items() if name.startswith(("auroc/", "fpr95/"))}
+    runner.validate(module, datamodule=Both(), verbose=False)
+    assert len(tested) == 8
+    assert {name: runner.callback_metrics[name] for name in tested} == tested
+    alone = OODCallback({"energy": Energy()}, network="classifier")
+    trainer(alone).validate(module, Data().test_dataloader()["id"], verbose=False)
+    assert alone.scores == {}, "a validation of one set is left alone"
+
+
 def test_nothing_is_left_on_the_network() -> None:
     module = Module()
     trainer(OODCallback(detectors(), network="classifier")).test(module, datamodule=Data(), verbose=False)
@@ -149,7 +170,7 @@ def test_a_checkpoint_of_ones_own_keeps_the_fit(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("arguments", "says"),
-    [({"network": "model"}, "'model'.*classifier"), ({"network": "classifier", "sets": ["id"]}, "3 test loaders")],
+    [({"network": "model"}, "'model'.*classifier"), ({"network": "classifier", "sets": ["id"]}, "3 loaders")],
 )
 def test_refusals(arguments: dict[str, Any], says: str) -> None:
     with pytest.raises(InputError, match=says):

@@ -2,8 +2,8 @@
 
 import timm
 
-from lightning_ood.networks.build import Source
 from lightning_ood.networks.published import timm_accuracy
+from lightning_ood.networks.source import Source
 
 
 def test_the_published_accuracy_is_that_of_the_weights_at_the_size_of_the_input() -> None:

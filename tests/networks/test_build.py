@@ -191,3 +191,12 @@ def test_own_network_says_its_preprocessing_or_the_user_does() -> None:
 def test_bad_input_is_refused(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         build(**arguments)
+
+
+def test_weights_that_a_module_comes_with_are_not_called_random() -> None:
+    changes = {"size": 8, "mean": [0.5] * 3, "std": [0.5] * 3}
+    source = build(network=nn.Sequential(nn.Flatten(), nn.Linear(192, 3)), weights="none", preprocess=changes).source
+    assert source.unread and not source.random
+    assert str(source) == "Sequential, its own weights (weights: none)"
+    with pytest.raises(InputError, match="weights_prefix belongs to a weight file"):
+        build("timm:resnet18", weights="none", weights_prefix="ema")

@@ -200,3 +200,33 @@ def test_weights_that_are_no_real_numbers_are_refused(value: complex, message: s
     with pytest.raises(InputError, match=message):
         load_weights(net, tmp_path / "w.pth")
     assert weights_hash(net) == before
+
+
+class Settings:
+    """A class of somebody's own among the hyper-parameters of a Lightning checkpoint."""
+
+    def __init__(self, mark: str) -> None:
+        self.mark = mark
+
+    def __setstate__(self, state: Any) -> None:
+        Path(state["mark"]).touch()
+
+
+def test_objects_beside_the_tensors_are_neither_imported_nor_run(tmp_path: Path) -> None:
+    mark, file, network = tmp_path / "ran", tmp_path / "last.ckpt", _net(seed=1)
+    torch.save({"hyper_parameters": {"own": Settings(str(mark))}, "state_dict": _prefixed("model.")}, file)
+    load_weights(network, file)
+    assert weights_hash(network) == weights_hash(_net()) and not mark.exists()
+
+
+def test_one_of_several_networks_is_chosen_by_prefix(tmp_path: Path) -> None:
+    file, network = tmp_path / "last.ckpt", _net(seed=1)
+    ema = {f"ema.module.{key}": value for key, value in _net(seed=2).state_dict().items()}
+    torch.save({"state_dict": {**_prefixed("model."), **ema, "loss.weight": torch.ones(3)}}, file)
+    with pytest.raises(InputError, match=r"write weights_prefix: model or ema\.module"):
+        load_weights(network, file)
+    with pytest.raises(InputError, match=r"no weights under 'mean'; write one of model, ema\.module"):
+        load_weights(network, file, "mean")
+    for prefix, seed in (("model.", 0), ("ema", 2), ("ema.module", 2)):
+        load_weights(network, file, prefix)
+        assert weights_hash(network) == weights_hash(_net(seed=seed))

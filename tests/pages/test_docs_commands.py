@@ -28,7 +28,7 @@ PAGES = [page for page in PAGES if page.name != "extend.md"]
 BLOCK = re.compile(r"(?:^`([^`\n]+)`:\n\n)?^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 NOT_HERE = {  # a pattern of commands -> why they are not run here
-    r"make (demo|test|check)": "takes minutes; .ci/run calls test and check, tests/test_configs.py demo's commands",
+    r"make (demo|test|check|oldest)": "takes minutes; .ci/run calls test and check, test_configs.py demo's commands",
     r"git clone .*": "needs the network",
     r"python scripts/download/download\.py .*": "is OpenOOD's own and downloads",
     r"torchrun --nnodes 2 .*": "tests/commands/test_torchrun.py runs it, two nodes on one machine",
@@ -37,6 +37,8 @@ NOT_HERE = {  # a pattern of commands -> why they are not run here
     r"srun .*": "needs a SLURM cluster",
     r"python train\.py monitor .*": "tests/deploy/test_monitor.py runs it; the exit code is the alarm",
     r"python train\.py export .*--format onnx.*": "takes long; tests/deploy/test_graph.py writes and runs the graph",
+    r"python train\.py (features|fit|test) .*(--output stored|stored/features\.yaml).*|.* table\.npz":
+        "tests/engine/test_recording.py writes tables and runs detectors on them",
     r"find photographs .*": "tests/commands/test_export.py reads a list",
     r"wandb .*": "needs an account; tests/commands/test_sweep.py runs W&B's agent on a sweep file",
 }  # fmt: skip

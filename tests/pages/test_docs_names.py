@@ -31,7 +31,8 @@ OTHERS = [
     *(page for folder in ("configs", "experiments") for page in sorted((ROOT / folder).rglob("*.yaml"), key=str)),
 ]
 PAGES = [*MARKDOWN, *OTHERS]
-COMMANDS = ("check", "fit", "test", "export", "predict", "monitor", "report", "compare", "leaderboard", "sweep")
+COMMANDS = ("check", "fit", "test", "features", "export", "predict", "monitor", "report", "compare")
+COMMANDS += ("leaderboard", "sweep", "configs")
 TREE = r"(?:lightning_ood|configs|experiments|tests|docs|notebooks|tools)"
 PATH = re.compile(rf"(?<![\w/.-])({TREE}/[\w./-]*)(.?)")
 DOTTED = re.compile(r"(?<![\w/.-])((?:lightning_ood|tools|experiments)(?:\.[A-Za-z_]\w*)+)")
@@ -42,8 +43,9 @@ OF_A_RUN = {  # what commands write
     *("scores.parquet", "metrics.csv", "config.yaml", "config.test.yaml", "fits.json", "last.ckpt", "trained.ckpt"),
     *("header.json", "summary.json", "curve.parquet", "detector.onnx"),
     *("doubts.csv", "provenance.json", "training.ckpt", "index.html", "reproduction.md", "reproduction.csv"),
+    *("features.yaml", "head.safetensors", "failures.md"),
 }
-OF_A_USER = {"my.yaml", "two.yaml", "my_model.yaml", "my_table.yaml", "split.yaml"}
+OF_A_USER = {"my.yaml", "my_detectors.yaml", "two.yaml", "my_model.yaml", "my_table.yaml", "split.yaml"}
 OF_AUTHORS = {"select_svhn_data.py"}  # other people's repositories
 
 by_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
@@ -156,7 +158,7 @@ def options() -> set[str]:
     """All options of all commands."""
     printed = io.StringIO()
     for command in COMMANDS:
-        with pytest.raises(SystemExit), contextlib.redirect_stdout(printed):
+        with contextlib.suppress(SystemExit), contextlib.redirect_stdout(printed):
             main([command, "--help"])
     return set(re.findall(r"--[\w.]*\w", printed.getvalue()))
 

@@ -11,7 +11,7 @@ import torch
 import yaml
 
 from tests.helpers.runs import ROOT
-from tests.helpers.tiny import Net
+from tests.helpers.tiny import Images, Net
 
 README = (ROOT / "README.md").read_text()
 
@@ -29,9 +29,15 @@ def test_the_readmes_library_example_runs() -> None:
         "images": images[:5],
         "train_batches": [(images[i : i + 8], torch.arange(i, i + 8)) for i in range(0, 40, 8)],
     }
-    exec(blocks(README, "python")[0].replace("(224, 224)", "(12, 12)"), scope)
+    exec(blocks(README, "python")[1].replace("(224, 224)", "(12, 12)"), scope)
     assert scope["scores"].shape == (8, 2) and scope["scores"].isfinite().all()
     assert not scope["failed"]
+
+
+def test_the_readmes_one_call_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    sets = {"train_set": Images(60), "test_set": Images(30, seed=1), "other_set": Images(20, shift=90)}
+    exec(blocks(README, "python")[0], {"my_network": Net(), **sets})
+    assert "other" in capsys.readouterr().out
 
 
 def test_make_knows_what_the_readme_calls() -> None:

@@ -21,6 +21,7 @@ from lightning_ood.commands.check.sets import TEST, TRAIN, check_classes, open_s
 from lightning_ood.commands.check.show import show
 from lightning_ood.detectors.base import Detector
 from lightning_ood.engine.exact import check_exact
+from lightning_ood.suite import DetectorSuite
 
 
 def add_arguments(parser: LightningArgumentParser) -> None:
@@ -71,7 +72,13 @@ def check(found: Findings, config: dict[str, Any], quiet: bool = True) -> None:
         return
     found.collect("model", "model.preprocess", check_preprocessing(module, config["model"]))
     detectors = leave_out(found, detectors, module)
-    detectors = setup_detectors(found, detectors, module.backbone.info(sets[TRAIN].labels if TRAIN in sets else None))
+    info = module.backbone.info(sets[TRAIN].labels if TRAIN in sets else None)
+    if not module.backbone.from_images:
+        suite = DetectorSuite(detectors)
+        for name, reason in suite.leave_out_readers(info).items():
+            found.add("warning", "detectors", name, f"left out, since features are stored and not images: {reason}")
+        detectors = suite.detectors
+    detectors = setup_detectors(found, detectors, info)
     if trainer is None:
         return
     dry_run = DryRun(found, trainer, module, options["samples"], data["batch_size"])

@@ -144,7 +144,7 @@ class DryRun:
             hint = f" (with {self.samples} of the images; more may do: --check.samples)" if few else ""
             self.found.add("warning" if few else "error", "detectors", name, f"{error}{hint}")
         hint = f" (found with {self.samples} of the images)" if incomplete else ""
-        known = {} if self.module.source.random else suite.doubts  # random weights say nothing about a trained network
+        known = {} if self.module.source.unread else suite.doubts  # weights that may be random say nothing
         for name, doubts in known.items():
             for doubt in doubts:
                 self.found.add("warning", "detectors", name, doubt + hint)

@@ -25,16 +25,20 @@ def check_preprocessing(module: OODModule, config: Mapping[str, Any]) -> Iterato
     own, used = own_preprocessing(module, config["options"] or {}), module.preprocess
     names = [field.name for field in fields(Preprocess)]
     described = ", ".join(f"{name} {getattr(used, name)}" for name in names)
-    if module.source.random:
+    if module.source.unread:
         trained = module.finetune != "none"
-        message = "`fit` trains it" if trained else "nothing trains it; give model.weights"
-        yield Finding("ok" if trained else "warning", "model", "model.weights", f"{module.source}: {message}")
-        described += " (of random weights nothing else is known)"
+        as_given = module.source.kind == "own" and not trained
+        untrained = "taken as they are" if as_given else "nothing trains it; give model.weights"
+        message = "`fit` trains it" if trained else untrained
+        yield Finding(
+            "ok" if trained or as_given else "warning", "model", "model.weights", f"{module.source}: {message}"
+        )
+        described += " (of such weights nothing else is known)"
     else:
         yield Finding("ok", "model", "model", str(module.source))
         none = own is None or module.source.shipped
         described += " (the model carries none of its own)" if none else ", the model's own"
-    known = None if module.source.random or module.source.shipped else own
+    known = None if module.source.unread or module.source.shipped else own
     differing = [name for name in names if known is not None and getattr(known, name) != getattr(used, name)]
     for name in differing:
         values = f"{getattr(used, name)} here, the model's own is {getattr(known, name)}"
@@ -95,7 +99,7 @@ def _compare_accuracy(module: OODModule, correct: int, images: int, published: f
     if images == 0:
         return "warning", "the ID test images have no labels: the accuracy is unknown"
     replaced = module.finetune in ("ridge", "means")  # the head, whatever the weights are
-    if replaced or (module.source.random and module.finetune != "none"):
+    if replaced or (module.source.unread and module.finetune != "none"):
         return "ok", "not measured: `fit` trains the network first"
     published = published_accuracy(module) if published is None else published
     chance = 100 / module.backbone.probe.num_classes

@@ -31,7 +31,11 @@ def role(key: str) -> str:
 def open_sets(found: Findings, data: Mapping[str, Any]) -> dict[str, ImageSet]:
     """Returns every set that can be opened by its key in the config, ID sets first."""
     specs = {f"data.id.{part}": data["id"][part] for part in ("train", "val", "test") if data["id"][part] is not None}
-    groups = {group: named for group, named in data.items() if group != "id" and isinstance(named, Mapping)}
+    groups = {
+        group: {name: spec for name, spec in named.items() if spec is not None}  # null leaves a set out
+        for group, named in data.items()
+        if group != "id" and isinstance(named, Mapping)
+    }
     for group, named in groups.items():
         specs |= {f"data.{group}.{name}": spec for name, spec in named.items()}
     root = data_root(data["root"])
@@ -50,7 +54,7 @@ def open_sets(found: Findings, data: Mapping[str, Any]) -> dict[str, ImageSet]:
     with found.catching("sets", "data"):  # checks names and numbers; opens nothing
         names = {group: dict.fromkeys(named, "") for group, named in groups.items()}
         OODDataModule(**{**data, **names, "id": IDSets("", "", None, data["id"]["name"])})
-    if not data["ood"]:
+    if not groups.get("ood"):
         advice = "`test` needs one: add it as `--data.ood.<group>/<name> <folder or list>`"
         found.add("error", "sets", "data.ood", f"no out-of-distribution set; {advice}")
     return sets

@@ -5,6 +5,8 @@ from __future__ import annotations
 from argparse import ArgumentParser
 from pathlib import Path
 
+from lightning_ood.errors import InputError
+
 
 def main(args: list[str]) -> None:
     """``sweep FILE``: runs the points of a sweep file in W&B's format; finished points are not repeated."""
@@ -19,6 +21,10 @@ def main(args: list[str]) -> None:
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of a random or Bayes sweep")
     options = parser.parse_args(args)
-    from lightning_ood.commands.sweep import command  # here, so that neither --help nor fit_test imports Optuna
-
+    try:
+        from lightning_ood.commands.sweep import command  # here, so that neither --help nor fit_test imports Optuna
+    except ModuleNotFoundError as error:
+        if error.name != "optuna":
+            raise
+        raise InputError("sweep needs Optuna: pip install 'lightning-ood[sweep]'") from None
     command.run(options)
