@@ -8,6 +8,7 @@ from torch import Tensor
 
 from lightning_ood.detectors.base import Detector, Fitted
 from lightning_ood.detectors.calibration import check_steps
+from lightning_ood.detectors.doubts import Seen, few_doubts
 from lightning_ood.detectors.energy import Energy
 from lightning_ood.detectors.logit_score import LogitScore
 from lightning_ood.errors import InputError
@@ -48,6 +49,10 @@ class CARef(Detector):
         means, count = self.means.compute()
         self._require_images(count)
         return {"means": means.float(), "present": count > 0}
+
+    def doubts(self, fitted: Fitted, seen: Seen) -> list[str]:
+        """Doubts class means of few images."""
+        return [*super().doubts(fitted, seen), *few_doubts(seen, len(fitted["means"]), "its class means")]
 
     def score(self, features: Features, fitted: Fitted) -> Tensor:
         """Scores a batch: ``[B]``, at most 0."""

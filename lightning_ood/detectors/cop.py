@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from lightning_ood.detectors.base import Detector, Fitted
+from lightning_ood.detectors.doubts import Seen, spectrum_doubts
 from lightning_ood.detectors.normalization import normalized_products
 from lightning_ood.detectors.ranges import check_at_least, check_positive
 from lightning_ood.errors import InputError
@@ -74,6 +75,11 @@ class CoP(Detector):
     def score(self, features: Features, fitted: Fitted) -> Tensor:
         """Scores a batch: ``[B]``, at most 0."""
         return -((self.mapped(features, fitted) - fitted["center"]) @ fitted["residual"]).norm(dim=1)
+
+    def doubts(self, fitted: Fitted, seen: Seen) -> list[str]:
+        """Doubts a residual of few images."""
+        found = spectrum_doubts(seen.images, len(fitted["residual"]), "its residual space")
+        return [*super().doubts(fitted, seen), *found]
 
     def summary(self, fitted: Fitted) -> dict[str, float | str]:
         """Returns the number of components."""

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from lightning_ood.detectors.base import Detector, Fitted
 from lightning_ood.detectors.batch_fields import labels_of
+from lightning_ood.detectors.doubts import Seen, few_doubts
 from lightning_ood.errors import InputError
 from lightning_ood.features import Features, NetworkInfo
 from lightning_ood.statistics import Shared, share
@@ -58,6 +59,10 @@ class CTM(Detector):
         means, count = self.means.compute()
         self._require_images(count)
         return {"directions": F.normalize(means, dim=1).float(), "present": count > 0}
+
+    def doubts(self, fitted: Fitted, seen: Seen) -> list[str]:
+        """Doubts class means of few images."""
+        return [*super().doubts(fitted, seen), *few_doubts(seen, len(fitted["directions"]), "its class means")]
 
     def score(self, features: Features, fitted: Fitted) -> Tensor:
         """Scores a batch: ``[B]``, from -1 to 1."""

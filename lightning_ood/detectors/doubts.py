@@ -6,11 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from lightning_ood.features import Features
 from lightning_ood.metrics.rates import auroc
 
+FEW = 5  # training images of a class, below which its mean is doubted
 FLIPPED = 1 / 3  # share of training images whose predicted class a shaping may change without a doubt
 
 
@@ -112,6 +114,42 @@ def class_doubts(images: Tensor, what: str) -> list[str]:
     """
     empty = int((images == 0).sum())
     return [f"{empty} of {len(images)} classes {what}; fit on more images of them"] if empty else []
+
+
+def few_doubts(seen: Seen, classes: int, what: str, least: int = FEW) -> list[str]:
+    """Doubts statistics of single classes, where half of the classes have fewer training images than ``least``.
+
+    Args:
+        seen: what the pass saw; without labels each class counts as having the same share of the images.
+        classes: K.
+        what: name of the statistics.
+        least: how many images a statistic needs at least.
+    """
+    images = seen.labelled if seen.labelled is not None else torch.full((classes,), seen.images // classes)
+    present = images[images > 0]
+    middle = int(present.median()) if len(present) else least
+    if middle >= least:
+        return []
+    return [
+        f"{what} need at least {least} training images per class, and half of the classes have {middle} or fewer: they "
+        "describe these images, not the class; fit on more images per class, or leave it out"
+    ]
+
+
+def spectrum_doubts(images: int, width: int, what: str) -> list[str]:
+    """Doubts small eigenvalues of a second moment of fewer than two images per dimension.
+
+    Args:
+        images: N.
+        width: D.
+        what: what is computed from them.
+    """
+    if images >= 2 * width:
+        return []
+    return [
+        f"{what} comes from the small eigenvalues of a moment of {images} images in {width} dimensions: fewer than two "
+        "images per dimension leave training images themselves there, not their kind; fit on more images"
+    ]
 
 
 def search_doubts(best: float, ends: Sequence[str]) -> list[str]:

@@ -6,6 +6,7 @@ from torch import Tensor
 from lightning_ood.detectors.base import Detector, Fitted
 from lightning_ood.detectors.batch_fields import index_of
 from lightning_ood.detectors.calibration import bounded, check_share, split
+from lightning_ood.detectors.doubts import FEW, Seen, few_doubts
 from lightning_ood.detectors.ranges import check_at_least
 from lightning_ood.errors import InputError
 from lightning_ood.features import Features, NetworkInfo
@@ -104,6 +105,10 @@ class Gram(Detector):
             raise InputError("Gram: no training image was held out for the mean deviation: raise `held_out`")
         deviations = self._deviations(rows[:, :-2], rows[:, -2].long(), low, high) / rows[:, -1:]
         return {"low": low, "high": high, "mean": deviations.mean(0) + 1e-7}
+
+    def doubts(self, fitted: Fitted, seen: Seen) -> list[str]:
+        """Doubts bounds of few images."""
+        return [*super().doubts(fitted, seen), *few_doubts(seen, len(fitted["low"]), "its bounds of a class", 2 * FEW)]
 
     def score(self, features: Features, fitted: Fitted) -> Tensor:
         """Scores a batch: ``[B]``, at most 0."""

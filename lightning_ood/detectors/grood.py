@@ -5,6 +5,7 @@ from torch import Tensor
 
 from lightning_ood.detectors.base import Detector, Fitted
 from lightning_ood.detectors.batch_fields import index_of, labels_of
+from lightning_ood.detectors.doubts import Seen, few_doubts
 from lightning_ood.detectors.knn import check_k
 from lightning_ood.detectors.ranges import check_at_least
 from lightning_ood.errors import InputError
@@ -95,6 +96,10 @@ class GROOD(Detector):
         check_k(self.k, len(rows))
         fitted = {"prototypes": prototypes.float(), "ood": ood.float()}
         return {**fitted, "bank": gradients(rows, fitted)}
+
+    def doubts(self, fitted: Fitted, seen: Seen) -> list[str]:
+        """Doubts prototypes of few images."""
+        return [*super().doubts(fitted, seen), *few_doubts(seen, len(fitted["prototypes"]), "its prototypes")]
 
     def score(self, features: Features, fitted: Fitted) -> Tensor:
         """Scores a batch: ``[B]``, at most 0."""

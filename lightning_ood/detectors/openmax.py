@@ -6,6 +6,7 @@ from torch import Tensor
 
 from lightning_ood.detectors.base import Detector, Fitted
 from lightning_ood.detectors.batch_fields import index_of, labels_of
+from lightning_ood.detectors.doubts import Seen, few_doubts
 from lightning_ood.detectors.ranges import check_at_least
 from lightning_ood.errors import InputError
 from lightning_ood.features import Features, NetworkInfo
@@ -90,6 +91,13 @@ class OpenMax(Detector):
                 parameters[:, c] = parameters.new_tensor([shape, scale, 1 - float(tail[0])])
         shape, scale, shift = parameters.float()
         return {"means": means.float(), "shape": shape, "scale": scale, "shift": shift}
+
+    def doubts(self, fitted: Fitted, seen: Seen) -> list[str]:
+        """Doubts distributions of few distances."""
+        return [
+            *super().doubts(fitted, seen),
+            *few_doubts(seen, len(fitted["means"]), "its distributions of distances", self.tail),
+        ]
 
     def score(self, features: Features, fitted: Fitted) -> Tensor:
         """Scores a batch: ``[B]``, any sign."""

@@ -6,6 +6,7 @@ https://arxiv.org/abs/2110.09246
 from torch import Tensor
 
 from lightning_ood.detectors.base import Detector, Fitted
+from lightning_ood.detectors.doubts import Seen, spectrum_doubts
 from lightning_ood.detectors.normalization import normalized_products
 from lightning_ood.features import Features, NetworkInfo
 from lightning_ood.statistics import Shared, share
@@ -48,6 +49,11 @@ class PNML(Detector):
         self._require_images(count)
         _, _, second = self.moments.statistic.statistics()
         return {"factor": whitening(second, second) / count.sqrt()}
+
+    def doubts(self, fitted: Fitted, seen: Seen) -> list[str]:
+        """Doubts a support of few images."""
+        found = spectrum_doubts(seen.images, seen.width, "the support of a direction")
+        return [*super().doubts(fitted, seen), *found]
 
     def score(self, features: Features, fitted: Fitted) -> Tensor:
         """Scores a batch: ``[B]``, at most 0."""

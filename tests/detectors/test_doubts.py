@@ -9,11 +9,16 @@ import torch
 from torch import Tensor
 
 from lightning_ood.detectors.base import Detector, Fitted
+from lightning_ood.detectors.cadref import CADRef, CARef
 from lightning_ood.detectors.combine.fusion import Fusion
 from lightning_ood.detectors.combine.search import Search
-from lightning_ood.detectors.doubts import Seen, ends_of
+from lightning_ood.detectors.cop import CoP
+from lightning_ood.detectors.ctm import CTM
+from lightning_ood.detectors.doubts import Seen, ends_of, few_doubts
 from lightning_ood.detectors.energy import Energy
 from lightning_ood.detectors.feature_norm import FeatureNorm
+from lightning_ood.detectors.gram import Gram
+from lightning_ood.detectors.grood import GROOD
 from lightning_ood.detectors.kl_matching import KLMatching
 from lightning_ood.detectors.knn import KNN
 from lightning_ood.detectors.line import LINe
@@ -21,6 +26,8 @@ from lightning_ood.detectors.mds import MDS
 from lightning_ood.detectors.msp import MSP
 from lightning_ood.detectors.nac import NAC, NACLayer
 from lightning_ood.detectors.nap import NAP
+from lightning_ood.detectors.openmax import OpenMax
+from lightning_ood.detectors.pnml import PNML
 from lightning_ood.detectors.react import ReAct
 from lightning_ood.detectors.rmds import RMDS
 from lightning_ood.detectors.she import SHE
@@ -91,6 +98,17 @@ def test_one_image_a_class() -> None:
 def test_classes_without_images() -> None:
     for detector in (MDS(), SHE(), LINe(), KLMatching()):
         assert "1 of 5 classes have no" in told(detector)
+
+
+def test_statistics_of_few_images() -> None:
+    few = slice(0, 12)  # of five classes
+    for detector in (CTM(), CARef(), CADRef(), GROOD(), Gram(), OpenMax()):
+        assert "training images per class, and half of the classes have 3 or fewer" in told(detector, few), detector
+        assert "per class" not in told(detector), detector
+    for spectral in (PNML(), CoP()):
+        assert "of 12 images in 16 dimensions" in told(spectral, few) and "dimensions" not in told(spectral)
+    assert few_doubts(Seen(images=12, width=3), 4, "means", least=3) == []
+    assert "have 3 or fewer" in few_doubts(Seen(images=12, width=3), 4, "means", least=4)[0], "without labels"
 
 
 def test_coverage_of_more_images_than_there_are() -> None:
