@@ -69,6 +69,12 @@ class DetectorSuite:
                     f"labels, or leave it out (--scoring.detectors.{name} null)"
                 )
 
+    def leave_out_logits(self) -> list[str]:
+        """Removes the detectors that read logits, and returns their names."""
+        removed = [name for name, detector in self.detectors.items() if detector.needs_logits]
+        self.detectors = {name: detector for name, detector in self.detectors.items() if name not in removed}
+        return removed
+
     def leave_out_readers(self, info: NetworkInfo) -> dict[str, str]:
         """Removes the detectors that read more than logits and penultimate feature, or cannot be set up without.
 

@@ -130,6 +130,11 @@ def test_the_message_about_a_class_that_does_not_exist(value: object) -> None:
     message = unknown_class(str(error.value)) or ""
     changed = broken("jsonargparse", f"another message about an unknown class: {error.value}")
     assert message.startswith("scoring.detectors: there is no class MPS; write MSP"), changed
+    parser.add_argument("--model.network", type=nn.Module)
+    with pytest.raises(jsonargparse.ArgumentError) as error:
+        parser.parse_object({"model": {"network": {"class_path": f"{__name__}.help_text"}}})
+    message = unknown_class(str(error.value)) or ""
+    assert "help_text is neither a class of torch.nn.Module nor a function that is known to return one" in message
     assert unknown_class("Parser key \"model.width\": Expected a <class 'int'>") is None
 
 

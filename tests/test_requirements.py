@@ -14,7 +14,7 @@ from tests.helpers.runs import ROOT
 from tools import lock
 
 PACKAGE = ROOT / "lightning_ood"
-OPTIONAL = {"onnx", "onnxscript", "onnxruntime"}  # requirements/onnx.txt
+OPTIONAL = {"onnx", "onnxscript", "onnxruntime", "transformers"}  # requirements/onnx.txt, requirements/hf.txt
 
 
 def declared() -> dict[str, Requirement]:

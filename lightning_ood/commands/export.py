@@ -19,6 +19,8 @@ from lightning_ood.engine import run
 from lightning_ood.engine.module import OODModule
 from lightning_ood.engine.scoring import ScoringCallback
 from lightning_ood.errors import InputError, write_one_of
+from lightning_ood.networks.attach import WithHead
+from lightning_ood.networks.huggingface import HFNetwork
 from lightning_ood.ops.console import rank_zero_print
 from lightning_ood.report.markdown import markdown_table
 from lightning_ood.report.table import read_metrics
@@ -153,15 +155,32 @@ def describe_network(model: OODModule, options: Mapping[str, Any]) -> dict[str, 
         model: the module of the run.
         options: its arguments, in plain values.
     """
+    network: Any = model.backbone.network
+    if not isinstance(network, WithHead):
+        return _describe_named(model, network, options)
+    tower, head = _describe_named(model, network.tower, options), network.head
+    named = {"tower": tower["name"], "options": tower["options"]} if "name" in tower else {"tower": tower}
+    sizes = {"num_classes": head.out_features, "num_features": head.in_features, "cosine": network.cosine}
+    return {"class_path": _path(WithHead), "init_args": {**named, **sizes}}
+
+
+def _describe_named(model: OODModule, network: Any, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Describes the network that the config names, without a head that was put on it."""
     if options.get("network") is not None:
         described: dict[str, Any] = _described(options["network"])
         return described
-    network: Any = model.backbone.network
+    if isinstance(network, HFNetwork):
+        arguments = {"config": _described(network.config), "classifier": network.classifier}
+        return {"class_path": _path(HFNetwork), "init_args": arguments}
     name, arguments = model.source.network, dict(options.get("options") or {})
     if "hf-hub:" in name or "local-dir:" in name:  # neither is there when the folder is loaded
         name = f"timm:{network.pretrained_cfg['architecture']}"
         arguments = {"num_classes": network.num_classes, **arguments}
     return {"name": name, "options": _described(arguments)}
+
+
+def _path(kind: type) -> str:
+    return f"{kind.__module__}.{kind.__qualname__}"
 
 
 def _described(value: Any) -> Any:

@@ -16,6 +16,7 @@ from lightning_ood.ops.plain_yaml import plain_yaml
 LONGEST = 12  # classes that the help of an argument lists; there are 90 data sets and hundreds of modules
 _SUBCLASSES = re.compile(r", known subclasses: ((?:[\w.]+, )*[\w.]+)")
 _KEY = re.compile(r'Parser key "(scoring\.detectors[^"]*)"')
+_NO_MODULE = re.compile(r"Import path ([\w.]+) does not correspond to a subclass of Module")
 _NO_CLASS = re.compile(r"Expected a dot import path string: (\w+)$", re.MULTILINE)
 
 
@@ -49,15 +50,20 @@ def bound_yaml() -> None:
 
 
 def unknown_class(message: str) -> str | None:
-    """Turns the parser's message about a short class name that does not exist into one sentence.
+    """Turns the parser's message about a class path that is none into one sentence: a short name, or a factory.
 
     Args:
         message: the parser's, with one line for each type that a value was tried as.
 
     Returns:
         The sentence, with the names that exist; None if the message is about something else, or about an argument that
-        takes no detector.
+        takes neither detector nor network.
     """
+    if (factory := _NO_MODULE.search(message)) is not None:
+        return (
+            f"model.network: {factory[1]} is neither a class of torch.nn.Module nor a function that is known to return "
+            "one; write the return type of a function, as in `def make(...) -> torch.nn.Module:`"
+        )
     key, names = _KEY.search(message), _NO_CLASS.findall(message)
     if key is None or not names:
         return None

@@ -42,6 +42,7 @@ class Detector(UncachedAccumulator):
         labels: whether the fit needs the labels of the training images.
         banks: names of fitted tensors ``[n, ...]`` with a row per training image of a sample; any sample of the rows
             is a fit too, which ``export --bank`` uses.
+        reads_logits: whether logits, predicted classes or the classifier's weights change a score, apart from children.
         score_only: arguments that only ``score`` reads, so that a search fits once for all their values.
         positive: whether the score has a positive form, whose logarithm ``log_score`` returns. False where scores are
             never positive and the class does not override ``log_score``.
@@ -59,6 +60,7 @@ class Detector(UncachedAccumulator):
     linear_head: bool = False
     labels: bool = False
     banks: tuple[str, ...] = ()
+    reads_logits: bool = True
     score_only: tuple[str, ...] = ()
     positive: bool = True
 
@@ -183,6 +185,11 @@ class Detector(UncachedAccumulator):
     def needs_labels(self) -> bool:
         """Whether the fit of this detector or of a descendant needs the labels of the training images."""
         return any(one.labels for one in self.descendants())
+
+    @property
+    def needs_logits(self) -> bool:
+        """Whether the score of this detector or of a descendant depends on logits or on a learned classifier."""
+        return any(one.reads_logits for one in self.descendants())
 
     def descendants(self) -> Iterator[Detector]:
         """Yields this detector, its children and their descendants."""

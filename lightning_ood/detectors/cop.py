@@ -38,6 +38,7 @@ class CoP(Detector):
     """
 
     positive = False
+    reads_logits = False
 
     moments: Shared[Moments]
 

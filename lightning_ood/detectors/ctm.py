@@ -43,6 +43,7 @@ class CTM(Detector):
         if compare not in ("nearest", "predicted"):
             raise InputError(f"compare={compare!r} is no class of CTM; write nearest or predicted")
         self.compare = compare
+        self.reads_logits = compare == "predicted"
 
     def setup(self, info: NetworkInfo) -> None:
         """Declares the class means."""

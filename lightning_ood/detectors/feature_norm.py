@@ -35,6 +35,8 @@ class FeatureNorm(Detector):
         raw: compute the ratios on images in [0, 1], without normalisation, as the authors do.
     """
 
+    reads_logits = False
+
     views: tuple[View, ...]
     sums: Tensor
     counts: Tensor

@@ -46,6 +46,7 @@ class GMM(Detector):
     """
 
     positive = False
+    reads_logits = False
 
     def __init__(
         self,

@@ -120,6 +120,8 @@ class KNN(Neighbours):
         InputError: if the bank has fewer than ``k`` features.
     """
 
+    reads_logits = False
+
     def __init__(self, k: int = 50, bank_size: int = 50_000, seed: int = 0) -> None:
         super().__init__(k, bank_size, seed)
 

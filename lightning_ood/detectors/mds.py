@@ -39,6 +39,7 @@ class MDS(Detector):
 
     positive = False
     labels = True
+    reads_logits = False
 
     moments: Shared[Moments]
 

@@ -61,6 +61,8 @@ class NAP(Detector):
         seed: seed of the samples.
     """
 
+    reads_logits = False
+
     weight: float | Literal["search"]
 
     def __init__(

@@ -46,6 +46,7 @@ class NECO(Detector):
             raise InputError(f"variance={variance} is not in (0, 1); write for example 0.9")
         check_at_least("dim", 1 if dim is None else dim, 1)
         self.variance, self.dim, self.use_logit, self.standardize = variance, dim, use_logit, standardize
+        self.reads_logits = use_logit
 
     def setup(self, info: NetworkInfo) -> None:
         """Checks ``dim`` against the network and declares the sums."""

@@ -26,6 +26,8 @@ from lightning_ood.ops.checksums import weights_hash
 from lightning_ood.ops.memory import keep_freed_memory
 from lightning_ood.report.environment import environment
 
+Finetune = Literal["none", "head", "all", "ridge", "means"]
+
 
 @dataclass(frozen=True)
 class Training:
@@ -74,7 +76,9 @@ class OODModule(L.LightningModule):
 
     Args:
         head: name of the classifier's module, where it cannot be found.
-        finetune: what ``fit`` trains before it fits the detectors: ``none``, the ``head`` (linear probing) or ``all``.
+        finetune: what ``fit`` trains before it fits the detectors: ``none``, the ``head`` (linear probing) or ``all``;
+            or the head in closed form, in one more pass: ``ridge``, or ``means`` (the nearest class mean, with which
+            detectors that read logits are left out).
         training: how it trains.
         reading: how the network is read.
         root: folder that relative weight paths start from; the data's root where None.
@@ -84,7 +88,7 @@ class OODModule(L.LightningModule):
     def __init__(
         self,
         head: str | None = None,
-        finetune: Literal["none", "head", "all"] = "none",
+        finetune: Finetune = "none",
         training: Training = Training(),
         reading: Reading = Reading(),
         root: str | None = None,
@@ -123,8 +127,8 @@ class OODModule(L.LightningModule):
         return self
 
     def _trained(self) -> nn.Module | None:
-        """Returns the part that ``fit`` trains, if any."""
-        return {"none": None, "head": self.backbone.classifier, "all": self.backbone.network}[self.finetune]
+        """Returns the part that ``fit`` trains by gradient steps, if any."""
+        return {"head": self.backbone.classifier, "all": self.backbone.network}.get(self.finetune)
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits ``[B, K]`` of preprocessed images ``[B, 3, H, W]``."""

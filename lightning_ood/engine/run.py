@@ -162,6 +162,7 @@ def load(
             "differ by more than some detectors bear. Give both the same"
         )
     data.load_state_dict(saved.get("OODDataModule", {}))
+    scoring.leave_out(module)
     scoring.load_state_dict(state)
     return {"environment": saved.get("environment"), "images": state.get("images")}
 

@@ -73,11 +73,15 @@ class ScoringCallback(L.Callback):
             self._sets = ["fit", *(data.val_ood_sets if reads.val_ood else ())]
 
     def leave_out(self, module: OODModule) -> None:
-        """Leaves out, by name, the detectors that read more than stored features hold.
+        """Leaves out, by name, the detectors that read what the network does not give.
+
+        They read more than stored features hold, or logits that only name the nearest class mean.
 
         Raises:
             InputError: if no detector is left.
         """
+        if module.finetune == "means":
+            self._leave_out_logits()
         if module.backbone.from_images:
             return
         removed = self.suite.leave_out_readers(module.backbone.info())
@@ -86,6 +90,19 @@ class ScoringCallback(L.Callback):
             raise InputError(f"scoring.detectors: none can run on stored features ({reasons})")
         if removed:
             rank_zero_print(f"Left out, since features are stored and not images: {', '.join(removed)}")
+
+    def _leave_out_logits(self) -> None:
+        removed = self.suite.leave_out_logits()
+        if removed and not self.suite.detectors:
+            raise InputError(
+                f"{', '.join(removed)}: detectors that read logits, and with model.finetune: means the network has no "
+                "learned classifier; name others (KNN, MDS, CTM, FeatureNorm, ...), or write finetune: ridge"
+            )
+        if removed:
+            rank_zero_print(
+                f"Left out, since they read logits and no classifier was learned: {', '.join(removed)} "
+                "(model.finetune: ridge gives logits)"
+            )
 
     def _refuse(self) -> None:
         """Refuses detectors that need labels, by name; raises InputError where nothing else is to be fitted."""

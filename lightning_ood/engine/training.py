@@ -12,6 +12,7 @@ from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint, Timer
 
 from lightning_ood.data.datamodule import OODDataModule
 from lightning_ood.data.fingerprint import Fingerprint, same_images
+from lightning_ood.engine.closed_form import fit_head
 from lightning_ood.engine.module import OODModule
 from lightning_ood.engine.run_dir import DamagedError, RunFolder, read_checkpoint, with_checksums
 from lightning_ood.errors import InputError
@@ -26,7 +27,7 @@ def train(
     training_config_hash: str,
     overwrite: bool,
 ) -> None:
-    """Trains the module and saves its weights to ``folder.trained``.
+    """Trains the module, or computes its head in closed form, and saves its weights to ``folder.trained``.
 
     Reuses the weights of a finished training with the same configuration. Resumes an unfinished one after its last
     complete epoch, with the same result as without the interruption. A ``ModelCheckpoint`` among the trainer's
@@ -44,7 +45,8 @@ def train(
         InputError: if ``max_epochs`` is 0, or -1 without another limit; if the folder holds weights, or an unfinished
             training, of another configuration or world size.
     """
-    if trainer.max_epochs == 0:
+    closed_form = module.finetune in ("ridge", "means")
+    if trainer.max_epochs == 0 and not closed_form:
         raise InputError("trainer.max_epochs=0 trains nothing: write at least 1, or model.finetune: none")
     timed = any(isinstance(callback, Timer) for callback in trainer.callbacks)  # type: ignore[attr-defined]
     if trainer.max_epochs == -1 and trainer.max_steps == -1 and not timed:
@@ -65,7 +67,10 @@ def train(
         for name, entry in images.items():
             entry["content"] = data.content(name, training=True)
     origin = {"training_config_hash": training_config_hash, "images": images}
-    _train(trainer, module, data, folder, origin, folder.training if folder.training in before else None)
+    if closed_form:
+        fit_head(trainer, module, data)
+    else:
+        _train(trainer, module, data, folder, origin, folder.training if folder.training in before else None)
     _save(trainer, folder, {"state_dict": {key: value.cpu() for key, value in module.state_dict().items()}, **origin})
     if trainer.is_global_zero:
         folder.training.unlink(missing_ok=True)

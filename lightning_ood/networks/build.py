@@ -13,6 +13,7 @@ from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled
 from torch import nn
 
 from lightning_ood.errors import InputError, close_names
+from lightning_ood.networks.attach import attach_head, attach_text
 from lightning_ood.networks.online import hub, reachable
 from lightning_ood.networks.preprocess import Preprocess
 from lightning_ood.networks.source import Source
@@ -47,20 +48,24 @@ def build(
     root: Path = Path(),
     sha256: str | None = None,
     weights_prefix: str | None = None,
+    text: str | None = None,
 ) -> Built:
     """Builds a network, loads its weights and derives its preprocessing.
 
     Args:
         name: ``timm:resnet50.a1_in1k``, ``torchvision:resnet50``, or without a prefix: timm's where it has the
-            name, else torchvision's. timm's ``hf-hub:...`` and ``local-dir:...`` are names too.
+            name, else torchvision's. timm's ``hf-hub:...`` and ``local-dir:...`` are names too, and ``hf:...`` is a
+            repository or folder of transformers.
         network: a module instead of a name. Its attribute ``default_cfg``, in timm's format, gives its preprocessing.
         weights: ``pretrained``, ``none`` (random; of a module, its own), a file, or an entry of torchvision's enum
             (``IMAGENET1K_V1``). The file ``digits.safetensors`` comes with the package.
-        options: keyword arguments of the named network, such as ``num_classes``.
+        options: keyword arguments of the named network, such as ``num_classes``. With a module, ``num_classes`` alone:
+            it returns features, and gets a linear head with random weights.
         preprocess: fields of ``Preprocess`` that replace the derived ones.
         root: folder that a relative path of a weight file starts from.
         sha256: SHA-256 of the weight file, or at least its first 8 hex digits; another file is refused.
         weights_prefix: takes the weights under this prefix of the file alone, such as ``ema``.
+        text: a safetensors file of text embeddings, which become the head of an image tower (zero-shot labels).
 
     Raises:
         InputError: if the name, an option or the file is unknown, or the weights do not fit or cannot be downloaded.
@@ -72,6 +77,9 @@ def build(
         raise InputError(f"weights_prefix belongs to a weight file, and weights are {weights!r}: give weights: FILE")
     if sha256 is not None:
         _check_file(_located(weights, root), sha256)
+    if text is not None:
+        built = build(name, network, weights, options, preprocess, root, None, weights_prefix)
+        return attach_text(built, root / Path(text).expanduser())
     if network is not None:
         return _own(network, weights, options, changes, root, weights_prefix)
     assert name is not None
@@ -80,6 +88,8 @@ def build(
             f"{name}: options.in_chans {options['in_chans']} reads images of another number of channels, and images "
             "are given as RGB (a grey image has its channel three times); leave out options.in_chans"
         )
+    if name.startswith("hf:"):
+        return _transformers(name.removeprefix("hf:"), weights, options, changes, root, weights_prefix)
     library, short = _library(name)
     if library == "timm":
         return _timm(short, weights, options, changes, root, weights_prefix)
@@ -105,8 +115,11 @@ def _own(
     network: nn.Module, weights: str, options: dict[str, Any], changes: dict[str, Any], root: Path, prefix: str | None
 ) -> Built:
     kind = type(network).__name__
-    if options:
-        raise InputError(f"options {sorted(options)} belong to a named network; give them to {kind} as init_args")
+    if options.keys() - {"num_classes"}:
+        raise InputError(
+            f"options {sorted(options)} belong to a named network; give them to {kind} as init_args (num_classes alone "
+            "puts a linear head on a network that returns features)"
+        )
     if weights == "pretrained":
         raise InputError(f"there are no published weights for {kind}: give weights: FILE, or weights: none")
     config: Any = getattr(network, "default_cfg", None) or getattr(network, "pretrained_cfg", None)
@@ -117,7 +130,38 @@ def _own(
             "average the channels in forward and write input_size (3, H, W), with 3 values in mean and std"
         )
     described = Preprocess.from_config(config).override(**changes) if config else Preprocess.of(**changes)
-    return _filled(network, described, Source("own", kind), weights, root, prefix)
+    built = _filled(network, described, Source("own", kind), weights, root, prefix)
+    return _headed(built, options.get("num_classes"))
+
+
+def _headed(built: Built, num_classes: int | None) -> Built:
+    """Puts a linear head of ``num_classes`` on a network that returns features; leaves others as they are."""
+    if not num_classes:
+        return built
+    return replace(built, network=attach_head(built.network, num_classes, built.preprocess.size).eval())
+
+
+def _transformers(
+    name: str, weights: str, options: dict[str, Any], changes: dict[str, Any], root: Path, prefix: str | None
+) -> Built:
+    from lightning_ood.networks.huggingface import load, preprocess_values
+
+    num_classes = options.pop("num_classes", None)
+    file = None if weights == "pretrained" else _file(weights, root)
+    local = root / Path(name).expanduser()
+    where = str(local) if (local / "config.json").is_file() else name
+    try:
+        with hub(remote=where == name):
+            network = load(where, weights == "pretrained", options)
+            described = Preprocess.of(**{**preprocess_values(where), **changes})
+    except (OSError, ValueError, TypeError) as error:
+        raise InputError(_missing(f"hf:{name}", error)) from error
+    source = Source("hf", name)
+    if weights == "pretrained":
+        built = Built(network.eval(), described, replace(source, kind="library", weights="pretrained"))
+    else:
+        built = _filled(network, described, source, str(file or "none"), root, prefix)
+    return built if network.classifier else _headed(built, num_classes)
 
 
 def _timm(

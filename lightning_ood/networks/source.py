@@ -18,7 +18,7 @@ class Source:
         sha256: SHA-256 of the weight file; empty where there is none or the library found it.
     """
 
-    library: Literal["timm", "torchvision", "own"]
+    library: Literal["timm", "torchvision", "hf", "own"]
     name: str
     kind: Literal["library", "file", "own", "random"] = "random"
     weights: str = ""

@@ -28,6 +28,8 @@ from lightning_ood.testing import check_detector
 ANSWERS_ANOTHER_QUESTION = {
     "NAC": "its default alpha saturates on the toy",
     "OpenMax": "weak noise has small logits, of which little goes to the unknown class",
+    "MaxCosine": "cosines ignore the length of the feature, in which weak noise differs",
+    "MCM": "so do its cosines",
     "OptFS": "a step function of 100 values is noise with the toy's 16 units",
 }
 # Random features, and the noise of perturbed weights, belong to units by their position.

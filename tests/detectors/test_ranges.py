@@ -60,6 +60,8 @@ BAD: dict[str, tuple[float, ...]] = {
     "orders": COUNT,
     "entries": COUNT,
     "repeats": COUNT,
+    "groups": COUNT,
+    "keep": (-0.1, 1.1, NAN),
     "delta": (-1, NAN, math.inf),
     "smoothing": COUNT,
     "logit_smoothing": COUNT,

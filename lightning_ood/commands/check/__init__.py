@@ -11,7 +11,7 @@ from jsonargparse.typing import PositiveInt
 from lightning.pytorch.cli import LightningArgumentParser
 
 from lightning_ood.commands.check.cost import estimate
-from lightning_ood.commands.check.detectors import setup_detectors
+from lightning_ood.commands.check.detectors import leave_out, setup_detectors
 from lightning_ood.commands.check.dry_run import DryRun
 from lightning_ood.commands.check.duplicates import check_duplicates
 from lightning_ood.commands.check.findings import Findings
@@ -71,6 +71,7 @@ def check(found: Findings, config: dict[str, Any], quiet: bool = True) -> None:
     if module is None:
         return
     found.collect("model", "model.preprocess", check_preprocessing(module, config["model"]))
+    detectors = leave_out(found, detectors, module)
     info = module.backbone.info(sets[TRAIN].labels if TRAIN in sets else None)
     if not module.backbone.from_images:
         suite = DetectorSuite(detectors)

@@ -10,6 +10,7 @@ from torchmetrics import Metric
 
 from lightning_ood.commands.check.findings import DetectorFacts, Findings
 from lightning_ood.detectors.base import Detector
+from lightning_ood.engine.module import OODModule
 from lightning_ood.errors import InputError
 from lightning_ood.features import Features, NetworkInfo
 from lightning_ood.statistics.sample import state_bytes
@@ -64,3 +65,13 @@ def _fits(detector: Detector, features: Features, info: NetworkInfo) -> bool:
     finally:
         detector.reset()
     return True
+
+
+def leave_out(found: Findings, detectors: Mapping[str, Detector], module: OODModule) -> dict[str, Detector]:
+    """Returns the detectors that a fit keeps; with the nearest class mean those that read logits are left out."""
+    if module.finetune != "means":
+        return dict(detectors)
+    for name, detector in detectors.items():
+        if detector.needs_logits:
+            found.add("ok", "detectors", name, "left out: it reads logits, and no classifier is learned")
+    return {name: detector for name, detector in detectors.items() if not detector.needs_logits}

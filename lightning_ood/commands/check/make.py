@@ -19,12 +19,18 @@ def make(kind: Any, value: Any) -> Any:
     """Builds what a plain value of a config stands for under a type hint; class paths become objects."""
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--value", type=kind)
-    parser.add_instantiator(build, Dataset)
-    return parser.instantiate_classes(parser.parse_object({"value": value}))["value"]
+    return _made(parser, value)
 
 
 def _make_class(kind: type, arguments: dict[str, Any]) -> Any:
-    return make(kind, {"class_path": f"{kind.__module__}.{kind.__qualname__}", "init_args": arguments})
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(kind, "value", fail_untyped=False)  # as LightningCLI does
+    return _made(parser, {"class_path": f"{kind.__module__}.{kind.__qualname__}", "init_args": arguments})
+
+
+def _made(parser: ArgumentParser, value: Any) -> Any:
+    parser.add_instantiator(build, Dataset)
+    return parser.instantiate_classes(parser.parse_object({"value": value}))["value"]
 
 
 def make_module(config: dict[str, Any]) -> OODModule:

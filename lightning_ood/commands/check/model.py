@@ -12,6 +12,7 @@ from scipy.stats import binomtest
 
 from lightning_ood.commands.check.findings import Finding, Level
 from lightning_ood.engine.module import OODModule
+from lightning_ood.networks.attach import WithHead
 from lightning_ood.networks.preprocess import Preprocess
 from lightning_ood.networks.published import timm_accuracy
 
@@ -50,6 +51,7 @@ def check_preprocessing(module: OODModule, config: Mapping[str, Any]) -> Iterato
 def own_preprocessing(module: OODModule, options: Mapping[str, Any]) -> Preprocess | None:
     """Returns the preprocessing of the network's library, without the config's overrides; None where it has none."""
     network, source = module.backbone.network, module.source
+    network = network.tower if isinstance(network, WithHead) else network
     if source.library == "torchvision":
         entry = _entry(module) or getattr(torchvision.models.get_model_weights(source.name), "DEFAULT", None)
         return Preprocess.from_torchvision(entry) if entry is not None else None
@@ -63,6 +65,8 @@ def own_preprocessing(module: OODModule, options: Mapping[str, Any]) -> Preproce
 
 def published_accuracy(module: OODModule) -> float | None:
     """Returns the accuracy in percent that torchvision or timm publishes for the weights; None where unknown."""
+    if isinstance(module.backbone.network, WithHead):
+        return None  # its head is the user's
     if module.source.library == "timm" and module.backbone.probe.num_classes == 1000:
         return timm_accuracy(module.source, module.backbone.network, module.preprocess.size)
     entry = _entry(module) if module.source.library == "torchvision" else None
@@ -94,7 +98,8 @@ def check_accuracy(module: OODModule, correct: int, images: int, published: floa
 def _compare_accuracy(module: OODModule, correct: int, images: int, published: float | None) -> tuple[Level, str]:
     if images == 0:
         return "warning", "the ID test images have no labels: the accuracy is unknown"
-    if module.source.unread and module.finetune != "none":
+    replaced = module.finetune in ("ridge", "means")  # the head, whatever the weights are
+    if replaced or (module.source.unread and module.finetune != "none"):
         return "ok", "not measured: `fit` trains the network first"
     published = published_accuracy(module) if published is None else published
     chance = 100 / module.backbone.probe.num_classes

@@ -149,6 +149,8 @@ class Fusion(Detector):
         seed: seed of the sample.
     """
 
+    reads_logits = False
+
     def __init__(
         self,
         of: dict[str, Detector] | None = None,

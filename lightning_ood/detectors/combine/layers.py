@@ -50,6 +50,8 @@ class Layers(Detector):
         InputError: if ``of`` reads more than the penultimate feature and the logits.
     """
 
+    reads_logits = False
+
     def __init__(
         self,
         of: Detector | None = None,

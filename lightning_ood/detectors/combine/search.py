@@ -55,6 +55,8 @@ class Search(Detector):
         InputError: if the grid is empty or names an argument that the detector does not have.
     """
 
+    reads_logits = False
+
     def __init__(
         self,
         of: Detector | None = None,
