@@ -110,6 +110,11 @@ def linear_layer(module: OODModule) -> nn.Linear:
     layers = list(module.backbone.classifier)
     if len(layers) == 1 and isinstance(layers[0], nn.Linear) and layers[0].bias is not None:
         return layers[0]
+    if not module.backbone.from_images:
+        raise InputError(
+            f"model.finetune: {module.finetune} replaces a classifier, and stored features have theirs in a file: write "
+            "finetune: none, or compute the head first and store it (model.weights)"
+        )
     given = " and ".join(type(layer).__name__ for layer in layers) or "none"
     raise InputError(
         f"model.finetune: {module.finetune} replaces a classifier that is one linear layer with a bias, and that of a "
