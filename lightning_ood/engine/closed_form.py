@@ -112,8 +112,8 @@ def linear_layer(module: OODModule) -> nn.Linear:
         return layers[0]
     if not module.backbone.from_images:
         raise InputError(
-            f"model.finetune: {module.finetune} replaces a classifier, and stored features have theirs in a file: write "
-            "finetune: none, or compute the head first and store it (model.weights)"
+            f"model.finetune: {module.finetune} replaces a classifier, and that of stored features is a file "
+            "(model.weights): write finetune: none"
         )
     given = " and ".join(type(layer).__name__ for layer in layers) or "none"
     raise InputError(
