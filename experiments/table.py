@@ -1,7 +1,7 @@
 """Prints a run's metrics.csv as a Markdown table, FPR95 / AUROC; published values beside those of the DenseNet.
 
-python experiments/table.py runs/cifar10_densenet [detector …]
-python experiments/table.py --doubts runs/imagenet_lite0      # ! marks doubtful rows
+PYTHONPATH=. python experiments/table.py runs/cifar10_densenet [detector …]
+PYTHONPATH=. python experiments/table.py --doubts runs/imagenet_lite0      # ! marks doubtful rows
 """
 
 import sys
