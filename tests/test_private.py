@@ -44,10 +44,12 @@ def test_launchers() -> None:
     alone, several = trainer(1, "auto"), trainer(2, "ddp")
     several.strategy._configure_launcher()  # type: ignore[attr-defined]
     assert not private_lightning.forks(alone) and not private_lightning.forks(several)
-    assert list(private_lightning.child_processes(alone)) == []
+    assert list(private_lightning.ChildProcesses(alone)) == []
     launcher: Any = several.strategy.launcher
     assert hasattr(launcher, "procs"), broken("lightning", f"{type(launcher).__name__} has no `procs`")
-    assert private_lightning.child_processes(several) is launcher.procs
+    children = private_lightning.ChildProcesses(several)
+    launcher.procs = [1, 2]  # a new list, as it makes when it starts them
+    assert list(children) == [1, 2] and len(children) == 2
 
 
 def test_yaml_loader_of_jsonargparse() -> None:

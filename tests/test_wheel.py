@@ -44,7 +44,7 @@ def test_the_wheel_holds_every_file_that_runs_and_declares_its_extras(wheel: Pat
     assert {path.as_posix() for path in package | configs if "__pycache__" not in path.parts} <= held
     assert not {name for name in held if name.split("/")[0] in ("tests", "tools", "experiments")}
     declared = Parser().parsestr(metadata)
-    assert set(declared.get_all("Provides-Extra") or []) == {"digits", "sweep", "onnx"}
+    assert set(declared.get_all("Provides-Extra") or []) == {"digits", "sweep", "onnx", "hf"}
     core = {line for line in declared.get_all("Requires-Dist") or [] if "extra ==" not in line}
     assert any(line.startswith("torch>") for line in core)
     assert not [line for line in core if line.startswith(("optuna", "scikit", "onnx", "pytest"))]

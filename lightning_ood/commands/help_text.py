@@ -14,7 +14,7 @@ from pathlib import Path
 
 from lightning_ood.ops.files import write_text
 
-SLOW = ("check", "fit", "test", "fit_test", "export")
+SLOW = ("check", "fit", "test", "fit_test", "features", "export")
 _LIBRARIES = ("lightning", "jsonargparse", "torch", "torchmetrics", "docstring-parser")
 _ENVIRONMENT = ("JSONARGPARSE_", "PL_", "LIGHTNING_OOD_")
 

@@ -242,7 +242,7 @@ class OODDataModule(L.LightningDataModule):
         return self._loader(images, ExactSampler(len(images), self._rank, self._world_size))
 
     def _loader(self, images: ImageSet, sampler: Sampler) -> DataLoader:
-        if self.trainer is not None and self.transform is None:
+        if self.num_workers and self.trainer is not None and self.transform is None:
             preprocess: Any = self.trainer.lightning_module.preprocess
             check_shared_memory(self.num_workers, self.batch_size, preprocess.size)
         return DataLoader(

@@ -14,9 +14,23 @@ def forks(trainer: L.Trainer) -> bool:
     return isinstance(trainer.strategy.launcher, _MultiProcessingLauncher)
 
 
-def child_processes(trainer: L.Trainer) -> Sequence[Any]:
-    """Returns the processes that this one started as the other ranks; none where something else started them."""
-    return getattr(trainer.strategy.launcher, "procs", [])
+class ChildProcesses(Sequence[Any]):
+    """The processes that this one has started as the other ranks, now; none where something else started them.
+
+    Lightning's launcher makes a new list when it starts them, after a caller has asked for it.
+    """
+
+    def __init__(self, trainer: L.Trainer) -> None:
+        self._strategy = trainer.strategy
+
+    def _now(self) -> list[Any]:
+        return getattr(self._strategy.launcher, "procs", [])
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._now()[index]
+
+    def __len__(self) -> int:
+        return len(self._now())
 
 
 def subcommand_parser(cli: Any, subcommand: str) -> Any:

@@ -17,13 +17,14 @@ from lightning_ood.data.datamodule import OODDataModule
 from lightning_ood.data.sets import Batch, ImageSet
 from lightning_ood.engine.exact import check_exact, only_ours, unchanged
 from lightning_ood.engine.module import OODModule
+from lightning_ood.engine.private_lightning import ChildProcesses
 from lightning_ood.engine.run_dir import read_checkpoint
 from lightning_ood.errors import InputError
 from lightning_ood.features import Features, Head, Reads
 from lightning_ood.networks.stored import StoredFeatures
 from lightning_ood.ops.console import rank_zero_print
 from lightning_ood.ops.files import write_text, write_whole
-from lightning_ood.ops.processes import gather
+from lightning_ood.ops.processes import gather, naming_the_dead
 from lightning_ood.ops.transfer import beside
 
 Form = Literal["safetensors", "npz", "parquet"]
@@ -115,7 +116,7 @@ def record(trainer: L.Trainer, module: OODModule, data: OODDataModule, last: Pat
         module.load_state_dict(read_checkpoint(last)["state_dict"], strict=False)
     recorder = Recorder()
     written: dict[str, str] = {}
-    with only_ours(trainer, recorder):
+    with naming_the_dead(ChildProcesses(trainer), trainer.world_size), only_ours(trainer, recorder):
         for run, sets in (
             (trainer.validate, lambda: {"train": data.train_set, **data.val_ood_sets}),
             (trainer.test, lambda: {key: entry.images for key, entry in data.sets.items()}),

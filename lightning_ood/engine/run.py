@@ -13,7 +13,7 @@ import pandas as pd
 from lightning_ood.data.datamodule import OODDataModule
 from lightning_ood.engine.exact import check_exact, only_ours, unchanged
 from lightning_ood.engine.module import OODModule
-from lightning_ood.engine.private_lightning import child_processes
+from lightning_ood.engine.private_lightning import ChildProcesses
 from lightning_ood.engine.run_dir import RunFolder, fit_in, read_checkpoint
 from lightning_ood.engine.scoring import ScoringCallback
 from lightning_ood.engine.training import train
@@ -124,7 +124,7 @@ def _say_cached(module: OODModule) -> None:
 
 
 def _together(trainer: L.Trainer) -> AbstractContextManager[None]:
-    return naming_the_dead(child_processes(trainer), trainer.world_size)
+    return naming_the_dead(ChildProcesses(trainer), trainer.world_size)
 
 
 def load(

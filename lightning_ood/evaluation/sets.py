@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 from lightning_ood.data.labels import NONE, stored_labels
 from lightning_ood.data.opening import open_set
 from lightning_ood.data.sets import Batch, ImageSet, collate
+from lightning_ood.data.workers import start_worker
 from lightning_ood.errors import InputError, context
 from lightning_ood.networks.preprocess import Transform
 
@@ -143,7 +144,7 @@ def open_images(
         elif isinstance(source, Tensor | np.ndarray):
             source = Pairs(_array(source))
         if isinstance(source, Dataset) and not isinstance(source, IterableDataset) and _is_preprocessed(source, unpack):
-            loader = DataLoader(source, batch_size, num_workers=num_workers)
+            loader = DataLoader(source, batch_size, num_workers=num_workers, worker_init_fn=start_worker)
             return Images(name, loader, stored_labels(source, len(source)) if labelled else None, (), unpack)  # type: ignore[arg-type]
         if not isinstance(source, Dataset | str | os.PathLike):
             raise InputError(
@@ -192,11 +193,13 @@ def _of_loader(name: str, loader: DataLoader, unpack: Unpack) -> Images:
         num_workers=loader.num_workers,
         collate_fn=loader.collate_fn,
         pin_memory=loader.pin_memory,
-        worker_init_fn=loader.worker_init_fn,
+        worker_init_fn=loader.worker_init_fn or start_worker,
     )
     return Images(name, ordered, stored_labels(dataset, len(dataset)), (), unpack)
 
 
 def _of_set(name: str, images: ImageSet, batch_size: int, num_workers: int, unpack: Unpack) -> Images:
-    loader: DataLoader = DataLoader(images, batch_size, num_workers=num_workers, collate_fn=collate)
+    loader: DataLoader = DataLoader(
+        images, batch_size, num_workers=num_workers, collate_fn=collate, worker_init_fn=start_worker
+    )
     return Images(name, loader, images.labels, images.paths, unpack)
