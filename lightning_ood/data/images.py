@@ -57,8 +57,8 @@ def load_image(path: str | os.PathLike[str], upright: bool = False) -> Image.Ima
     try:
         with open_file(path) as file, Image.open(file) as image:
             return _turned(to_rgb(image, str(path)), image) if upright else to_rgb(image, str(path))
-    except MemoryError:  # of the machine, not of the file
-        raise
+    except MemoryError as error:  # a header of a few bytes may ask for any number of them
+        raise bad_image(str(path), MemoryError("it asks for more memory than there is")) from error
     except Exception as error:  # the decoders raise whatever the bytes lead them to
         raise bad_image(str(path), error) from error
 
