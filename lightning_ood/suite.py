@@ -75,24 +75,31 @@ class DetectorSuite:
         self.detectors = {name: detector for name, detector in self.detectors.items() if name not in removed}
         return removed
 
-    def leave_out_readers(self, info: NetworkInfo) -> dict[str, str]:
-        """Removes the detectors that read more than logits and penultimate feature, or cannot be set up without.
+    def leave_out_unusable(self, info: NetworkInfo, images: bool = True) -> dict[str, str]:
+        """Removes the detectors that cannot be set up on a network.
+
+        Args:
+            info: of the network.
+            images: whether batches come from images. If not, detectors that read more than logits and penultimate
+                feature are removed too.
 
         Returns:
             name -> reason.
         """
         removed: dict[str, str] = {}
-        for name, detector in list(self.detectors.items()):
+        for name, detector in self.detectors.items():
             try:
                 detector.setup(info.sharing())
-                reads = detector.reads
-                more = bool(reads.taps or reads.gradients or reads.attention or reads.views)
-                reason = "it reads maps, views or gradients" if more or any(detector.extra_forwards.values()) else ""
             except InputError as error:
-                reason = str(error)
-            if reason:
-                removed[name] = reason
-                del self.detectors[name]
+                removed[name] = str(error)
+                continue
+            reads = detector.reads
+            more = (
+                reads.taps or reads.gradients or reads.attention or reads.views or any(detector.extra_forwards.values())
+            )
+            if more and not images:
+                removed[name] = "it reads maps, views or gradients"
+        self.detectors = {name: detector for name, detector in self.detectors.items() if name not in removed}
         return removed
 
     def setup(self, info: NetworkInfo) -> None:

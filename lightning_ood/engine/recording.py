@@ -20,7 +20,7 @@ from lightning_ood.engine.module import OODModule
 from lightning_ood.engine.private_lightning import ChildProcesses
 from lightning_ood.engine.run_dir import read_checkpoint
 from lightning_ood.errors import InputError
-from lightning_ood.features import Features, Head, Reads
+from lightning_ood.features import Head, Reads
 from lightning_ood.networks.stored import StoredFeatures
 from lightning_ood.ops.console import rank_zero_print
 from lightning_ood.ops.files import write_text, write_whole
@@ -43,12 +43,6 @@ class Recorder(L.Callback):
         self.parts = {}
         module.backbone.configure(Reads())
 
-    def _keep(self, outputs: Features | None, batch: Batch, loader: int) -> None:
-        if outputs is not None:
-            places = torch.stack([batch.index.cpu(), batch.label.cpu()], dim=1)  # [B, 2]
-            numbers = torch.cat([outputs.logits, outputs.pooled], dim=1).cpu()  # [B, K + D]
-            self.parts.setdefault(loader, []).append(torch.cat([places.double(), numbers.double()], dim=1))
-
     def on_validation_batch_end(
         self,
         trainer: L.Trainer,
@@ -58,20 +52,14 @@ class Recorder(L.Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Keeps a batch of the training images or of a validation OOD set."""
-        self._keep(outputs, batch, dataloader_idx)
+        """Keeps a batch, of a test set too."""
+        if outputs is not None:
+            places = torch.stack([batch.index.cpu(), batch.label.cpu()], dim=1)  # [B, 2]
+            numbers = torch.cat([outputs.logits, outputs.pooled], dim=1).cpu()  # [B, K + D]
+            rows = torch.cat([places.double(), numbers.double()], dim=1)
+            self.parts.setdefault(dataloader_idx, []).append(rows)
 
-    def on_test_batch_end(
-        self,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,
-        outputs: Any,
-        batch: Batch,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Keeps a batch of a test set."""
-        self._keep(outputs, batch, dataloader_idx)
+    on_test_batch_end = on_validation_batch_end
 
     def table(self, loader: int, images: ImageSet, module: OODModule) -> dict[str, Any]:
         """Brings the rows of all processes together, in order of the images; every process calls it.

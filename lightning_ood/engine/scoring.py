@@ -84,7 +84,7 @@ class ScoringCallback(L.Callback):
             self._leave_out_logits()
         if module.backbone.from_images:
             return
-        removed = self.suite.leave_out_readers(module.backbone.info())
+        removed = self.suite.leave_out_unusable(module.backbone.info(), images=False)
         reasons = "; ".join(f"{name}: {reason}" for name, reason in removed.items())
         if removed and not self.suite.detectors:
             raise InputError(f"scoring.detectors: none can run on stored features ({reasons})")

@@ -136,14 +136,9 @@ class _Run:
     def _set_up(self, train: Images | None, failed: Mapping[str, str]) -> dict[str, str]:
         """Sets up the detectors that this network can have."""
         info = self.backbone.info(None if train is None else train.labels)
-        refused: dict[str, str] = {}
-        for name, detector in self.suite.detectors.items():
-            try:
-                detector.setup(info.sharing())
-            except InputError as error:
-                refused[name] = str(error)
-        for name in {**failed, **refused}:
+        for name in failed:
             del self.suite.detectors[name]
+        refused = self.suite.leave_out_unusable(info)
         if not self.suite.detectors:
             raise InputError("; ".join(f"{name}: {reason}" for name, reason in {**failed, **refused}.items()))
         self.suite.setup(info)

@@ -75,7 +75,7 @@ def check(found: Findings, config: dict[str, Any], quiet: bool = True) -> None:
     info = module.backbone.info(sets[TRAIN].labels if TRAIN in sets else None)
     if not module.backbone.from_images:
         suite = DetectorSuite(detectors)
-        for name, reason in suite.leave_out_readers(info).items():
+        for name, reason in suite.leave_out_unusable(info, images=False).items():
             found.add("warning", "detectors", name, f"left out, since features are stored and not images: {reason}")
         detectors = suite.detectors
     detectors = setup_detectors(found, detectors, info)
