@@ -1,6 +1,7 @@
 """Generates pages of the documentation: ``python -m tools.docs methods --write`` (``--check`` in CI).
 
-``docs/methods.md`` is generated from the docstrings, ``docs/backbones.md`` from the networks.
+``docs/methods.md`` is generated from the docstrings, ``docs/backbones.md`` from the networks. Of ``docs/choose.md`` the
+cells of tables are filled, from the results that they quote.
 """
 
 from __future__ import annotations
@@ -25,9 +26,10 @@ from lightning_ood.features import Head, NetworkInfo
 from lightning_ood.statistics.sample import state_bytes
 from lightning_ood.testing.toy import Toy
 from tools.docs_backbones import backbones
+from tools.docs_choose import filled
 
 METHODS = Path(__file__).parent.parent / "docs" / "methods.md"
-BACKBONES = METHODS.with_name("backbones.md")
+BACKBONES, CHOOSE = METHODS.with_name("backbones.md"), METHODS.with_name("choose.md")
 SIZES = ((512, 10), (2048, 1000))  # (D, K): a ResNet-18 on CIFAR-10, a ResNet-50 on ImageNet
 _INTRODUCTION = """# Methods
 
@@ -141,17 +143,24 @@ def _row(cells: list[str]) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
+def render(page: str) -> str:
+    """Renders a page: ``methods``, ``backbones`` or ``choose``."""
+    if page == "choose":
+        return filled(CHOOSE.read_text(encoding="utf-8"), CHOOSE.parent)
+    return methods() if page == "methods" else backbones(list_detectors().values())
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Writes a page or checks that it is current."""
     parser = argparse.ArgumentParser(prog="python -m tools.docs", description=__doc__)
-    parser.add_argument("page", choices=["methods", "backbones"])
+    parser.add_argument("page", choices=["methods", "backbones", "choose"])
     action = parser.add_mutually_exclusive_group(required=True)
     action.add_argument("--write", action="store_true", help="write the page")
     action.add_argument("--check", action="store_true", help="fail if the page differs from the code")
     parser.add_argument("--path", type=Path, help="path of the page")
     options = parser.parse_args(arguments)
-    path = options.path or {"methods": METHODS, "backbones": BACKBONES}[options.page]
-    text = methods() if options.page == "methods" else backbones(list_detectors().values())
+    path = options.path or {"methods": METHODS, "backbones": BACKBONES, "choose": CHOOSE}[options.page]
+    text = render(options.page)
     if options.write:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
