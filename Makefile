@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 REQUIREMENTS := requirements.txt $(wildcard requirements/*.txt)
 
-.PHONY: demo test oldest check docs clean
+.PHONY: demo test oldest check docs linkcheck clean
 
 demo: $(VENV)/installed  ## a first run on real images: fit, test and export on handwritten digits, and decide about three images
 	$(BIN)/python train.py fit --config configs/digits.yaml
@@ -34,9 +34,15 @@ check: $(VENV)/installed  ## style and types
 	$(BIN)/mypy
 	$(BIN)/python -m tools.docs methods --check
 
-docs: $(VENV)/installed  ## the documentation site, build/site/docs/site/index.html; a warning is an error
+docs: $(VENV)/docs  ## the documentation site, build/site/index.html; a warning is an error
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going -q -j auto -c docs/site -b html . build/site
+
+linkcheck: $(VENV)/docs  ## asks the servers of all links on the site's pages; needs the network
+	$(BIN)/python -m sphinx -q -c docs/site -b linkcheck . build/linkcheck
+
+$(VENV)/docs: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet --group docs
-	$(BIN)/python -m sphinx --fail-on-warning --keep-going -q -c docs/site -b html . build/site
+	touch $@
 
 $(VENV)/installed: $(REQUIREMENTS) pyproject.toml
 	$(PYTHON) -m venv $(VENV)

@@ -27,6 +27,7 @@ from lightning_ood.statistics.sample import state_bytes
 from lightning_ood.testing.toy import Toy
 from tools.docs_backbones import backbones
 from tools.docs_choose import filled
+from tools.docs_references import entries
 
 METHODS = Path(__file__).parent.parent / "docs" / "methods.md"
 BACKBONES, CHOOSE = METHODS.with_name("backbones.md"), METHODS.with_name("choose.md")
@@ -34,7 +35,8 @@ SIZES = ((512, 10), (2048, 1000))  # (D, K): a ResNet-18 on CIFAR-10, a ResNet-5
 _INTRODUCTION = """# Methods
 
 One entry per detector with its default arguments, generated from the docstrings by
-`python -m tools.docs methods --write`: do not edit. A higher score is always more in-distribution.
+`python -m tools.docs methods --write`: do not edit. Which one to begin with: [choose.md](choose.md). BibTeX of all:
+[references.bib](references.bib). A higher score is always more in-distribution.
 z is the penultimate feature (D numbers), f the logits (K), W and b the classifier's weight and bias.
 
 All detectors score from one shared forward pass. *Extra forwards* are further passes of a detector, per training image
@@ -111,7 +113,7 @@ def _bytes(size: int) -> str:
 def _section(kind: type[Detector]) -> str:
     module = sys.modules[kind.__module__]
     paper = " ".join((module.__doc__ or "").split())
-    lines = [f"\n## {kind.__name__}\n", f"{paper}\n", f"`{kind.__module__}.{kind.__name__}`\n", *_body(kind)]
+    lines = [f"\n## {kind.__name__}\n", f"{paper}\n", f"`{kind.__module__}.{kind.__name__}`\n", *entries(kind.__name__), *_body(kind)]
     for other in vars(module).values():
         if inspect.isclass(other) and other.__module__ == module.__name__ and not issubclass(other, Detector):
             lines += [f"\n### {other.__name__}\n", *_body(other)]

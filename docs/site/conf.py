@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning_ood.ops.version import VERSION
+from tools.notebooks import executed
 
 ROOT = Path(__file__).parents[2]
 
@@ -17,20 +18,29 @@ html_title = f"lightning_ood {VERSION}"
 root_doc = "docs/site/index"
 
 extensions = [
-    "myst_parser",
+    "myst_nb",
+    "sphinx_copybutton",
+    "sphinx_design",
     "sphinx.ext.autodoc",
     "sphinx.ext.autosummary",
     "sphinx.ext.napoleon",
     "sphinx.ext.viewcode",
 ]
-include_patterns = ["*.md", "docs/*.md", "docs/site/*.md", "experiments/*.md", "experiments/**/*.md"]
+include_patterns = ["*.md", "docs/*.md", "docs/site/*.md", "experiments/*.md", "experiments/**/*.md", "notebooks/*.ipynb"]
 suppress_warnings = ["toc.not_included", "myst.header"]  # tables of results: reached by links, some without a title
 html_theme = "furo"
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
+html_extra_path = ["extra"]
 html_copy_source = False
 html_show_sourcelink = False
 
 myst_heading_anchors = 4
 myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
+nb_execution_mode = "off"  # tools.notebooks executes them
+nb_merge_streams = True
+linkcheck_timeout = 20
+linkcheck_anchors = False
 autosummary_generate = True
 autodoc_member_order = "bysource"
 autodoc_typehints = "description"
@@ -41,8 +51,14 @@ napoleon_use_rtype = False
 
 
 def prepare(app: Any, name: str, source: list[str]) -> None:
-    """Adapts a page to the site: a folder has no page to link to, and the page of detectors lists every file."""
+    """Adapts a page to the site.
+
+    A notebook gets its outputs, a folder has no page to link to, and the page of detectors lists every file.
+    """
     here = (ROOT / name).parent
+    if here.name == "notebooks":
+        source[0] = executed(ROOT / f"{name}.ipynb")
+        return
 
     def text(link: re.Match[str]) -> str:
         return link[1] if (here / link[2]).is_dir() else link[0]

@@ -2,6 +2,7 @@
 
 import inspect
 import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from lightning_ood.detectors.odin import ODIN
 from lightning_ood.detectors.react import ReAct
 from lightning_ood.detectors.she import SHE
 from tools.docs import METHODS, facts, main, methods, state_size
+from tools.docs_references import entries, field, papers
 
 MADE_OF_OTHERS = {"Search", "Fusion"}  # no paper of their own to deviate from
 
@@ -33,9 +35,23 @@ def test_a_detector_says_where_it_is_from_what_it_fits_and_deviates_in(kind: typ
     assert re.search(r"\b[Ff]its?\b|\bfitted\b", text)
     assert not kind().requires_fit or "State: " in text or "State and cost: " in text
     section = methods().partition(f"\n## {kind.__name__}\n")[2].partition("\n## ")[0]
-    assert "``" not in section and ":class:" not in section
+    assert "``" not in section.replace("```", "") and ":class:" not in section
     for name in set(inspect.signature(kind.__init__).parameters) - {"self", "args", "kwargs"}:
         assert f"- `{name}`: " in section, f"{name} is not documented"
+
+
+def test_every_detector_has_its_paper_in_the_references() -> None:
+    """The address of an entry is the one that the detector's file names; a key stands once."""
+    kinds, found = list_detectors(), papers()
+    assert set(kinds) - set().union(*(detectors for detectors, _ in found)) == {"Search"}, "made of others"
+    keys = [re.match(r"@\w+\{(\w+),", text)[1] for _, text in found]  # type: ignore[index]
+    assert len(set(keys)) == len(keys)
+    for detectors, text in found:
+        assert all(field(text, name) for name in ("author", "title", "year")), text
+        files = {inspect.getsourcefile(kinds[detector]) for detector in detectors}
+        for file in files if field(text, "url") else ():
+            assert field(text, "url") in Path(str(file)).read_text(encoding="utf-8"), (file, field(text, "url"))
+    assert "Kun Fang, Qinghua Tao, Kexin Lv" in entries("CoRP")[0] and "NeurIPS" not in entries("NAP")[0]
 
 
 def test_facts_are_found_by_setting_a_detector_up() -> None:

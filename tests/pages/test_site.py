@@ -13,18 +13,18 @@ SITE = ROOT / "docs" / "site"
 
 def test_the_index_names_every_page() -> None:
     index = (SITE / "index.md").read_text()
-    entries = re.findall(
-        r"^(?:\.\./)*[\w/*-]+$", "\n".join(re.findall(r"```\{toctree\}(.+?)```", index, re.DOTALL)), re.M
-    )
-    found = {path.resolve() for entry in entries for path in SITE.glob(f"{entry}.md")}
+    trees = "\n".join(re.findall(r"```\{toctree\}(.+?)```", index, re.DOTALL))
+    entries = re.findall(r"^(?:\w+ <)?((?:\.\./)*[\w/*-]+)>?$", trees, re.MULTILINE)
+    found = {path.resolve() for entry in entries for end in ("md", "ipynb") for path in SITE.glob(f"{entry}.{end}")}
     pages = [
         *ROOT.glob("*.md"),
         *(ROOT / "docs").glob("*.md"),
         *SITE.glob("*.md"),
         *ROOT.glob("experiments/*/README.md"),
+        *ROOT.glob("notebooks/*.ipynb"),
     ]
     assert {path.resolve() for path in pages} - found == {(SITE / "index.md").resolve()}
-    assert all(any(SITE.glob(f"{entry}.md")) for entry in entries)
+    assert all(any(SITE.glob(f"{entry}.*")) for entry in entries)
 
 
 def test_pages_are_adapted() -> None:
