@@ -14,6 +14,7 @@ from lightning_ood.commands.cli import main
 from lightning_ood.detectors import list_detectors
 from lightning_ood.detectors.base import Detector
 from tests.helpers.runs import ROOT, Run
+from tools import demo_images
 
 CONFIGS = ROOT / "configs"
 WHOLE = sorted(CONFIGS.glob("*.yaml"), key=str)
@@ -78,6 +79,23 @@ def readme_table() -> list[str]:
     return printed_table(block[1])
 
 
+def the_tour_is_true(printed: str, train: Run, folder: Path) -> None:
+    """Runs what docs/tour.md runs after fit and test; all that it shows is printed."""
+    page = (ROOT / "docs" / "tour.md").read_text()
+    (folder / "configs").symlink_to(CONFIGS)
+    demo_images.main(folder / "runs" / "digits" / "images")
+    commands = re.findall(r"^python train\.py (.*)$", page, re.MULTILINE)
+    assert commands[:2] == [f"{job} --config configs/digits.yaml" for job in ("fit", "test")] and len(commands) == 5
+    for command in commands[2:]:
+        done = train(*command.split(), COLUMNS="120")
+        assert done.returncode == 0, done.stderr
+        printed += done.stdout
+    lines = {" ".join(line.split()) for line in printed.splitlines()}
+    for block in re.findall(r"^```text\n(.*?)^```", page, re.MULTILINE | re.DOTALL):
+        for line in block.splitlines():
+            assert " ".join(line.split()) in lines, line
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["digits", "digits_vit"])
 def test_digits_from_nothing(name: str, train: Run, tmp_path: Path) -> None:
@@ -96,4 +114,5 @@ def test_digits_from_nothing(name: str, train: Run, tmp_path: Path) -> None:
     assert list((run / "wandb").glob("offline-run-*/*.wandb")), "offline where no key is configured"
     if name == "digits":  # the network comes with the package
         assert readme_table() == printed_table(tested.stdout), "the README shows what a newcomer gets"
+        the_tour_is_true(fitted.stdout + tested.stdout, train, tmp_path)
     assert all(len(line) <= 80 for line in tested.stdout.splitlines() if "│" not in line and "/" not in line)
