@@ -138,7 +138,7 @@ def _arguments(text: str) -> Iterator[tuple[str, str]]:
 def _markdown(text: str) -> str:
     """Converts a docstring to Markdown: roles and double backticks become code."""
     text = re.sub(r":\w+:`~?(?:[\w.]+\.)?(\w+)`", r"`\1`", text)
-    return text.replace("``", "`")
+    return re.sub(r"(?<!`)``(?!`)", "`", text)
 
 
 def _row(cells: list[str]) -> str:

@@ -31,7 +31,7 @@ def filled(text: str, folder: Path) -> str:
     for i, line in enumerate(lines):
         if not line.startswith("|"):
             headings = [""]
-        elif lines[i - 1].startswith("|"):
+        elif i and lines[i - 1].startswith("|"):
             links = [LINK.fullmatch(heading) for heading in headings]
             if any(links) and not line.startswith("| ---"):
                 lines[i] = _row(headings, links, cells(line), folder)

@@ -27,13 +27,14 @@ extensions = [
     "sphinx.ext.viewcode",
 ]
 include_patterns = ["*.md", "docs/*.md", "docs/site/*.md", "experiments/*.md", "experiments/**/*.md", "notebooks/*.ipynb"]
-suppress_warnings = ["toc.not_included", "myst.header"]  # tables of results: reached by links, some without a title
+suppress_warnings = ["toc.not_included"]  # tables of results: reached by links
 html_theme = "furo"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_extra_path = ["extra"]
 html_copy_source = False
 html_show_sourcelink = False
+html_show_copyright = False
 
 myst_heading_anchors = 4
 myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
@@ -44,7 +45,8 @@ linkcheck_anchors = False
 autosummary_generate = True
 autodoc_member_order = "bysource"
 autodoc_typehints = "description"
-autodoc_class_signature = "separated"
+autodoc_typehints_description_target = "documented_params"
+autodoc_inherit_docstrings = False
 autodoc_default_options = {"members": True, "show-inheritance": True}
 napoleon_google_docstring = True
 napoleon_use_rtype = False
@@ -53,12 +55,16 @@ napoleon_use_rtype = False
 def prepare(app: Any, name: str, source: list[str]) -> None:
     """Adapts a page to the site.
 
-    A notebook gets its outputs, a folder has no page to link to, and the page of detectors lists every file.
+    A notebook gets its outputs, a table of results a title, a folder has no page to link to, and the page of detectors
+    lists every file.
     """
     here = (ROOT / name).parent
     if here.name == "notebooks":
         source[0] = executed(ROOT / f"{name}.ipynb")
         return
+
+    if here.name == "results" and not source[0].startswith("# "):
+        source[0] = f"# {here.parent.name}: {Path(name).name}\n\n{source[0]}"
 
     def text(link: re.Match[str]) -> str:
         return link[1] if (here / link[2]).is_dir() else link[0]

@@ -34,7 +34,7 @@ def test_a_detector_says_where_it_is_from_what_it_fits_and_deviates_in(kind: typ
         assert "eviation" in text
     assert re.search(r"\b[Ff]its?\b|\bfitted\b", text)
     assert not kind().requires_fit or "State: " in text or "State and cost: " in text
-    section = methods().partition(f"\n## {kind.__name__}\n")[2].partition("\n## ")[0]
+    section = METHODS.read_text(encoding="utf-8").partition(f"\n## {kind.__name__}\n")[2].partition("\n## ")[0]
     assert "``" not in section.replace("```", "") and ":class:" not in section
     for name in set(inspect.signature(kind.__init__).parameters) - {"self", "args", "kwargs"}:
         assert f"- `{name}`: " in section, f"{name} is not documented"

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 import runpy
 from pathlib import Path
 
+import lightning_ood
 from tests.helpers.runs import ROOT
 
 SITE = ROOT / "docs" / "site"
@@ -37,6 +39,15 @@ def test_pages_are_adapted() -> None:
     listed = re.findall(r"automodule:: lightning_ood\.detectors\.([\w.]+)", source[0])
     files = [path for path in (ROOT / "lightning_ood" / "detectors").rglob("*.py") if not path.name.startswith("_")]
     assert sorted(name.rpartition(".")[2] for name in listed) == sorted(Path(path).stem for path in files)
+
+
+def test_the_api_page_has_all_that_the_package_exports() -> None:
+    """By name, by the module, or on the page of detectors, which lists every file of theirs."""
+    page = (SITE / "api.md").read_text()
+    for name in set(lightning_ood.__all__):
+        module = inspect.getmodule(getattr(lightning_ood, name)).__name__  # type: ignore[union-attr]
+        listed = f".{name}\n" in page or f"automodule:: {module}\n" in page
+        assert listed or module.startswith("lightning_ood.detectors."), name
 
 
 def test_make_builds_it_and_a_warning_is_an_error() -> None:
