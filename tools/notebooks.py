@@ -36,7 +36,10 @@ def execute(path: Path) -> nbformat.NotebookNode:
         environment |= {"OMP_NUM_THREADS": "1", "IPYTHONDIR": str(Path(place) / "ipython")}
         notebook = nbformat.read(path, as_version=4)
         resources = {"metadata": {"path": folder}}
-        NotebookClient(notebook, timeout=300, kernel_name="python3", resources=resources).execute(env=environment)
+        client = NotebookClient(
+            notebook, timeout=300, kernel_name="python3", resources=resources, coalesce_streams=True
+        )
+        client.execute(env=environment)
     EXECUTED.mkdir(parents=True, exist_ok=True)
     nbformat.write(notebook, _stored(path))
     return notebook
