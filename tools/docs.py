@@ -113,7 +113,13 @@ def _bytes(size: int) -> str:
 def _section(kind: type[Detector]) -> str:
     module = sys.modules[kind.__module__]
     paper = " ".join((module.__doc__ or "").split())
-    lines = [f"\n## {kind.__name__}\n", f"{_linked(paper)}\n", f"`{kind.__module__}.{kind.__name__}`\n", *entries(kind.__name__), *_body(kind)]
+    lines = [
+        f"\n## {kind.__name__}\n",
+        f"{_linked(paper)}\n",
+        f"`{kind.__module__}.{kind.__name__}`\n",
+        *entries(kind.__name__),
+        *_body(kind),
+    ]
     for other in vars(module).values():
         if inspect.isclass(other) and other.__module__ == module.__name__ and not issubclass(other, Detector):
             lines += [f"\n### {other.__name__}\n", *_body(other)]
@@ -125,7 +131,11 @@ def _body(kind: type) -> list[str]:
     text = re.split(r"\nRaises:\n", inspect.cleandoc(kind.__doc__ or ""))[0]
     body, *entries = re.split(r"\n(?:Args|Attributes):\n", text)
     arguments = [argument for entry in entries for argument in _arguments(entry)]
-    return [_linked(body.rstrip()), *(["\nArguments:\n"] if arguments else []), *(f"- `{n}`: {what}" for n, what in arguments)]
+    return [
+        _linked(body.rstrip()),
+        *(["\nArguments:\n"] if arguments else []),
+        *(f"- `{n}`: {what}" for n, what in arguments),
+    ]
 
 
 def _arguments(text: str) -> Iterator[tuple[str, str]]:

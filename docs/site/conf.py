@@ -26,7 +26,14 @@ extensions = [
     "sphinx.ext.napoleon",
     "sphinx.ext.viewcode",
 ]
-include_patterns = ["*.md", "docs/*.md", "docs/site/*.md", "experiments/*.md", "experiments/**/*.md", "notebooks/*.ipynb"]
+include_patterns = [
+    "*.md",
+    "docs/*.md",
+    "docs/site/*.md",
+    "experiments/*.md",
+    "experiments/**/*.md",
+    "notebooks/*.ipynb",
+]
 suppress_warnings = ["toc.not_included"]  # tables of results: reached by links
 html_theme = "furo"
 html_static_path = ["_static"]
