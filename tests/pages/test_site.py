@@ -52,3 +52,5 @@ def test_the_api_page_has_all_that_the_package_exports() -> None:
 
 def test_make_builds_it_and_a_warning_is_an_error() -> None:
     assert "sphinx --fail-on-warning" in (ROOT / "Makefile").read_text()
+    commands = (ROOT / ".ci" / "run").read_text().splitlines()
+    assert commands.index("make docs") > commands.index("make test"), "the tests execute the notebooks for it"
