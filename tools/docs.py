@@ -35,7 +35,7 @@ SIZES = ((512, 10), (2048, 1000))  # (D, K): a ResNet-18 on CIFAR-10, a ResNet-5
 _INTRODUCTION = """# Methods
 
 One entry per detector with its default arguments, generated from the docstrings by
-`python -m tools.docs methods --write`: do not edit. Which one to begin with: [choose.md](choose.md). BibTeX of all:
+`python -m tools.docs methods --write`: do not edit. [Which one to begin with?](choose.md) All papers as BibTeX:
 [references.bib](references.bib). A higher score is always more in-distribution.
 z is the penultimate feature (D numbers), f the logits (K), W and b the classifier's weight and bias.
 
