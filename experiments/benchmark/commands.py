@@ -4,8 +4,9 @@ PYTHONPATH=. python experiments/benchmark/commands.py [--repeat 2] [--suite conf
 PYTHONPATH=.:/tmp/pytorch_ood python experiments/benchmark/commands.py --parts kept ours peer
 
 Parts: ``user``, a plain loop (two passes over the fitting images, for the jigsaw, and one over the test images);
-``kept``, the same with the commands' allocator settings; ``ours``, `train.py fit` and `train.py test`; ``peer``,
-pytorch-ood's Benchmark.evaluate. Each is a process, parts alternate, and DIR/commands.json is written after each.
+``kept``, the same with the commands' allocator settings; ``ours``, `train.py fit` and `train.py test`; ``once``,
+`train.py fit_test`; ``last``, the same with `--model.reading.channels_last true`; ``peer``, pytorch-ood's
+Benchmark.evaluate. Each is a process, parts alternate, and DIR/commands.json is written after each.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ from lightning_ood.data.root import data_root
 
 ROOT = Path(__file__).parents[2]
 KEYS = ("cpu", "system", "wall", "peak_mb")
+LAST = ("--model.reading.channels_last", "true")
+OURS: dict[str, Any] = {"ours": (("fit", "test"),), "once": (("fit_test",),), "last": (("fit_test",), LAST)}
 
 
 def measure(command: list[str], log: Path) -> dict[str, float]:
@@ -67,8 +70,8 @@ class Bench:
 
     def part(self, name: str) -> dict[str, Any]:
         """Measures a part once."""
-        if name == "ours":
-            return self._ours()
+        if name in OURS:
+            return self._ours(*OURS[name])
         flags = {"user": [], "kept": ["--keep_memory"], "peer": ["--keep_memory", "--pytorch_ood"]}[name]
         sets = [self.data["id"]["test"], *self.data["ood"].values()]
         plain = [sys.executable, str(Path(__file__).parent / "plain.py"), "--root", str(self.root), *flags]
@@ -78,25 +81,25 @@ class Bench:
         found: dict[str, Any] = measure(plain, log)
         return found | json.loads(log.read_text().splitlines()[-1])
 
-    def _ours(self) -> dict[str, Any]:
+    def _ours(self, commands: tuple[str, ...], options: tuple[str, ...] = ()) -> dict[str, Any]:
         """Fit and test from an empty folder."""
         folder = self.out / "run"
         shutil.rmtree(folder, ignore_errors=True)
         configs = [part for path in (self.given.config, *self.given.suite) for part in ("--config", str(path))]
         jobs = {}
-        for job in ("fit", "test"):
-            command = [sys.executable, str(ROOT / "train.py"), job, *configs, "--data.root", str(self.root)]
+        for job in commands:
+            command = [sys.executable, str(ROOT / "train.py"), job, *configs, "--data.root", str(self.root), *options]
             command += ["--trainer.default_root_dir", str(folder), "--trainer.enable_progress_bar", "false"]
             jobs[job] = measure(command, self.out / f"{job}.log")
         return {**joined(list(jobs.values())), **jobs}
 
 
 def ratios(done: list[dict[str, dict[str, Any]]]) -> dict[str, float]:
-    """Medians over the repetitions of ours to each other part of the same repetition."""
-    names = [name for name in done[0] if name != "ours"]
-    pairs = {f"{key} of ours to {n}": [r["ours"][key] / r[n][key] for r in done] for n in names for key in KEYS[::2]}
-    pairs |= {f"peak_mb of ours to {n}": [r["ours"]["peak_mb"] / r[n]["peak_mb"] for r in done] for n in names}
-    return {name: round(statistics.median(found), 3) for name, found in pairs.items()}
+    """Medians over the repetitions of our parts to each other part of the same repetition."""
+    pairs = [(a, b) for a in done[0] if a in OURS for b in done[0] if b not in OURS]
+    keys = [key for key in KEYS if key != "system"]
+    found = {f"{key} of {a} to {b}": [r[a][key] / r[b][key] for r in done] for a, b in pairs for key in keys}
+    return {name: round(statistics.median(each), 3) for name, each in found.items()}
 
 
 def main() -> None:
@@ -105,9 +108,7 @@ def main() -> None:
     parser.add_argument("--config", type=Path, default=ROOT / "configs" / "imagenet_lite0.yaml")
     parser.add_argument("--suite", type=Path, nargs="*", default=[ROOT / "configs" / "suites" / "imagenet.yaml"])
     parser.add_argument("--root", default=None, help="of the data; LIGHTNING_OOD_DATA or `data` by default")
-    parser.add_argument(
-        "--parts", nargs="+", default=["kept", "ours", "user"], choices=["user", "kept", "ours", "peer"]
-    )
+    parser.add_argument("--parts", nargs="+", default=["kept", "ours", "user"], choices=["user", "kept", "peer", *OURS])
     parser.add_argument("--repeat", type=int, default=1)
     parser.add_argument("--out", type=Path, default=Path("runs/benchmark"))
     given = parser.parse_args()
@@ -119,7 +120,7 @@ def main() -> None:
             found[name] = bench.part(name)
             print(name, json.dumps(found[name]), flush=True)
             whole = [each for each in done if len(each) == len(given.parts)]
-            told = {"repetitions": done, "ratios": ratios(whole) if whole and "ours" in given.parts else {}}
+            told = {"repetitions": done, "ratios": ratios(whole) if whole else {}}
             (bench.out / "commands.json").write_text(json.dumps(told, indent=1) + "\n")
     print(json.dumps(told["ratios"], indent=1))
 

@@ -35,7 +35,7 @@ class Backbone(nn.Module):
         head: name of the classifier's module, if it is not found automatically.
         mean: per-channel mean that the preprocessing subtracts, for detectors that read pixels.
         std: per-channel standard deviation that it divides by.
-        channels_last: use the channels-last memory format, in which tensor cores compute convolutions faster.
+        channels_last: use the channels-last memory format, in which convolutions are faster on tensor cores and CPUs.
         compile: backend of ``torch.compile`` (``inductor``) for passes without gradients; eager where None.
         allow_random: accept a network whose answers differ each time, or with the other images of a batch.
 

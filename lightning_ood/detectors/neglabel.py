@@ -20,14 +20,16 @@ class NegLabel(TextCosine):
 
     ``mean over groups g of P / (P + sum_{n in g} exp(cos(z, n) / T))``, ``P = sum_k exp(cos(z, t_k) / T)``, as a
     logarithm; at most 0. The negatives are chosen from the candidates of a file (section 3.1): the share of them whose
-    95th percentile of cosines with the classes is the smallest. They are split in their order into groups.
+    95th percentile of cosines with the classes is the smallest. They are dealt out to the groups in turn.
 
     Fits no image: the fit pass stores the chosen ``negatives`` [n, D] with the run, so that a test or an exported
     folder needs no file. State: a count of images. Without a file it is the logarithm of the largest softmax over the
     classes alone (MCM at this temperature).
 
-    Deviations: the logarithm, which changes no ranking. Candidates that are left over where the groups do not divide
-    them make some groups larger by one; the authors drop them.
+    Deviations: the logarithm, which changes no ranking. The authors choose among nouns and adjectives apart, the same
+    share of each, and shuffle the chosen before they group them; a file here is one list, and dealing it out mixes it
+    without a seed. Negatives left over where the groups do not divide them make some groups larger by one; the authors
+    drop them.
 
     Args:
         negatives: a safetensors file with the text embeddings ``negatives`` ``[n, D]`` of the candidates.
@@ -92,9 +94,10 @@ class NegLabel(TextCosine):
         classes = self.cosines(features).double() / self.temperature  # [B, K]
         if self.negatives is None:
             return (classes.amax(1) - classes.logsumexp(1)).float()
-        negatives = (features.similarity(fitted["negatives"]).double() / self.temperature).tensor_split(self.groups, 1)
+        negatives = features.similarity(fitted["negatives"]).double() / self.temperature  # [B, n]
         positive = classes.logsumexp(1)
-        shares = [positive - torch.logaddexp(positive, group.logsumexp(1)) for group in negatives]  # [B] each
+        groups = (negatives[:, first :: self.groups].logsumexp(1) for first in range(self.groups))
+        shares = [positive - torch.logaddexp(positive, group) for group in groups]  # [B] each
         return (torch.stack(shares, dim=1).logsumexp(1) - math.log(self.groups)).float()
 
     def log_score(self, features: Features, fitted: Fitted) -> Tensor:

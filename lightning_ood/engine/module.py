@@ -56,7 +56,8 @@ class Reading:
     Attributes:
         cache: folder of a feature cache; None caches nothing.
         cache_gb: largest size of the cache, in GB.
-        channels_last: keep images and weights with the channel innermost: faster convolutions on a GPU's tensor cores.
+        channels_last: keep images and weights with the channel innermost: faster convolutions on a GPU's tensor cores,
+            and on a CPU (1.3 to 1.4 times). Scores differ by rounding alone.
         compile: backend of ``torch.compile``, such as ``inductor``, for passes that take no gradient; eager where None.
         allow_random: accept a network whose answers differ each time, or with the other images of a batch.
         keep_memory: on a CPU, keep the memory of freed tensors for the next layer: faster, and the process does not

@@ -6,6 +6,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -15,15 +16,18 @@ from torch import nn
 
 from lightning_ood.backbone import Backbone
 from lightning_ood.backbone.inspect import evaluating
+from lightning_ood.backbone.stored import make_backbone
 from lightning_ood.data.checks import check_names
 from lightning_ood.data.labels import NONE
 from lightning_ood.detectors import list_detectors
 from lightning_ood.detectors.base import Detector
 from lightning_ood.errors import InputError, context, write_one_of
 from lightning_ood.evaluation.result import Evaluation
-from lightning_ood.evaluation.sets import Images, Unpack, images_and_labels, open_images
+from lightning_ood.evaluation.sets import IMAGES, ROWS, Images, Unpack, images_and_labels, open_images
+from lightning_ood.features import Head
 from lightning_ood.networks.build import build
 from lightning_ood.networks.preprocess import Preprocess
+from lightning_ood.networks.stored import StoredFeatures
 from lightning_ood.ops.memory import keep_freed_memory
 from lightning_ood.suite import DetectorSuite
 
@@ -32,7 +36,7 @@ Named = str | type[Detector] | Detector
 
 
 def evaluate(
-    network: nn.Module | Backbone | str,
+    network: nn.Module | Backbone | Head | str,
     *,
     id_test: Any,
     ood: Mapping[str, Any],
@@ -57,8 +61,11 @@ def evaluate(
     A set is a DataLoader, a Dataset, a folder, an image list, or an array or tensor of images, alone or in a tuple with
     the labels. Floating tensors are taken as preprocessed; files, PIL images and uint8 pixels are preprocessed here.
 
+    With a ``Head`` in place of the network, sets hold penultimate features ``[N, D]``, arrays or tables. Detectors that
+    read more than logits and penultimate feature are left out.
+
     Args:
-        network: an image classifier, a ``Backbone``, or a name such as ``timm:resnet18``.
+        network: an image classifier, a ``Backbone``, a name such as ``timm:resnet18``, or the ``Head`` of features.
         id_test: ID test images.
         ood: ``<group>/<name>`` or ``<name>`` -> OOD test images.
         id_train: ID training images that detectors are fitted on; without them, detectors that need a fit are left out.
@@ -86,7 +93,8 @@ def evaluate(
     transform = preprocess if callable(preprocess) else own.transform() if own is not None else None
 
     def opened(name: str, source: Any, labelled: bool = True) -> Images:
-        return open_images(name, source, transform, batch_size, num_workers, unpack, labelled)
+        form = ROWS if isinstance(module, StoredFeatures) else IMAGES
+        return open_images(name, source, transform, batch_size, num_workers, unpack, labelled, form)
 
     train = None if id_train is None else opened("id_train", id_train)
     tests = {"id": opened("id_test", id_test)}
@@ -94,7 +102,7 @@ def evaluate(
     others = [opened(f"val_ood[{i}]", source, labelled=False) for i, source in enumerate(val_ood)]
     size = own.size if own is not None else _size(tests["id"])
     mean, std = ((0.0,) * 3, (1.0,) * 3) if own is None else (own.mean, own.std)
-    backbone = module if isinstance(module, Backbone) else Backbone(module, size, head, mean, std)
+    backbone = module if isinstance(module, Backbone) else make_backbone(module, size, head, mean, std)
     run = _Run(backbone, suite, _bar(progress))
     with backbone, evaluating(backbone.network):
         failed = run.fit(train, others)
@@ -115,16 +123,18 @@ class _Run:
         """Fits the detectors; returns name -> why one cannot be used, and takes it out of the suite."""
         suite, backbone = self.suite, self.backbone
         failed: dict[str, str] = {}
+        batches = iter(()) if train is None or not suite.requiring_fit else self._batches(train)
+        first = next(batches, None)
         if train is None:
             failed = dict.fromkeys(suite.requiring_fit, "it has to be fitted, and there is no id_train")
-        elif not bool((next(train.batches()).label != NONE).any()):
+        elif first is not None and not bool((first.label != NONE).any()):
             suite.refuse_without_labels()
         failed |= self._set_up(train, failed)
-        if train is not None and suite.unfitted:
+        if first is not None and suite.unfitted:
             suite.to(self.device)
             reads = suite.reads("fit")
             backbone.configure(reads)
-            for batch in self._batches(train):
+            for batch in chain([first], batches):
                 label = batch.label if bool((batch.label != NONE).any()) else None
                 suite.update(backbone(batch.image, label, batch.index))
             for images in others if reads.val_ood else ():
@@ -226,7 +236,7 @@ def _groups(ood: Mapping[str, Any]) -> dict[str, tuple[str, str, str]]:
 
 
 def _network(
-    network: nn.Module | Backbone | str, weights: str, preprocess: Any, device: torch.device | str | None
+    network: nn.Module | Backbone | Head | str, weights: str, preprocess: Any, device: torch.device | str | None
 ) -> tuple[nn.Module, Preprocess | None]:
     """Returns the network, on its device and frozen as far as this call goes, and its preprocessing."""
     changes = dict(preprocess) if isinstance(preprocess, Mapping) else {}
@@ -234,6 +244,8 @@ def _network(
         built = build(network, weights=weights, preprocess=changes)
         gpu = "cuda" if torch.cuda.is_available() else "cpu"
         return built.network.to(device or gpu), built.preprocess
+    if isinstance(network, Head):
+        network = StoredFeatures.of(network)
     module = network.network if isinstance(network, Backbone) else network
     config: Any = getattr(module, "pretrained_cfg", None) or getattr(module, "default_cfg", None)
     own = None

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_ood.errors import InputError
+from lightning_ood.features import Head
 
 
 class StoredFeatures(nn.Module):
@@ -35,6 +36,13 @@ class StoredFeatures(nn.Module):
         if head:
             self.weight = nn.Parameter(torch.zeros(num_classes, num_features))
             self.bias = nn.Parameter(torch.zeros(num_classes))
+
+    @classmethod
+    def of(cls, head: Head) -> StoredFeatures:
+        """Makes the network of a linear classifier."""
+        network = cls(head.num_classes, head.num_features)
+        network.load_state_dict({"weight": head.weight, "bias": head.bias})
+        return network
 
     def split(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Splits rows into logits ``[B, K]`` and feature ``[B, D]``; computes logits that are not stored.

@@ -5,7 +5,6 @@ import torch
 from lightning_ood.detectors.dice import DICE
 from lightning_ood.detectors.msp import MSP
 from lightning_ood.features import Features, Head, NetworkInfo
-from lightning_ood.ops.quantiles import percentile
 
 HEAD = Head(torch.tensor([[1.0, 0, -1], [0, 2, 1]]), torch.tensor([0.5, -0.5]))
 
@@ -50,9 +49,3 @@ def test_agrees_with_the_formula() -> None:
     logits = test.double().numpy() @ (weight * (contribution > np.percentile(contribution, 85))).T + bias
     expected = torch.from_numpy(logits).log_softmax(1).amax(1)
     torch.testing.assert_close(scores.double(), expected, rtol=1e-5, atol=1e-6)
-
-
-@pytest.mark.parametrize("q", [0, 12.3, 50, 90, 99.9, 100])
-def test_percentile_is_numpys(q: float) -> None:
-    values = torch.randn(7, 143, generator=torch.Generator().manual_seed(2))
-    assert percentile(values, q).item() == pytest.approx(float(np.percentile(values.double().numpy(), q)), abs=1e-12)

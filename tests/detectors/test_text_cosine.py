@@ -42,7 +42,7 @@ def test_neglabel_is_the_mean_over_groups() -> None:
     fitted = {"negatives": torch.tensor([[-1.0, 0], [0, -1], [0.6, -0.8]])}  # cosines -.6, -.8, -.28
     detector = NegLabel("file", temperature=1.0, keep=1.0, groups=2)
     positive = math.exp(0.6) + math.exp(0.8)
-    groups = (math.exp(-0.6) + math.exp(-0.8), math.exp(-0.28))
+    groups = (math.exp(-0.6) + math.exp(-0.28), math.exp(-0.8))  # dealt out in turn
     expected = np.log(np.mean([positive / (positive + group) for group in groups]))
     assert detector.score(query, fitted).item() == pytest.approx(float(expected), rel=1e-6)
 

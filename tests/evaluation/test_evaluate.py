@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 import lightning_ood
 from lightning_ood import Backbone, DetectorSuite, InputError, evaluate
 from lightning_ood.detectors import KNN, MDS, MSP, Energy
+from lightning_ood.features import Head
 from lightning_ood.networks.preprocess import Preprocess
 from tests.helpers.tiny import Images, Net
 
@@ -146,9 +147,38 @@ def test_detectors_that_cannot_run_are_left_out() -> None:
     assert "KNN" not in found.scores
 
 
+def test_features_in_place_of_images(expected: pd.DataFrame, tmp_path: Path) -> None:
+    with Backbone(Net().eval(), (12, 12)) as backbone, torch.inference_mode():
+        head = backbone.head
+        rows = [backbone(tensors(images)).pooled for images in (TRAIN, TEST, WHITE)]
+    assert head is not None
+    train, test, white = (each.double().numpy() for each in rows)
+    np.savez(tmp_path / "white.npz", pooled=white)
+    sets = {"id_train": (train, TRAIN.targets), "id_test": (test, TEST.targets)}
+    for far in (white, tmp_path / "white.npz", TensorDataset(torch.from_numpy(white))):
+        with pytest.warns(UserWarning, match="NAP is left out: NAP reads the map"):
+            found = evaluate(head, **sets, ood={"far/white": far}, detectors=DETECTORS)
+        shared = ["label", "prediction", "MSP", "Energy", "KNN", "MDS"]
+        pd.testing.assert_frame_equal(found.scores[shared], expected[shared], rtol=1e-4, atol=1e-4)
+
+
+def test_every_training_batch_is_read_once() -> None:
+    read = []
+
+    class Counting(Dicts):
+        def __getitem__(self, index: int) -> dict[str, Any]:
+            read.append(index)
+            return super().__getitem__(index)
+
+    result(DataLoader(Counting(TRAIN), batch_size=16), TEST, WHITE, detectors=["KNN"])
+    assert read == list(range(60))
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"network": Head(torch.eye(4), torch.zeros(4))}, "id_train: its items are images, and the network takes feat"),
+        ({"id_test": "features.npz"}, "id_test: .*no such file"),
         ({"detectors": ["KNNN"]}, "no detector is called 'KNNN'; .*KNN"),
         ({"detectors": [KNN(), KNN(k=3)]}, "two detectors are called KNN"),
         ({"ood": {}}, "ood is empty"),
