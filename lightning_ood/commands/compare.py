@@ -17,7 +17,7 @@ from lightning_ood.report.differences import Entry, Scores, difference_table, di
 from lightning_ood.report.fits import read_fits
 from lightning_ood.report.matching import match_images
 from lightning_ood.report.paper import Grid, Intervals, describe, paper_table, write_grid
-from lightning_ood.report.table import MEAN, accuracy, read_scores, without_csid
+from lightning_ood.report.table import LIMIT, MEAN, accuracy, limit_line, read_scores, without_csid
 
 _HELP = """\
 Compares runs, or the detectors of one run, on the images that all of them scored.
@@ -49,7 +49,9 @@ def table_of_runs(scores: Scores, entries: Sequence[Entry], options: PaperOption
     costs: dict[str, Any] = {}
     for folder in options.folders:
         costs |= read_fits(folder / "report").get("costs") or {}
-    said = cost_line({name: cost for name, cost in costs.items() if name in {name for _, name in entries}})
+    limits = {limit_line(table.attrs.get(LIMIT)) for tables in scores.runs.values() for table in tables}
+    costly = cost_line({name: cost for name, cost in costs.items() if name in {name for _, name in entries}})
+    said = " ".join(sorted(filter(None, (*limits, costly))))
     grid = paper_table(values, options.intervals, options.by_network)
     return replace(grid, caption=describe(values, options.intervals, shares, said), label=options.label), values
 

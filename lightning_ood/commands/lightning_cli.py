@@ -217,6 +217,7 @@ class CLI(LightningCLI):
             "trainer": {key: options["trainer"][key] for key in STEPS},
             "seed": options["seed_everything"],
             **({"exif_orientation": True} if options["data"]["exif_orientation"] else {}),
+            **({"limit": options["data"]["limit"]} if options["data"]["limit"] else {}),
         }
         parts = without_secrets(parts)
         return hashlib.sha256(json.dumps(parts, default=str, sort_keys=True).encode()).hexdigest()
