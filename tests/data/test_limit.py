@@ -69,7 +69,7 @@ def test_every_set_is_limited_and_each_class_needs_an_image() -> None:
     assert data.train_set is not None and data.val_set is not None
     sets = [data.train_set, data.val_set, *data.val_ood_sets.values(), *(x.images for x in data.sets.values())]
     assert [len(images) for images in sets] == [8, 8, 8, 8, 8, 3]
-    with pytest.raises(InputError, match=r"for class 0.*write data\.limit: 4 or more"):
+    with pytest.raises(InputError, match=r"for class class0; write data\.limit: 4 or more"):
         opened(3)
     with pytest.raises(InputError, match=r"data\.limit is 1; write"):
         opened(1)
