@@ -10,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 
+from lightning_ood.commands.options import OptionParser
 from lightning_ood.errors import InputError
 from lightning_ood.ops.tables import write_csv
 from lightning_ood.report.console import cost_line
@@ -176,7 +177,7 @@ def choose(entries: Sequence[Entry], detectors: Sequence[str]) -> list[Entry]:
 
 def main(args: list[str]) -> None:
     """Prints a table of the runs and one of their differences, with 95 % intervals and p-values."""
-    parser = ArgumentParser("train.py compare", description=_HELP, formatter_class=RawDescriptionHelpFormatter)
+    parser = OptionParser("train.py compare", description=_HELP, formatter_class=RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", metavar="RUN", help="a run's folder, or NAME=FOLDERS: repetitions of a run")
     parser.add_argument("--baseline", default="", help="a run, a detector, or RUN/DETECTOR; the first by default")
     parser.add_argument("--detectors", nargs="+", default=[], help="detectors to compare; all by default")

@@ -23,8 +23,8 @@ from torch.utils.data import Dataset
 from lightning_ood.commands import check as checking
 from lightning_ood.commands.arguments import inline_files, resolve_paths
 from lightning_ood.commands.cli import COMMANDS
-from lightning_ood.commands.merging import MergedConfig, nested
-from lightning_ood.commands.messages import one_line
+from lightning_ood.commands.merging import MergedConfig, check_names, nested
+from lightning_ood.commands.messages import missing_library, one_line
 from lightning_ood.commands.private_jsonargparse import HelpFormatter, bound_yaml, option_names, unknown_class
 from lightning_ood.data.datamodule import OODDataModule
 from lightning_ood.data.downloads import build
@@ -145,6 +145,7 @@ class CLI(LightningCLI):
             message = unknown_class(whole) or one_line(whole, option_names(known), args)
             raise InputError(scrub(message)) from argparse.ArgumentError(None, scrub(whole))
         sys.stderr.write(printed.getvalue())
+        check_names(config[config.subcommand])
         return config
 
     @staticmethod
@@ -176,7 +177,12 @@ class CLI(LightningCLI):
         """Builds model, data and trainer; for ``check`` runs the check, which builds one part at a time."""
         if self.subcommand == "check":
             raise SystemExit(checking.main(self.options.as_dict(), self.options.json))
-        super().instantiate_classes()
+        try:
+            super().instantiate_classes()
+        except Exception as error:  # jsonargparse raises others from an import that fails
+            if not (said := missing_library(error, self.options.as_dict())):
+                raise
+            raise InputError(scrub(said)) from error
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         """Builds the trainer with the default logger (W&B, offline without a key) and the progress bar."""

@@ -28,6 +28,13 @@ class MergedConfig(ActionConfigFile):
                 cfg[key] = {name: value for name, value in {**kept, **now}.items() if name != ALL}
 
 
+def check_names(options: Any) -> None:
+    """Raises InputError where an option names all entries, which only a file can do."""
+    for key in BY_NAME:
+        if isinstance(named := options.get(key), dict) and ALL in named:
+            raise InputError(f"--{key}.{ALL}: write these alone as --{key} '{{NAME: …}}', or the key {ALL} in a config")
+
+
 def nested(text: str) -> str:
     """Rewrites a config in which a key with dots, as of an option, names one set or detector: ``data.ood.near/x:``.
 

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from importlib import import_module
-from itertools import pairwise
-from pathlib import Path
+from traceback import walk_tb
 from typing import Any, NamedTuple
 
-import yaml
-
-from lightning_ood.commands.arguments import CONFIG
+from lightning_ood.commands.given import places, unreadable, walk
 from lightning_ood.errors import close_names
 
 _FRAME = re.compile(  # lines that hold an error together and say nothing about it
@@ -26,6 +23,7 @@ _UNKNOWN = re.compile(
     r"(?:Group '(?P<group>[^']*)' |Subcommand '[^']*' )?(?:does not accept option|Option) '(?P<key>[^']*)'"
 )
 _MISMATCH = re.compile(r"Expected an? (?!dot import)(.*?)(?:\. Got value: (?P<value>.*))?$")
+_REQUIRED = re.compile(r"arguments are required: (.*)")
 _NO_NAME = re.compile(r"module '([\w.]+)' has no attribute '(\w+)'")
 _NO_MODULE = re.compile(r"No module named '([\w.]+)'")
 _SHORT_NAME = re.compile(r"Expected a dot import path string: (\w+)")
@@ -53,10 +51,13 @@ def one_line(message: str, options: Sequence[str], args: Sequence[str]) -> str:
         args: the command line, to say which of its files or options is meant.
     """
     if message.startswith("unrecognized arguments: "):
-        first, *_ = message.removeprefix("unrecognized arguments: ").split()
-        name = first.partition("=")[0]
-        return f"{name}: there is no such option{_did_you_mean(_near_option(name.lstrip('-'), options), '--')}"
-    leaf = None if "Problems parsing config" in message else _innermost(message)
+        return near_option(message.removeprefix("unrecognized arguments: ").split()[0], options)
+    if (required := _REQUIRED.search(message)) is not None:
+        names = re.sub(rf"\b{re.escape(args[0])}\.", "", required[1])
+        return f"{names}: give each, in a config (--config FILE) or as an option"
+    if "Problems parsing config" in message:
+        return _cut(": ".join((*unreadable(args), message.partition("Problems parsing config: ")[2] or message)))
+    leaf = _innermost(message)
     if leaf is None:
         return _cut(message)
     if unknown := _UNKNOWN.search(leaf.text):
@@ -76,6 +77,31 @@ def one_line(message: str, options: Sequence[str], args: Sequence[str]) -> str:
         near = close_names(leaf.value, [word for line in types for word in re.findall(r"[\w-]+", line)])
         return f"{where}: write {', or '.join(types)}, not {_cut(leaf.value, 80)}{_did_you_mean(near)}"
     return _cut(f"{where}: {leaf.text}")
+
+
+def near_option(option: str, options: Sequence[str]) -> str:
+    """Says that an option does not exist, and which are near; ``options`` have no dashes."""
+    name = option.partition("=")[0]
+    return f"{name}: there is no such option{_did_you_mean(_near_option(name.lstrip('-'), options), '--')}"
+
+
+def missing_library(error: BaseException, config: Mapping[str, Any]) -> str:
+    """Says which object of a config needs a library that is not installed; empty where that is not the error.
+
+    Args:
+        error: raised while the objects were built, or from such an error.
+        config: all arguments, in plain values.
+    """
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, ImportError):
+        cause = cause.__cause__ or cause.__context__
+    frames = [frame for frame, _ in walk_tb(cause.__traceback__)] if cause else []
+    names = [type(frame.f_locals.get("self")).__name__ for frame in frames if frame.f_code.co_name == "__init__"]
+    for path, value in walk(config):
+        if path.endswith("class_path") and str(value).rpartition(".")[2] in names:
+            first = str(cause).strip().partition("\n")[0]
+            return f"{path.removesuffix('.class_path')}: {value} cannot be made: {_cut(first)}"
+    return ""
 
 
 def _cut(text: str, most: int = _LONGEST) -> str:
@@ -131,7 +157,7 @@ def _unknown(key: str, leaf: _Leaf, options: Sequence[str], args: Sequence[str])
     """Says that a key, or an argument of a class, does not exist."""
     word = key.rpartition(".")[2]
     if not leaf.name:
-        where = next(_places(key, word, args), key)
+        where = next(places(key, word, args), key)
         return f"{where}: there is no such key{_did_you_mean(_near_option(key, options))}"
     known: list[str] = []
     with suppress(Exception):
@@ -139,7 +165,7 @@ def _unknown(key: str, leaf: _Leaf, options: Sequence[str], args: Sequence[str])
         known = [name for name in inspect.signature(getattr(import_module(module), name)).parameters if name != "self"]
     near = close_names(word, known)
     listed = _did_you_mean(near) or f"; its arguments are {', '.join(known) or 'none'}"
-    where = next(_places(leaf.keys[0] if leaf.keys else "", word, args), ".".join(leaf.keys))
+    where = next(places(leaf.keys[0] if leaf.keys else "", word, args), ".".join(leaf.keys))
     return f"{where}: {leaf.name.rpartition('.')[2]} has no argument {word!r}{listed}"
 
 
@@ -171,44 +197,5 @@ def _place(leaf: _Leaf, args: Sequence[str]) -> str:
     """Returns the option, or file and key, that gives a value; the key alone where it is not found."""
     key = leaf.keys[0] if leaf.keys else ""
     words = [leaf.name, leaf.value, leaf.text.rpartition(": ")[2]]
-    found = (place for word in words if word for place in _places(key, word, args))
+    found = (place for word in words if word for place in places(key, word, args))
     return next(found, ".".join(leaf.keys) or "the arguments")
-
-
-def _places(key: str, word: str, args: Sequence[str]) -> Iterator[str]:
-    """Yields where ``word`` is given below ``key``, as a key or a value: later options and files first."""
-    given = [(arg.partition("=")[0], arg.partition("=")[2]) for arg in args if arg.startswith("-") and "=" in arg]
-    given += [(arg, value) for arg, value in pairwise(args) if arg.startswith("-") and "=" not in arg]
-    for name, value in reversed(given):
-        if name.lstrip("-").startswith(key) and (name.endswith(f".{word}") or word in value):
-            yield name
-    for name, value in reversed(given):
-        if name in CONFIG:
-            for path, file in _search(Path(value), word):
-                if not key or path.startswith(key):
-                    yield f"{file}: {path}"
-
-
-def _search(file: Path, word: str) -> Iterator[tuple[str, Path]]:
-    """Yields the dotted keys in a YAML file, and in those that it names, at which ``word`` is a key or a value."""
-    try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError):
-        return
-    for path, value in _walk(content):
-        if path.rpartition(".")[2] == word or str(value) == word:
-            yield path, file
-        elif isinstance(value, str) and value.endswith((".yaml", ".yml")):
-            yield from ((f"{path}.{inner}", inside) for inner, inside in _search(file.parent / value, word))
-
-
-def _walk(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    items: Iterable[tuple[Any, Any]] = ()
-    if isinstance(node, Mapping):
-        items = node.items()
-    elif isinstance(node, list):
-        items = enumerate(node)
-    for key, value in items:
-        below = f"{path}.{key}" if path else str(key)
-        yield below, value
-        yield from _walk(value, below)
