@@ -170,17 +170,20 @@ def _unknown(key: str, leaf: _Leaf, options: Sequence[str], args: Sequence[str])
 
 
 def _near_option(name: str, options: Sequence[str]) -> list[str]:
-    """Returns options whose name is near, with as many dots; else those whose last part is."""
+    """Returns the option whose name is nearest, with as many dots; else one whose last part is."""
     parts = name.split(".")
+    options = [option for option in options if not option.endswith(".help")]
+    last = {option.rpartition(".")[2]: option for option in reversed(options)}
+    if parts[0] in last and not any(option.startswith(f"{parts[0]}.") for option in options):
+        return [".".join((last[parts[0]], *parts[1:]))]  # its group is missing
     for count in range(len(parts), 0, -1):
         names = [option for option in options if option.count(".") == count - 1]
-        near = close_names(".".join(parts[:count]), names)
-        if near:
-            return [".".join((found, *parts[count:])) for found in near if found != name]
+        near = close_names(".".join(parts[:count]), names, 1)
+        if near and near[0] not in name:
+            return [".".join((near[0], *parts[count:]))]
     for place, part in enumerate(parts):
-        last = {option.rpartition(".")[2]: option for option in options}
-        if near := close_names(part, last):
-            return [".".join((last[found], *parts[place + 1 :])) for found in near]
+        if near := close_names(part, last, 1):
+            return [".".join((last[near[0]], *parts[place + 1 :]))]
     return []
 
 

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
+import yaml
 from PIL import Image
 from torchvision.transforms.functional import to_tensor
 
+from lightning_ood.commands.check.findings import Findings
+from lightning_ood.commands.check.sets import open_sets
+from lightning_ood.commands.cli import main
 from lightning_ood.data.datamodule import IDSets, OODDataModule
 from lightning_ood.data.limit import balanced, limited
 from lightning_ood.data.opening import open_set
 from lightning_ood.errors import InputError
-from tests.helpers.runs import Run
 from tests.helpers.tiny import Images
 
 
@@ -76,29 +80,38 @@ def test_every_set_is_limited_and_each_class_needs_an_image() -> None:
 
 
 LINE = "Limited to at most 8 images a set (data.limit)."
+FEW = ("--scoring.detectors", "{energy: Energy, knn: {class_path: KNN, init_args: {k: 3}}}")
 
 
-def test_it_is_told_with_every_number_and_another_limit_is_not_mixed(config: Path, train: Run, tmp_path: Path) -> None:
+def test_it_is_told_with_every_number_and_another_limit_is_not_mixed(
+    config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def call(*arguments: object, code: int = 0) -> str:
+        with pytest.raises(SystemExit) if code else nullcontext():
+            main([str(argument) for argument in arguments])
+        said = capsys.readouterr()
+        return " ".join((said.err if code else said.out).split())
+
+    monkeypatch.chdir(tmp_path)
     run = tmp_path / "runs" / "tiny"
-    limited = ("--config", config, "--data.limit", 8)
-    fitted = train("fit", *limited)
-    assert fitted.returncode == 0 and "Fitted on 8 images" in fitted.stdout and LINE in fitted.stdout, fitted.stderr
-    mixed = train("test", "--config", config)
-    assert mixed.returncode == 2 and "was fitted with data.limit 8, and this run has data.limit null" in mixed.stderr
-    tested = train("test", *limited)
-    assert tested.returncode == 0 and LINE in " ".join(tested.stdout.split()), tested.stderr
+    limited = ("--config", config, "--data.limit", 8, *FEW)
+    fitted = call("fit", *limited)
+    assert "Fitted on 8 images" in fitted and LINE in fitted
+    mixed = call("test", "--config", config, *FEW, code=2)
+    assert "last.ckpt was fitted with data.limit 8, and this run has data.limit null: run fit again" in mixed
+    assert LINE in call("test", *limited)
     scores, metrics = pd.read_parquet(run / "scores.parquet"), pd.read_csv(run / "metrics.csv")
     assert scores["dataset"].value_counts().to_dict() == {"tints": 8, "pale": 8, "white": 2}
     assert scores[scores["dataset"] == "tints"]["index"].max() > 8, "places in the whole set"
     assert set(metrics["limit"]) == {8} and LINE in (run / "report" / "index.html").read_text()
-    again = train("report", run, "--latex")
-    assert LINE in " ".join(again.stdout.split()) and LINE in (run / "report" / "table.md").read_text()
+    assert LINE in call("report", run, "--latex") and LINE in (run / "report" / "table.md").read_text()
     assert LINE in (run / "report" / "index.html").read_text() and set(pd.read_csv(run / "metrics.csv")["limit"]) == {8}
-    board = train("leaderboard", run, "--out", tmp_path / "site")
-    assert board.returncode == 0 and LINE in (tmp_path / "site" / "index.html").read_text(), board.stderr
-    checked = train("check", *limited)
-    assert LINE in " ".join(checked.stdout.split()) and "8 images" in checked.stdout, checked.stdout
-    whole = train("fit", "--config", config)
-    assert "Fitted on 61 images" in whole.stdout and "Keeping" not in whole.stdout
-    quick = train("test", *limited)
-    assert quick.returncode == 0 and LINE in " ".join(quick.stdout.split()), "a fit on all, tried on a few"
+    call("leaderboard", run, "--out", tmp_path / "site")
+    assert LINE in (tmp_path / "site" / "index.html").read_text()
+    found = Findings()
+    options = yaml.safe_load((run / "config.yaml").read_text())["data"]
+    assert [len(images) for images in open_sets(found, options).values()] == [8, 8, 8, 2]
+    assert LINE in [finding.message for finding in found.listed]
+    whole = call("fit", "--config", config, *FEW)
+    assert "Fitted on 61 images" in whole and "Keeping" not in whole
+    assert LINE in call("test", *limited), "a fit on all, tried on a few"
