@@ -63,9 +63,10 @@ FLAGS = (*FLAGS, "--scoring.detectors.e", "Energy", "--scoring.detectors.knn.ini
 SHORT = (*FLAGS[:-2], "--scoring.detectors.knn.k", "10")
 
 
-@pytest.mark.parametrize(
-    "form", [NESTED, DOTTED, HALF, FLAGS, SHORT], ids=["nested", "dotted", "half", "flags", "short"]
-)
+FORMS = {"nested": NESTED, "dotted": DOTTED, "half": HALF, "flags": FLAGS, "short": SHORT}
+
+
+@pytest.mark.parametrize("form", FORMS)
 def test_every_form_changes_one_and_leaves_the_others(
     form: str, base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
