@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -19,13 +20,39 @@ class MergedConfig(ActionConfigFile):
 
     def __call__(self, parser: Any, cfg: Any, values: Any, option_string: str | None = None) -> None:
         """Merges the file ``values`` into ``cfg``, in place."""
-        before = {key: cfg.get(key) for key in BY_NAME}
+        kept: dict[str, Any] = {}
+        for key, given in _given(values).items():
+            if isinstance(earlier := cfg.get(key), dict):
+                cfg[key] = kept[key] = {
+                    name: spec for name, spec in earlier.items() if not _replaced(name, spec, given)
+                }
         super().__call__(parser, cfg, values, option_string)
-        for key, earlier in before.items():
-            now = cfg.get(key)
-            if isinstance(now, dict):
-                kept = {} if ALL in now or not isinstance(earlier, dict) else earlier
-                cfg[key] = {name: value for name, value in {**kept, **now}.items() if name != ALL}
+        for key in BY_NAME:
+            if isinstance(now := cfg.get(key), dict):
+                cfg[key] = {name: value for name, value in {**kept.get(key, {}), **now}.items() if name != ALL}
+
+
+def _given(values: str) -> dict[str, dict[str, Any]]:
+    """Returns what a config, a path or YAML itself, gives of each argument that is merged by name."""
+    try:
+        path = Path(values)
+        content = plain_yaml(nested(path.read_text(encoding="utf-8") if path.is_file() else values))
+    except (OSError, ValueError, yaml.YAMLError):
+        return {}  # the parser says what is wrong
+    found: dict[str, dict[str, Any]] = {}
+    for key in BY_NAME:
+        group, _, name = key.partition(".")
+        inside = content.get(group) if isinstance(content, dict) else None
+        given = inside.get(name) if isinstance(inside, dict) else None
+        if isinstance(given, dict):
+            found[key] = given
+    return found
+
+
+def _replaced(name: str, earlier: Any, given: dict[str, Any]) -> bool:
+    """Tells whether a config leaves nothing of an earlier entry: an image list takes no argument of a class."""
+    now = given.get(name)
+    return ALL in given or (isinstance(now, dict) and "list" in now and "class_path" in (earlier or ()))
 
 
 def check_names(options: Any) -> None:

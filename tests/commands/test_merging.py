@@ -16,7 +16,7 @@ from lightning_ood.commands.sweep.plan import resolve
 from lightning_ood.commands.sweep.point import Resolver
 from lightning_ood.commands.sweep.space import Sweep
 from lightning_ood.detectors import list_detectors
-from tests.helpers.runs import ROOT
+from tests.helpers.runs import ROOT, images
 
 
 @pytest.fixture
@@ -90,6 +90,16 @@ def test_a_star_leaves_out_all_before_and_an_option_gives_these_alone(
     with pytest.raises(SystemExit):
         main(["fit", "--config", str(base), "--scoring.detectors.*", "null"])
     assert "--scoring.detectors.*: write these alone as --scoring.detectors" in capsys.readouterr().err
+
+
+def test_a_set_may_become_one_of_another_kind(base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sets = {"near/x": images(9), "far/y": images(9)}
+    (tmp_path / "classes.yaml").write_text(yaml.safe_dump({"data": {"ood": sets}}))
+    (tmp_path / "files.yaml").write_text("data: {ood: {near/x: {list: a.txt, folder: b}, far/y: c}}")
+    found, _ = resolved(
+        capsys, "--config", base, "--config", tmp_path / "classes.yaml", "--config", tmp_path / "files.yaml"
+    )
+    assert found["near/x"]["list"] == "a.txt" and found["near/x"]["folder"] == "b" and found["far/y"] == "c"
 
 
 def test_the_example_of_the_page(tmp_path: Path, base: Path, capsys: pytest.CaptureFixture[str]) -> None:
