@@ -10,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 
+from lightning_ood.commands.options import OptionParser
 from lightning_ood.errors import InputError
 from lightning_ood.ops.tables import write_csv
 from lightning_ood.report.console import cost_line
@@ -17,7 +18,7 @@ from lightning_ood.report.differences import Entry, Scores, difference_table, di
 from lightning_ood.report.fits import read_fits
 from lightning_ood.report.matching import match_images
 from lightning_ood.report.paper import Grid, Intervals, describe, paper_table, write_grid
-from lightning_ood.report.table import MEAN, accuracy, read_scores, without_csid
+from lightning_ood.report.table import LIMIT, MEAN, accuracy, limit_line, read_scores, without_csid
 
 _HELP = """\
 Compares runs, or the detectors of one run, on the images that all of them scored.
@@ -49,7 +50,9 @@ def table_of_runs(scores: Scores, entries: Sequence[Entry], options: PaperOption
     costs: dict[str, Any] = {}
     for folder in options.folders:
         costs |= read_fits(folder / "report").get("costs") or {}
-    said = cost_line({name: cost for name, cost in costs.items() if name in {name for _, name in entries}})
+    limits = {limit_line(table.attrs.get(LIMIT)) for tables in scores.runs.values() for table in tables}
+    costly = cost_line({name: cost for name, cost in costs.items() if name in {name for _, name in entries}})
+    said = " ".join(sorted(filter(None, (*limits, costly))))
     grid = paper_table(values, options.intervals, options.by_network)
     return replace(grid, caption=describe(values, options.intervals, shares, said), label=options.label), values
 
@@ -174,7 +177,7 @@ def choose(entries: Sequence[Entry], detectors: Sequence[str]) -> list[Entry]:
 
 def main(args: list[str]) -> None:
     """Prints a table of the runs and one of their differences, with 95 % intervals and p-values."""
-    parser = ArgumentParser("train.py compare", description=_HELP, formatter_class=RawDescriptionHelpFormatter)
+    parser = OptionParser("train.py compare", description=_HELP, formatter_class=RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", metavar="RUN", help="a run's folder, or NAME=FOLDERS: repetitions of a run")
     parser.add_argument("--baseline", default="", help="a run, a detector, or RUN/DETECTOR; the first by default")
     parser.add_argument("--detectors", nargs="+", default=[], help="detectors to compare; all by default")

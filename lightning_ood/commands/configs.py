@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from argparse import ArgumentParser
 from pathlib import Path
 
+from lightning_ood.commands.options import OptionParser
 from lightning_ood.errors import InputError, close_names
 
 PREFIX = "pkg:"
@@ -47,7 +47,7 @@ def expand(arg: str) -> str:
 
 def main(args: list[str]) -> None:
     """Lists the configs that come with the package, or prints one of them."""
-    parser = ArgumentParser(prog="train.py configs", description=main.__doc__)
+    parser = OptionParser(prog="train.py configs", description=main.__doc__)
     parser.add_argument("name", nargs="?", help="a config to print, to begin your own from")
     options = parser.parse_args(args)
     if options.name:

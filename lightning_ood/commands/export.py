@@ -23,7 +23,7 @@ from lightning_ood.networks.attach import WithHead
 from lightning_ood.networks.huggingface import HFNetwork
 from lightning_ood.ops.console import rank_zero_print
 from lightning_ood.report.markdown import markdown_table
-from lightning_ood.report.table import read_metrics
+from lightning_ood.report.table import LIMIT, limit_line, read_metrics
 from lightning_ood.suite import DetectorSuite
 
 
@@ -208,7 +208,9 @@ def results(run_folder: Path, detectors: list[str]) -> dict[str, str]:
         ]
         for _, row in table.iterrows()
     ]
-    return {"table": markdown_table(["detector", "OOD set", "images", "AUROC", "FPR95"], rows, labels=2)}
+    text = markdown_table(["detector", "OOD set", "images", "AUROC", "FPR95"], rows, labels=2)
+    limit = limit_line(int(table[LIMIT].max())) if LIMIT in table else ""
+    return {"table": f"{text}\n\n{limit}" if limit else text}
 
 
 def _say(written: Path) -> None:

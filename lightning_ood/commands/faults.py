@@ -87,7 +87,8 @@ def _of_one(error: BaseException) -> str | None:
     if _raised_in(error).startswith(("yaml.", "jsonargparse.")):  # which raise whatever a value leads them to
         return f"a config or an argument cannot be read ({name}: {text}): correct it (--debug says where)"
     if isinstance(error, _OF_ARGUMENTS) and _raised_in(error).startswith("lightning."):  # it checks few arguments
-        return f"Lightning cannot go on with these arguments of the trainer: {name}: {text} (--debug says where)"
+        first = text.partition("\n")[0]
+        return f"Lightning cannot go on with these arguments of the trainer: {name}: {first} (--debug says where)"
     if isinstance(error, RuntimeError):
         if (worker := _WORKER.search(text)) is not None:
             return _SHARED if "Bus error" in text or "shared memory" in text else f"{_KILLED} ({worker[1].strip()})"

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from argparse import ArgumentParser, RawDescriptionHelpFormatter
+from argparse import RawDescriptionHelpFormatter
 from collections.abc import Sequence
 from pathlib import Path
 
+from lightning_ood.commands.options import OptionParser
 from lightning_ood.errors import InputError
 from lightning_ood.ops.files import write_text
 from lightning_ood.report.boards import Entry, differences, group_entries, read_entry, read_published
@@ -23,7 +24,7 @@ provenance.json; a copy of these three is enough. Runs on different images have 
 
 def main(args: list[str]) -> None:
     """Writes a page that ranks the detectors of runs; the ones on different images in separate tables."""
-    parser = ArgumentParser("train.py leaderboard", description=_HELP, formatter_class=RawDescriptionHelpFormatter)
+    parser = OptionParser("train.py leaderboard", description=_HELP, formatter_class=RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", metavar="RUN", help="a run's folder, or NAME=FOLDER")
     parser.add_argument("--out", type=Path, required=True, help="folder of the page")
     parser.add_argument(

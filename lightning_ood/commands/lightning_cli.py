@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import io
 import json
@@ -13,6 +14,7 @@ from typing import Any
 
 import lightning as L
 import yaml
+from jsonargparse import ActionConfigFile
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
@@ -21,7 +23,9 @@ from torch.utils.data import Dataset
 from lightning_ood.commands import check as checking
 from lightning_ood.commands.arguments import inline_files, resolve_paths
 from lightning_ood.commands.cli import COMMANDS
-from lightning_ood.commands.private_jsonargparse import HelpFormatter, bound_yaml, unknown_class
+from lightning_ood.commands.merging import MergedConfig, check_names, nested
+from lightning_ood.commands.messages import missing_library, one_line
+from lightning_ood.commands.private_jsonargparse import HelpFormatter, bound_yaml, option_names, unknown_class
 from lightning_ood.data.datamodule import OODDataModule
 from lightning_ood.data.downloads import build
 from lightning_ood.data.root import data_root
@@ -51,6 +55,16 @@ class Parser(LightningArgumentParser):
         return super().add_class_arguments(
             theclass, *args, **{**kwargs, "sub_configs": kwargs.get("sub_configs") and theclass is not OODDataModule}
         )
+
+    def add_argument(self, *args: Any, **kwargs: Any) -> Any:
+        """Merges configs by the names of data sets and detectors."""
+        if kwargs.get("action") is ActionConfigFile:
+            kwargs["action"] = MergedConfig
+        return super().add_argument(*args, **kwargs)
+
+    def parse_string(self, content: str, *args: Any, **kwargs: Any) -> Any:
+        """Takes keys with dots for one data set or detector."""
+        return super().parse_string(nested(content), *args, **kwargs)
 
 
 class Trainer(L.Trainer):
@@ -115,17 +129,24 @@ class CLI(LightningCLI):
         parser.link_arguments("data.root", "model.root")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Prints only the parser's error message, without the usage text."""
+        """Parses the arguments; of an error it says one line, and the whole with ``--debug``."""
+        self.config = self._parsed(parser, args)
+
+    def _parsed(self, parser: LightningArgumentParser, args: list[str]) -> Any:
         printed = io.StringIO()
         try:
             with redirect_stderr(printed):
-                self.config = parser.parse_args(inline_files(args))
+                config = parser.parse_args(inline_files(args))
         except SystemExit as stop:
-            if stop.code:
-                message = printed.getvalue().rpartition("error: ")[2].rstrip()
-                raise InputError(scrub(unknown_class(message) or message)) from None
-            raise
+            if not stop.code:
+                raise
+            whole = f"\n{printed.getvalue()}".partition("\nerror: ")[2].rstrip()
+            known = subcommand_parser(self, args[0]) if args[:1] and args[0] in self.subcommands() else parser
+            message = unknown_class(whole) or one_line(whole, option_names(known), args)
+            raise InputError(scrub(message)) from argparse.ArgumentError(None, scrub(whole))
         sys.stderr.write(printed.getvalue())
+        check_names(config[config.subcommand])
+        return config
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
@@ -156,7 +177,12 @@ class CLI(LightningCLI):
         """Builds model, data and trainer; for ``check`` runs the check, which builds one part at a time."""
         if self.subcommand == "check":
             raise SystemExit(checking.main(self.options.as_dict(), self.options.json))
-        super().instantiate_classes()
+        try:
+            super().instantiate_classes()
+        except Exception as error:  # jsonargparse raises others from an import that fails
+            if not (said := missing_library(error, self.options.as_dict())):
+                raise
+            raise InputError(scrub(said)) from error
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         """Builds the trainer with the default logger (W&B, offline without a key) and the progress bar."""
@@ -217,6 +243,7 @@ class CLI(LightningCLI):
             "trainer": {key: options["trainer"][key] for key in STEPS},
             "seed": options["seed_everything"],
             **({"exif_orientation": True} if options["data"]["exif_orientation"] else {}),
+            **({"limit": options["data"]["limit"]} if options["data"]["limit"] else {}),
         }
         parts = without_secrets(parts)
         return hashlib.sha256(json.dumps(parts, default=str, sort_keys=True).encode()).hexdigest()

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import sys
-from argparse import ArgumentParser
 from pathlib import Path
 
+from lightning_ood.commands.options import OptionParser
 from lightning_ood.commands.predict import add_source, open_detector, read_images
 
 
 def main(args: list[str]) -> None:
     """Watches a stream of images, in the order given; the exit code is 1 if the alarm is raised."""
-    parser = ArgumentParser(prog="train.py monitor", description=main.__doc__)
+    parser = OptionParser(prog="train.py monitor", description=main.__doc__)
     add_source(parser)
     parser.add_argument("--level", type=float, default=0.05, help="probability of a false alarm over the whole stream")
     parser.add_argument("--seed", type=int, default=0, help="of the random order of equal scores")

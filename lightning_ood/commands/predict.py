@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lightning_ood.commands.options import OptionParser
 from lightning_ood.errors import InputError
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ def main(args: list[str]) -> None:
     """Decides about images; the exit code is 1 if an image could not be read."""
     from lightning_ood.deploy.writers import FORMATS
 
-    parser = ArgumentParser(prog="train.py predict", description=main.__doc__)
+    parser = OptionParser(prog="train.py predict", description=main.__doc__)
     add_source(parser)
     parser.add_argument("--threshold", type=float, help="a score below which an image is OOD, in place of --accept")
     parser.add_argument("--fdr", type=float, help="share of false alarms among the alarms, over all images together")

@@ -36,6 +36,11 @@ class HelpFormatter(DefaultHelpFormatter):
         return text
 
 
+def option_names(parser: Any) -> list[str]:
+    """Returns the names of all options of a parser, without their dashes."""
+    return [name.removeprefix("--") for name in parser._option_string_actions if name.startswith("--")]
+
+
 _load = get_loader("yaml")
 
 

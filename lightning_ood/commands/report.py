@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from argparse import ArgumentParser
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import pandas as pd
 
 from lightning_ood.commands.compare import PaperOptions, add_paper_arguments, choose, open_runs, table_of_runs
+from lightning_ood.commands.options import OptionParser
 from lightning_ood.data.root import data_root
 from lightning_ood.errors import InputError
 from lightning_ood.ops.files import read_text
@@ -21,7 +21,7 @@ from lightning_ood.report.table import detectors_of
 
 def main(args: list[str]) -> None:
     """Rewrites table, intervals and pictures of a run from its scores.parquet; the network is not run."""
-    parser = ArgumentParser(prog="train.py report", description=main.__doc__)
+    parser = OptionParser(prog="train.py report", description=main.__doc__)
     parser.add_argument("run", type=Path, help="the run's folder")
     parser.add_argument("--detectors", nargs="+", default=[], help="detectors to show; all by default")
     help_of_aupr = "trapezoid: adds AUPR by trapezoids, as OpenOOD computes it, to metrics.csv"

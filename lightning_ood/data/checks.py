@@ -59,7 +59,8 @@ def check_training_classes(images: ImageSet) -> None:
     empty = [name for label, name in enumerate(names) if label >= len(counts) or counts[label] == 0]
     if empty:
         some = ", ".join(empty[:5]) + (f", … ({len(empty)} in all)" if len(empty) > 5 else "")
-        raise InputError(f"data.id.train: no training image in {images.name} for class {some}; add some or renumber")
+        advice = "add some or renumber" if images.whole is images else f"write data.limit: {len(names)} or more"
+        raise InputError(f"data.id.train: no training image in {images.name} for class {some}; {advice}")
 
 
 def check_trainable(images: ImageSet, key: str) -> None:

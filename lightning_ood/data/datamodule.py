@@ -15,6 +15,7 @@ from lightning_ood.data.checks import check_names, check_same_classes, check_tra
 from lightning_ood.data.files import ImageList
 from lightning_ood.data.fingerprint import Fingerprint, content_of, fingerprint
 from lightning_ood.data.item_labels import learn_labels
+from lightning_ood.data.limit import limited
 from lightning_ood.data.opening import open_set
 from lightning_ood.data.root import data_root
 from lightning_ood.data.sampling import ExactSampler
@@ -56,13 +57,15 @@ class OODDataModule(L.LightningDataModule):
         csid: name -> covariate-shifted ID set: the same classes and labels in another look. Counted as ID in the
             full-spectrum rows of the table, which stand beside the others.
         exif_orientation: turn images as their EXIF orientation says; by default they are read as they are stored.
+        limit: the most images of each set, for a first try: spread over the set, drawn by the seed, with equal shares
+            of the classes where there are labels. Every table says so.
 
     Attributes:
         reads_val_ood: whether the fit pass runs over the validation OOD sets; the scoring sets it to what its detectors
             need.
 
     Raises:
-        InputError: if a name is used twice or reserved, or a key is not ``<group>/<name>``.
+        InputError: if a name is used twice or reserved, a key is not ``<group>/<name>``, or a number is out of range.
     """
 
     def __init__(
@@ -78,6 +81,7 @@ class OODDataModule(L.LightningDataModule):
         val_ood: dict[str, Spec | None] | None = None,
         csid: dict[str, Spec | None] | None = None,
         exif_orientation: bool = False,
+        limit: int | None = None,
     ) -> None:
         super().__init__()
         self.id = id
@@ -90,6 +94,7 @@ class OODDataModule(L.LightningDataModule):
         self.exif_orientation = exif_orientation
         self.augment = augment or []
         self.seed = seed
+        self.limit = limit
         self.transform: Transform | None = None
         self.train_set: ImageSet | None = None
         self.val_set: ImageSet | None = None
@@ -100,6 +105,8 @@ class OODDataModule(L.LightningDataModule):
         check_names(id.name, self.ood, self.csid)
         if batch_size < 1 or num_workers < 0:
             raise InputError(f"batch_size is {batch_size}, num_workers {num_workers}; they must be >= 1 and >= 0")
+        if limit is not None and limit < 2:
+            raise InputError(f"data.limit is {limit}; write the most images of each set, at least 2, or null for all")
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
         """Moves a batch to the device, except the images' indices: the host reads them without a synchronisation."""
@@ -202,8 +209,8 @@ class OODDataModule(L.LightningDataModule):
         return {name: self._exact(entry.images) for name, entry in self.sets.items()}
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns the class names, so that ``test`` can refuse ID images of other classes."""
-        return {"classes": self.classes}
+        """Returns class names and limit, so that ``test`` can refuse ID images of other classes and another limit."""
+        return {"classes": self.classes} | ({} if self.limit is None else {"limit": self.limit})
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restores the class names of the fit."""
@@ -215,7 +222,7 @@ class OODDataModule(L.LightningDataModule):
                 images = open_set(spec, self.root, self._transform(spec), self.bad_images, labelled)
                 images.upright = self.exif_orientation
                 learn_labels(images, self.num_workers)
-                self._opened[key] = images
+                images = self._opened[key] = limited(images, self.limit, self.seed)
             except InputError as error:
                 raise InputError(f"{key}: {error}") from error
             if images.notice:

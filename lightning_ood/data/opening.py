@@ -39,6 +39,8 @@ def open_set(
     root = root.expanduser().absolute()
     if is_table(spec):
         images = RowSet(root / Path(spec).expanduser(), labelled)  # type: ignore[arg-type]
+    elif isinstance(spec, str) and spec.lstrip().startswith("{"):
+        raise InputError(f"{spec}: no class that can be imported has these arguments; correct class_path or init_args")
     elif isinstance(spec, (str, os.PathLike)):
         images = FileSet(root / Path(spec).expanduser(), root, labelled=labelled)
     elif isinstance(spec, ImageList):

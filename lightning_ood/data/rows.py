@@ -131,9 +131,14 @@ class RowSet(ImageSet):
         """No image has a file of its own: whether rows have changed, only their numbers tell."""
         return [None] * len(self.rows)
 
+    def _keep(self, positions: Tensor) -> None:
+        super()._keep(positions)
+        self.rows = self.rows[positions]
+        self._labels = None if self._labels is None else self._labels[positions]
+
     def read(self, index: int) -> tuple[Image.Image, int]:
         """Raises an ImageError: there is no image."""
-        raise ImageError(f"{self.name}[{index}]: a row of stored features is no image")
+        raise ImageError(f"{self.name}[{self.position(index)}]: a row of stored features is no image")
 
     def __getitem__(self, index: int) -> Item:
         """Returns a row with its label and position."""

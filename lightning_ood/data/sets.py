@@ -81,6 +81,7 @@ class ImageSet(Dataset[Item]):
         upright: whether images are turned as their EXIF orientation says.
         unreadable: positions whose label could not be read, since the image could not be.
         notice: a sentence that warns the user about the set; empty if there is none.
+        whole: the set that this one is a part of; itself where it is none.
     """
 
     def __init__(
@@ -96,6 +97,8 @@ class ImageSet(Dataset[Item]):
         self.upright = False
         self.unreadable: frozenset[int] = frozenset()
         self.notice = ""
+        self._whole: ImageSet | None = None
+        self._positions: Tensor | None = None  # [N] in the whole set
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -143,6 +146,29 @@ class ImageSet(Dataset[Item]):
         other.transform = transform
         return other
 
+    @property
+    def whole(self) -> ImageSet:
+        """The set that this one is a part of; itself where it is none."""
+        return self._whole or self
+
+    def position(self, index: int) -> int:
+        """Returns the position of an image in the whole set."""
+        return int(index if self._positions is None else self._positions[index])
+
+    def subset(self, positions: Tensor) -> ImageSet:
+        """Returns a set of the images at ``positions`` ``[N]`` alone, whose positions count from 0 again."""
+        other = copy.copy(self)
+        other._whole, other._positions = self.whole, torch.tensor([self.position(i) for i in positions.tolist()])
+        other._keep(positions)
+        return other
+
+    def _keep(self, positions: Tensor) -> None:
+        """Drops what is stored of all images but those at ``positions``."""
+        chosen = positions.tolist()
+        self.paths = [self.paths[i] for i in chosen]
+        self.labels = None if self.labels is None else known(self.labels[positions])
+        self.unreadable = frozenset(new for new, old in enumerate(chosen) if old in self.unreadable)
+
 
 class FileSet(ImageSet):
     """Image files, from a folder or a list."""
@@ -156,6 +182,10 @@ class FileSet(ImageSet):
         self.root, self.labelled = root, labelled
         self.notice = found.notice
         self._labels = labels
+
+    def _keep(self, positions: Tensor) -> None:
+        super()._keep(positions)
+        self._labels = self._labels[positions]
 
     def number_by(self, classes: list[str]) -> None:
         """Numbers the labels by the names of all classes, where the class folders are a part of them."""
@@ -187,7 +217,7 @@ class WrappedSet(ImageSet):
 
     def read(self, index: int) -> tuple[Image.Image, int]:
         """Takes an item of the dataset apart."""
-        where = f"{self.name}[{index}]"
+        where = f"{self.name}[{self.position(index)}]"
         image, label = self._item(index)
         try:
             return to_image(image, self.upright, where), self._number(label, index) if self.labelled else NONE
@@ -202,9 +232,10 @@ class WrappedSet(ImageSet):
         try:
             return plain_label(label)
         except InputError as error:
-            raise InputError(f"{self.name}[{index}]: {error}") from error
+            raise InputError(f"{self.name}[{self.position(index)}]: {error}") from error
 
     def _item(self, index: int, decode: bool = True) -> tuple[Any, Any]:
+        index = self.position(index)
         try:
             item = self.dataset[index]
             image, label = (item[0], item[1]) if isinstance(item, (tuple, list)) and len(item) > 1 else (item, None)

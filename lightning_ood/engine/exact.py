@@ -71,5 +71,5 @@ def check_exact(trainer: L.Trainer) -> None:
     if shortened:
         raise InputError(
             f"{', '.join(shortened)}: fast_dev_run, overfit_batches and limit_*_batches would shorten the fit and the "
-            "test in silence; give shorter sets instead (an image list)"
+            "test in silence; write data.limit: 200 for at most 200 images of each set, which every table says"
         )

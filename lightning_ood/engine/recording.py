@@ -78,6 +78,7 @@ class Recorder(L.Callback):
         found = {"logits": numbers[:, :classes], "pooled": numbers[:, classes:], "index": index}
         found |= {"labels": labels} if (labels >= 0).any() else {}
         paths = [images.paths[i] for i in index]
+        found["index"] = np.array([images.position(i) for i in index], dtype=np.int64)
         return found | ({} if None in paths else {"path": paths})
 
 
@@ -154,6 +155,7 @@ def _write_config(module: OODModule, data: OODDataModule, written: dict[str, str
     content = {
         "model": {"network": {"class_path": path, "init_args": sizes}, "weights": weights},
         "data": {"id": {"name": data.id.name, "train": train, "test": test}}
+        | ({} if data.limit is None else {"limit": data.limit})
         | {group: named for group, named in groups.items() if named},
     }
     write_text(output / CONFIG, yaml.safe_dump(content, sort_keys=False))

@@ -22,6 +22,7 @@ from lightning_ood.ops.console import rank_zero_print
 from lightning_ood.ops.processes import naming_the_dead
 from lightning_ood.report.doubts import print_doubts
 from lightning_ood.report.results import finish, table_of
+from lightning_ood.report.table import limit_line
 
 
 def fit(
@@ -99,6 +100,8 @@ def _fit_detectors(
     rank_zero_print(
         f"Fitted on {seen} images" + (f"; {images - seen} unreadable ones were left out" if seen < images else "")
     )
+    if data.limit is not None:
+        rank_zero_print(limit_line(data.limit))
     return reasons
 
 
@@ -161,10 +164,23 @@ def load(
             f"{path} was fitted with --trainer.precision {fitted_in}, and this run has {precision}: the features "
             "differ by more than some detectors bear. Give both the same"
         )
+    _check_limit(path, saved, module, data, scoring)
     data.load_state_dict(saved.get("OODDataModule", {}))
     scoring.leave_out(module)
     scoring.load_state_dict(state)
     return {"environment": saved.get("environment"), "images": state.get("images")}
+
+
+def _check_limit(
+    path: Path, saved: dict[str, Any], module: OODModule, data: OODDataModule, scoring: ScoringCallback
+) -> None:
+    """Refuses a fit on a part of the images for a test on another part, or on all."""
+    was = saved.get("OODDataModule", {}).get("limit")
+    if was is not None and was != data.limit and (scoring.suite.requiring_fit or module.finetune != "none"):
+        raise InputError(
+            f"{path} was fitted with data.limit {was}, and this run has data.limit {data.limit or 'null'}: run fit "
+            f"again with the same, or give --data.limit {was}"
+        )
 
 
 def test(
@@ -213,6 +229,7 @@ def test(
         summaries = {name: detector.summary(suite.fitted.get(name, {})) for name, detector in suite.detectors.items()}
         fits = (summaries, suite.fitted, extra_forwards)
         about = {**_about(module, scoring), "fit": fitted, "command": called}
+        about |= {} if data.limit is None else {"limit": data.limit}
         return finish(table, folder.path, *fits, config, trainer.loggers, data, suite.doubts, about)
 
 

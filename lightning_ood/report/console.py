@@ -12,7 +12,7 @@ from rich.text import Text
 
 from lightning_ood.report.doubts import Doubts, print_doubts
 from lightning_ood.report.grid import Column, Grid, grid
-from lightning_ood.report.table import FULL_SPECTRUM, MEAN, is_best, without_csid
+from lightning_ood.report.table import FULL_SPECTRUM, LIMIT, MEAN, is_best, limit_line, without_csid
 
 _NUMBER = 6  # "100.0*"; the star's place separates the columns
 _PAIR = 14  # " 100.0*/100.0*"
@@ -77,10 +77,11 @@ def caption(metrics: pd.DataFrame, accuracy: float | None) -> str:
     )
     shifted = metrics.attrs.get("shifted", {})
     shifted_sets = ", ".join(f"{name} {n} (accuracy {_percent(share)})" for name, (n, share) in shifted.items())
+    limit = f"{limit_line(int(metrics[LIMIT].iloc[0]))}\n" if LIMIT in metrics else ""
     full = f"Full spectrum ({FULL_SPECTRUM}…) counts these images as ID too: {shifted_sets}.\n" if shifted else ""
     return (
         f"In-distribution (ID): {int(metrics['n_id'].iloc[0])} images, accuracy {_percent(accuracy)}. "
-        f"Out-of-distribution (OOD) images: {counts}.\n{full}"
+        f"Out-of-distribution (OOD) images: {counts}.\n{limit}{full}"
         f"Cells: percent; {_MARK} = best of the column; rows by their mean AUROC. FPR95: ID is the positive class, the "
         "share of OOD images that score at or above the threshold that keeps 95 % of the ID images."
     )

@@ -12,10 +12,10 @@ from lightning_ood.metrics.rates import METRICS, falls
 from lightning_ood.report.boards import Entry, Published, differences, group_entries
 from lightning_ood.report.grid import Column, Grid, grid, within
 from lightning_ood.report.page import TITLES, numbers, template
-from lightning_ood.report.table import FULL_SPECTRUM, INTERVALS, MEAN, is_best
+from lightning_ood.report.table import FULL_SPECTRUM, INTERVALS, MEAN, is_best, limit_line
 
 _Cell = dict[str, Any]
-_RUN_FACTS = ("network", "weights", "weights_sha256", "fitted_on", "command")
+_RUN_FACTS = ("network", "weights", "weights_sha256", "fitted_on", "limit", "command")
 
 
 def render_leaderboard(
@@ -94,6 +94,7 @@ class _Board:
         return {
             "id": self.known,
             "lists": self.entries[0].lists,
+            "limits": sorted({limit_line(entry.about.get("limit")) for entry in self.entries} - {""}),
             "runs": [entry.name for entry in self.entries],
             "columns": self.table.columns,
             "rows": rows,

@@ -37,6 +37,8 @@ def match_images(tables: Mapping[str, pd.DataFrame], sets: Iterable[str] = ()) -
                 raise InputError(f"the runs have not scored the same images: {one} has no {', '.join(missing)}{advice}")
         rows = [_in_order(parts[key], theirs[key], key[1], first, other) for key in parts]
         ordered[other] = pd.concat(rows, ignore_index=True).assign(group=ordered[first]["group"])
+    for name, table in tables.items():
+        ordered[name].attrs = table.attrs  # whether its sets were limited
     return ordered
 
 

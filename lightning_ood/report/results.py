@@ -18,6 +18,7 @@ from lightning_ood.report.doubts import all_doubts
 from lightning_ood.report.failures import class_names
 from lightning_ood.report.provenance import write_provenance
 from lightning_ood.report.publish import publish
+from lightning_ood.report.table import LIMIT
 
 
 def table_of(rows: Any, scores: Any, detectors: list[str], data: OODDataModule) -> pd.DataFrame:
@@ -43,12 +44,15 @@ def table_of(rows: Any, scores: Any, detectors: list[str], data: OODDataModule) 
         if len(index) == 0:
             continue
         paths = [_written(entry.images.paths[i]) for i in index]
-        columns = {"dataset": entry.name, "role": entry.role, "group": entry.group, "index": index, "path": paths}
+        places = [entry.images.position(i) for i in index]
+        columns = {"dataset": entry.name, "role": entry.role, "group": entry.group, "index": places, "path": paths}
         part = pd.DataFrame({**columns, "label": label, "prediction": prediction})
         parts.append(part.assign(**{name: scores[at, i] for i, name in enumerate(detectors)}))
     if not len(rows):
         raise InputError("none of the test images could be read")
-    return pd.concat(parts, ignore_index=True)
+    table = pd.concat(parts, ignore_index=True)
+    table.attrs |= {} if data.limit is None else {LIMIT: data.limit}
+    return table
 
 
 def _written(path: str | None) -> str | None:
@@ -95,7 +99,7 @@ def finish(
     wrong = [*_unread(table, data), *broken.values()] if data else [*broken.values()]
     if wrong and (len(broken) == len(extra_forwards) or not {"id", "ood"}.issubset(table["role"])):
         raise InputError("; ".join(wrong))
-    read = reader(data.root, {entry.name: entry.images for entry in data.sets.values()}) if data else None
+    read = reader(data.root, {entry.name: entry.images.whole for entry in data.sets.values()}) if data else None
     shown = _with_training_auroc(summaries, fitted, table)
     found = all_doubts(table, doubts or {})
     if network is not None:
@@ -123,7 +127,7 @@ def _pixels(data: OODDataModule | None) -> Callable[[str, int], bytes] | None:
     """Returns what reads the pixels of a test image."""
     if data is None:
         return None
-    sets = {entry.name: entry.images for entry in data.sets.values()}
+    sets = {entry.name: entry.images.whole for entry in data.sets.values()}
     return lambda name, index: sets[name].pixels(index)[0]
 
 

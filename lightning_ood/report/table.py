@@ -33,7 +33,14 @@ MEAN = "mean"  # `dataset` in the row of a group mean
 NO_GROUP = "ood"  # group of OOD sets without a group
 ROLES = ("id", "csid", "ood")  # csid: covariate-shifted ID
 _HASH = b"lightning_ood.sha256"  # key in the metadata of scores.parquet; a table written by others has none
+LIMIT = "limit"  # attribute of a table of scores and column of metrics.csv, where `data.limit` was set
+_LIMIT = b"lightning_ood.limit"  # key in the metadata of scores.parquet
 FULL_SPECTRUM = "fs/"  # prefix of set and group in rows that count csid images as ID; names contain no slash
+
+
+def limit_line(limit: int | None) -> str:
+    """Says that a run read a part of its images alone; empty where it read all."""
+    return "" if limit is None else f"Limited to at most {limit} images a set (data.limit)."
 
 
 def detectors_of(scores: pd.DataFrame) -> list[str]:
@@ -88,7 +95,8 @@ def write_scores(scores: pd.DataFrame, run_dir: Path | str) -> Path:
     """Writes ``scores.parquet`` atomically, with a hash of the table that ``read_scores`` compares."""
     table = check_scores(scores)
     arrow = pa.Table.from_pandas(table, preserve_index=False)
-    arrow = arrow.replace_schema_metadata({**arrow.schema.metadata, _HASH: _hash(table)})
+    limit = {_LIMIT: str(scores.attrs[LIMIT]).encode()} if LIMIT in scores.attrs else {}
+    arrow = arrow.replace_schema_metadata({**arrow.schema.metadata, _HASH: _hash(table), **limit})
 
     def write(path: Path) -> None:
         with path.open("wb") as file:  # PyArrow takes only paths in UTF-8
@@ -118,6 +126,8 @@ def read_scores(run_dir: Path | str) -> pd.DataFrame:
         with path.open("rb") as file:
             arrow = pq.read_table(file)
         table, stored = arrow.to_pandas(), (arrow.schema.metadata or {}).get(_HASH)
+        limit = (arrow.schema.metadata or {}).get(_LIMIT)
+        attributes = {} if limit is None else {LIMIT: int(limit)}
     except Exception as error:  # the reader raises whatever the bytes lead it to
         first = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(f"{path} cannot be read as a table ({first}): run test again") from error
@@ -127,6 +137,7 @@ def read_scores(run_dir: Path | str) -> pd.DataFrame:
             raise InputError("the table is damaged or was changed after it was written: run test again")
         _check_columns(table[detectors_of(table)])
         _check_rows(checked)
+    checked.attrs = attributes
     return checked
 
 
@@ -194,7 +205,7 @@ def summarise(scores: pd.DataFrame, seed: int = 0, trapezoid: bool = False) -> p
     Each detector has a row per OOD set and a row per group: the mean over its sets, with ``n_ood`` summed and ``n_id``
     the number of ID images, which all sets share. Where there are covariate-shifted ID sets, the rows are repeated with
     these images counted as ID (full spectrum), with ``fs/`` before set and group; ``attrs["shifted"]`` is the result
-    of :func:`shifted`.
+    of :func:`shifted`. Scores of limited sets (``attrs["limit"]``) add the column ``limit``.
 
     Args:
         scores: table of scores.
@@ -204,6 +215,7 @@ def summarise(scores: pd.DataFrame, seed: int = 0, trapezoid: bool = False) -> p
     Raises:
         InputError: if there is no ID or no OOD image, or a score is not finite (names detector, set and image).
     """
+    limit = scores.attrs.get(LIMIT)
     scores = check_scores(scores)
     is_id, is_ood = ((scores["role"] == role).to_numpy(dtype=bool) for role in ("id", "ood"))
     if not is_ood.any() or not is_id.any():
@@ -222,7 +234,7 @@ def summarise(scores: pd.DataFrame, seed: int = 0, trapezoid: bool = False) -> p
             rows += _rows(detector, sets, seed, names)
     metrics = pd.DataFrame(rows, columns=[*METRIC_COLUMNS, *names[len(METRICS) :]])
     metrics.attrs["shifted"] = shifted(scores)
-    return metrics
+    return metrics.assign(**{LIMIT: limit}) if limit is not None else metrics
 
 
 def _positions(ood: pd.DataFrame, positions: np.ndarray) -> Mapping[tuple[str, str], np.ndarray]:

@@ -47,7 +47,7 @@ CASES = {
         "no classifier",
     ),
     "attention": (["--scoring.detectors.nap.init_args.form", "attention"], "detector 'nap'.*class token"),
-    "shortened": (["--trainer.limit_val_batches", "2"], "limit_val_batches 2.*shorter sets"),
+    "shortened": (["--trainer.limit_val_batches", "2"], "limit_val_batches 2.*write data.limit: 200"),
     "spawn": (["--trainer.strategy", "ddp_spawn", "--trainer.devices", "2"], "--trainer.strategy ddp"),
 }
 

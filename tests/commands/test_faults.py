@@ -180,7 +180,11 @@ def test_a_name_that_is_no_text_is_escaped(tmp_path: Path) -> None:
         def __len__(self) -> int:
             return 1
 
+        def position(self, index: int) -> int:
+            return index
+
     data = OODDataModule.__new__(OODDataModule)
+    data.__dict__["limit"] = None
     data.__dict__["sets"] = {"id/test": TestSet("id", "id", "", Named())}  # type: ignore[arg-type]
     table = table_of(torch.tensor([[0, 0, 1, 1]]).numpy(), torch.zeros(1, 1).numpy(), ["msp"], data)
     write_scores(table.assign(msp=table["msp"].astype("float32")), tmp_path)

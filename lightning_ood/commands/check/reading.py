@@ -61,7 +61,7 @@ class Contents:
 
 def image_name(images: ImageSet, position: int) -> str:
     """Returns the path of an image, or ``<set>[<position>]`` where images are not files."""
-    return images.paths[position] or f"{images.name}[{position}]"
+    return images.paths[position] or f"{images.name}[{images.position(position)}]"
 
 
 def read_all(images: ImageSet, limit: int | None = None, workers: int = 0) -> Iterable[Contents]:

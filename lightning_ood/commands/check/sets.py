@@ -14,9 +14,11 @@ from lightning_ood.commands.check.reading import Contents, image_name, read_all
 from lightning_ood.data.checks import check_logits, check_same_classes, check_training_classes
 from lightning_ood.data.datamodule import OODDataModule, data_root
 from lightning_ood.data.item_labels import learn_labels
+from lightning_ood.data.limit import limited
 from lightning_ood.data.opening import open_set
 from lightning_ood.data.sets import ImageSet
 from lightning_ood.data.specs import IDSets, Spec
+from lightning_ood.report.table import limit_line
 
 TRAIN, TEST = "data.id.train", "data.id.test"
 EXAMPLES = 5  # in a message
@@ -46,6 +48,7 @@ def open_sets(found: Findings, data: Mapping[str, Any]) -> dict[str, ImageSet]:
             images = open_set(make(Spec, spec), root, lambda image: image, data["bad_images"], labelled)  # type: ignore[arg-type, return-value]
             images.upright = data["exif_orientation"]
             learn_labels(images, data["num_workers"])
+            images = limited(images, data["limit"], data["seed"])
             if len(images) < 2:
                 found.add("error", "sets", key, f"{images.name} has one image; at least two are needed")
             if images.notice:
@@ -54,6 +57,8 @@ def open_sets(found: Findings, data: Mapping[str, Any]) -> dict[str, ImageSet]:
     with found.catching("sets", "data"):  # checks names and numbers; opens nothing
         names = {group: dict.fromkeys(named, "") for group, named in groups.items()}
         OODDataModule(**{**data, **names, "id": IDSets("", "", None, data["id"]["name"])})
+    if data["limit"] is not None:
+        found.add("ok", "sets", "data.limit", limit_line(data["limit"]))
     if not groups.get("ood"):
         advice = "`test` needs one: add it as `--data.ood.<group>/<name> <folder or list>`"
         found.add("error", "sets", "data.ood", f"no out-of-distribution set; {advice}")

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from argparse import ArgumentParser
 from pathlib import Path
 
+from lightning_ood.commands.options import OptionParser
 from lightning_ood.errors import InputError
 
 
 def main(args: list[str]) -> None:
     """``sweep FILE``: runs the points of a sweep file in W&B's format; finished points are not repeated."""
-    parser = ArgumentParser(prog="train.py sweep", description=main.__doc__)
+    parser = OptionParser(prog="train.py sweep", description=main.__doc__)
     parser.add_argument("file", type=Path, help="the sweep file; `wandb sweep FILE` reads it too")
     parser.add_argument("--folder", type=Path, help="folder of the runs; runs/sweeps/<folder>-<file> by default")
     parser.add_argument("--results", type=Path, help="folder of table and picture; the folder of the runs by default")

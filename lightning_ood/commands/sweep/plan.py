@@ -26,6 +26,7 @@ class Planned:
     config: Mapping[str, Any]  # the resolved arguments without the detectors
     detectors: Mapping[str, Any]  # name in the run -> class path and arguments; equal detectors have the same name
     names: Mapping[str, str]  # name in the run -> name in the config
+    logger: Any = False  # as the config gives it; none where it gives none
 
 
 def plan(sweep: Sweep, points: Iterable[Point], resolver: Resolver) -> tuple[list[Planned], list[str]]:
@@ -47,11 +48,12 @@ def resolve(sweep: Sweep, point: Point, resolver: Resolver) -> Planned:
     """
     config = resolver.resolve([*sweep.arguments, *(argument(name, value) for name, value in point.items())])
     given = {name: spec for name, spec in config.pop("scoring")["detectors"].items() if spec is not None}
+    logger = config["trainer"]["logger"] or False  # null: W&B for a run, none for a sweep
     for name in NOT_HASHED:
         config["trainer"].pop(name, None)
     names = {f"{name}-{_hash(spec)[:8]}": name for name, spec in given.items()}
     detectors = dict(zip(names, given.values(), strict=True))
-    return Planned(point, _hash([config, given]), _hash(config), config, detectors, names)
+    return Planned(point, _hash([config, given]), _hash(config), config, detectors, names, logger)
 
 
 def together(planned: Iterable[Planned]) -> list[list[Planned]]:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import ast
-import io
 import itertools
 import json
 import os
-from contextlib import redirect_stderr, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +14,8 @@ import yaml
 from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningArgumentParser
 
-from lightning_ood.commands.arguments import inline_files
 from lightning_ood.commands.lightning_cli import CLI
 from lightning_ood.engine.tracking import closing
-from lightning_ood.errors import InputError
 from lightning_ood.ops.secrets import hidden_arguments
 
 
@@ -74,10 +71,5 @@ class Resolver(CLI):
         Raises:
             InputError: with the parser's message.
         """
-        stderr = io.StringIO()
-        try:
-            with redirect_stderr(stderr):
-                config = self.parser.parse_args(inline_files(["fit", *map(written, args)]))
-        except SystemExit:
-            raise InputError(stderr.getvalue().rpartition("error: ")[2].strip()) from None
+        config = self._parsed(self.parser, ["fit", *map(written, args)])
         return yaml.safe_load(self._parser("fit").dump(config["fit"], skip_none=False, skip_validation=True))

@@ -92,7 +92,7 @@ def _call(group: Sequence[Planned], place: Path, threads: int) -> tuple[int, Pat
     place.mkdir(parents=True, exist_ok=True)
     (place / "metrics.csv").unlink(missing_ok=True)
     shared = group[0].config
-    quiet = {"logger": False, "enable_progress_bar": False, "default_root_dir": str(place)}
+    quiet = {"logger": group[0].logger, "enable_progress_bar": False, "default_root_dir": str(place)}
     detectors = {name: spec for each in group for name, spec in each.detectors.items()}
     config = {**shared, "trainer": {**shared["trainer"], **quiet}, "scoring": {"detectors": detectors}}
     secrets = blank(config := deepcopy(config))
