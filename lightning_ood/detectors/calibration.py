@@ -149,8 +149,8 @@ def split(features: Features, share: float, seed: int, stream: int = 0) -> tuple
         features: a batch.
         share: fraction of the images that is held out; with 0 both results are the whole batch.
         seed: seed of the split.
-        stream: number of the split. A detector that may be a member of another one that splits too, with the same seed,
-            takes a number of its own: the same split of what is left would hold out nothing.
+        stream: number of the split. The same split of what another one leaves would hold out nothing, so each of
+            several splits of the same images has its own number: see ``stream_of``.
 
     Returns:
         the images that detectors are fitted on, and those that they are scored on.
@@ -159,6 +159,11 @@ def split(features: Features, share: float, seed: int, stream: int = 0) -> tuple
         return features, features
     held_out = hash_index(index_of(features), seed, stream) < int(share * 2**63)  # [B]
     return features.select(~held_out), features.select(held_out)
+
+
+def stream_of(info: NetworkInfo) -> int:
+    """Returns the number of the split that a detector makes, another one for each split around it; always even."""
+    return 2 * info.splits
 
 
 def check_steps(who: str, detectors: Sequence[Detector]) -> None:

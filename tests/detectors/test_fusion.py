@@ -8,10 +8,13 @@ from torch import Tensor
 
 from lightning_ood.detectors.base import Detector
 from lightning_ood.detectors.combine.fusion import Fisher, Fusion, Joint, RobustZ, Rule
+from lightning_ood.detectors.combine.layers import Layers
+from lightning_ood.detectors.combine.search import Search
 from lightning_ood.detectors.energy import Energy
 from lightning_ood.detectors.knn import KNN
 from lightning_ood.detectors.max_logit import MaxLogit
 from lightning_ood.detectors.mds import MDS
+from lightning_ood.detectors.nap import NAP
 from lightning_ood.detectors.odin import ODIN
 from lightning_ood.errors import InputError
 from lightning_ood.testing import check_detector
@@ -103,6 +106,16 @@ def test_held_out_images_are_not_fitted_on() -> None:
     assert 50 < len(apart["id_scores"]) < 100 and apart["id_scores"][:, 0].max() < -1e-3
 
 
+def test_a_split_inside_a_split_is_another_one() -> None:
+    """With the same split the inner fusion would hold out nothing of what the outer one leaves."""
+    train, _ = random_features(400)
+    inner = Fusion({"a": KNN(1), "b": Energy()}, held_out=0.25)
+    fitted = fit(Fusion({"inner": inner, "energy": Energy()}, held_out=0.5), train)
+    apart, scored, fitted_on = (len(fitted[key]) for key in ("id_scores", "inner.id_scores", "inner.a.bank"))
+    assert apart + scored + fitted_on == 400
+    assert 160 < apart < 240 and 30 < scored < 70
+
+
 def test_the_sample_is_bounded() -> None:
     train, _ = random_features()
     detector = Fusion(members(), images=32)
@@ -132,6 +145,10 @@ VARIANTS = {
     "joint": lambda: Fusion(members(), rule=Joint(), images=64),
     "held out": lambda: Fusion(rule=RobustZ(1.0, 2.0, [1.0, 0.5, 0.5]), held_out=0.3),
     "nested": lambda: Fusion({"one": Fusion(), "two": MaxLogit()}),
+    "held out twice": lambda: Fusion(
+        {"nap": NAP(KNN(5), "search"), "layers": Layers(KNN(5), held_out=0.3), "search": Search(KNN(), {"k": [1, 5]})},
+        held_out=0.3,
+    ),
 }
 
 

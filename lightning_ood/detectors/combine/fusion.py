@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from lightning_ood.detectors._contract import nest, unnest
 from lightning_ood.detectors.base import Detector, Fitted
-from lightning_ood.detectors.calibration import Calibration, check_share, check_steps, split
+from lightning_ood.detectors.calibration import Calibration, check_share, check_steps, split, stream_of
 from lightning_ood.detectors.doubts import Seen, inside, jigsaw_doubts
 from lightning_ood.detectors.energy import Energy
 from lightning_ood.detectors.knn import KNN
@@ -171,14 +171,15 @@ class Fusion(Detector):
 
     def setup(self, info: NetworkInfo) -> None:
         """Sets up the members and the sample for calibration."""
-        super().setup(info.sharing() if self.held_out else info)
+        super().setup(info.holding_out() if self.held_out else info)
+        self.stream = stream_of(info)
         check_steps("Fusion", list(self.of.values()))
         self.calibration = Calibration(list(self.of.values()), self.images, info, self.seed)
 
     def update(self, features: Features) -> None:
         """Adds a batch to the members and to the sample for calibration."""
         share = self.held_out if any(member.requires_fit for member in self.of.values()) else 0.0
-        fitted_on, scored_on = split(features, share, self.seed)
+        fitted_on, scored_on = split(features, share, self.seed, self.stream)
         self.calibration.update(scored_on)
         for member in self.of.values():
             if member.requires_fit and len(fitted_on):
