@@ -41,6 +41,7 @@ from lightning_ood.detectors.vim import ViM
 from lightning_ood.features import Features
 from lightning_ood.networks import cifar
 from lightning_ood.networks.build import build
+from lightning_ood.ops.memory import keep_freed_memory
 from lightning_ood.suite import DetectorSuite
 from lightning_ood.views import Blur, Invert, Jigsaw, Noise, Rotate, View
 
@@ -94,8 +95,9 @@ def detectors() -> dict[str, Detector]:
     parser.add_argument("--one", type=Detector)
     paths = yaml.safe_load((CONFIGS / "suites/all.yaml").read_text())["scoring"]["detectors"]
     every = {}
-    for name, path in paths.items():
-        parsed = parser.parse_object({"one": yaml.safe_load((CONFIGS / "suites" / path).read_text())})
+    for name, of in paths.items():
+        written = yaml.safe_load((CONFIGS / "suites" / of).read_text()) if isinstance(of, str) else of
+        parsed = parser.parse_object({"one": written})
         every[name] = parser.instantiate_classes(parsed).one
     return {name: one for name, one in every.items() if not one.extra_forwards["test"]} | variants()
 
@@ -142,8 +144,9 @@ class Scorer:
     def fit(self) -> None:
         train = self.open(self.sets["train"])
         labels = torch.tensor([train[i].label for i in range(len(train))])
-        for suite in self.suites.values():
-            suite.setup(self.backbone.info(labels))
+        info = self.backbone.info(labels)
+        self.suites["all"].setup(info)
+        self.suites["part"].setup(info.holding_out())
         self.backbone.configure(self.suites["all"].reads("fit"))
         for batch in self.batches(train):
             self.suites["all"].update(batch)
@@ -185,6 +188,7 @@ if __name__ == "__main__":
     parser.add_argument("--root", default=None)
     parser.add_argument("--runs", type=Path, default=Path("runs/fusion"))
     given = parser.parse_args()
+    keep_freed_memory()
     for network in given.networks:
         began = time.time()
         table = Scorer(network, data_root(given.root), given.runs).run()
