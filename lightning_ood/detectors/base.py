@@ -42,6 +42,8 @@ class Detector(UncachedAccumulator):
         labels: whether the fit needs the labels of the training images.
         banks: names of fitted tensors ``[n, ...]`` with a row per training image of a sample; any sample of the rows
             is a fit too, which ``export --bank`` uses.
+        averages_maps: whether each map is read as its mean over positions alone, so that a sample of features keeps
+            only the means.
         reads_logits: whether logits, predicted classes or the classifier's weights change a score, apart from children.
         score_only: arguments that only ``score`` reads, so that a search fits once for all their values.
         positive: whether the score has a positive form, whose logarithm ``log_score`` returns. False where scores are
@@ -60,6 +62,7 @@ class Detector(UncachedAccumulator):
     linear_head: bool = False
     labels: bool = False
     banks: tuple[str, ...] = ()
+    averages_maps: bool = False
     reads_logits: bool = True
     score_only: tuple[str, ...] = ()
     positive: bool = True

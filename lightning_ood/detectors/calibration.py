@@ -35,15 +35,21 @@ class FeatureSample(nn.Module):
         info: of the network; memory is allocated for at most as many images as the fit set has, if it is known.
         detectors: the detectors that will read the sample, after their own ``setup``.
         seed: seed of the sample.
+        averages: whether a map is stored as its mean over positions ``[C, 1]`` where the detectors read no more of it
+            (``averages_maps``).
     """
 
-    def __init__(self, size: int, info: NetworkInfo, detectors: Sequence[Detector], seed: int = 0) -> None:
+    def __init__(
+        self, size: int, info: NetworkInfo, detectors: Sequence[Detector], seed: int = 0, averages: bool = False
+    ) -> None:
         super().__init__()
         reads = Reads.union(detector.reads for detector in detectors)
+        readers = [one for detector in detectors for one in detector.descendants() if not one.averages_maps]
+        self.averaged = set(reads.taps) - {tap for one in readers for tap in one.taps} if averages else set()
         shapes: dict[tuple[str, str], Sequence[int]] = {
             ("logits", ""): (info.num_classes,),
             ("pooled", ""): (info.num_features,),
-            **{("maps", tap): info.maps[tap] for tap in reads.taps},
+            **{("maps", t): (info.maps[t][0], 1) if t in self.averaged else info.maps[t] for t in reads.taps},
             **{("gradients", tap): info.maps[tap] for tap in reads.gradients},
         }
         if reads.attention and info.attention is not None:
@@ -55,8 +61,11 @@ class FeatureSample(nn.Module):
     def update(self, features: Features) -> None:
         """Considers a batch for the sample."""
         for (kind, tap), sample in zip(self.shapes, self.samples, strict=True):
-            value = getattr(features, kind)  # [B, ...], or a mapping of them
-            sample.update((value[tap] if tap else value).flatten(1), index_of(features))  # type: ignore[operator]
+            field = getattr(features, kind)  # [B, ...], or a mapping of them
+            value = field[tap] if tap else field
+            if kind == "maps" and tap in self.averaged:
+                value = value.float().flatten(2).mean(2)  # [B, C]
+            sample.update(value.flatten(1), index_of(features))  # type: ignore[operator]
 
     def compute(self, info: NetworkInfo) -> Features:
         """Returns the features of the sampled images over all processes."""
@@ -98,7 +107,7 @@ class Calibration(nn.Module):
         self.ready = [i for i, detector in enumerate(detectors) if not detector.requires_fit]
         self.scores = Sample(bounded(size, info), len(self.ready), seed, torch.float64) if self.ready else None
         readers = [self.detectors[i] for i in self.requiring_fit]
-        self.features = FeatureSample(size, info, readers, seed) if readers else None
+        self.features = FeatureSample(size, info, readers, seed, averages=True) if readers else None
 
     def update(self, features: Features) -> None:
         """Considers a batch for the sample."""

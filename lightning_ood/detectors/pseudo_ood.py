@@ -9,7 +9,15 @@ import torch
 from torch import Tensor, nn
 
 from lightning_ood.detectors.base import Detector, Fitted
-from lightning_ood.detectors.calibration import Calibration, Scoring, check_share, check_steps, plain_score, split, stream_of
+from lightning_ood.detectors.calibration import (
+    Calibration,
+    Scoring,
+    check_share,
+    check_steps,
+    plain_score,
+    split,
+    stream_of,
+)
 from lightning_ood.errors import InputError
 from lightning_ood.features import Features, NetworkInfo
 from lightning_ood.metrics.rates import compare

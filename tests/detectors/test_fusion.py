@@ -57,8 +57,13 @@ def test_rules_by_hand() -> None:
     squares = [-1.0, -(2.5**2) - 2.5**2]  # z is 0 and 1.5 of the first image, -1.5 twice of the other
     assert RobustZ(1, 2)(scores, id_scores).tolist() == pytest.approx(squares)
     assert RobustZ(1, 2, [0.5, 2])(scores, id_scores).tolist() == pytest.approx([-0.5, 2.5 * squares[1] / 2])
+    lowered = [-1.0, -(2.5**2) - 0.5**2]  # the second counts from z = -1 on
+    assert RobustZ([1.0, -1.0], 2)(scores, id_scores).tolist() == pytest.approx(lowered)
+    assert RobustZ([1.0, -1.0])(scores, id_scores).tolist() == pytest.approx([0 - 1, -1.5 - 1.5])
     with pytest.raises(InputError, match="1 weights for 2 detectors"):
         RobustZ(weights=[1.0])(scores, id_scores)
+    with pytest.raises(InputError, match="3 ceilings for 2 detectors"):
+        RobustZ([1.0, 1.0, 0.0])(scores, id_scores)
     assert Fisher()(scores, id_scores).tolist() == pytest.approx([math.log(4 / 6), 2 * math.log(1 / 6)])
     assert Joint()(scores, id_scores).tolist() == pytest.approx([math.log(4 / 6), math.log(1 / 6)])
 

@@ -45,8 +45,9 @@ class RobustZ(Rule):
     IQR is zero and its standard deviation is used. If that is zero too, the detector is left out.
 
     Attributes:
-        ceiling: largest value that a detector adds; unlimited where None. With a ceiling, a very high score of one
-            detector cannot compensate a low score of another.
+        ceiling: largest value that a detector adds, or one for each detector, in their order; unlimited where None.
+            With a ceiling, a very high score of one detector cannot compensate a low score of another. With a ceiling
+            below 0, a detector counts only where it is below most of its ID scores.
         power: exponent p of what a detector is short of the ceiling. With another one than 1 the sum is that of
             ``-(ceiling - z)^p``: above 1, one detector that is far below its ID scores counts more than several that
             are a little below. Needs a ceiling.
@@ -54,7 +55,7 @@ class RobustZ(Rule):
             most images may share a weight, so that no kind of evidence counts more often than another.
     """
 
-    ceiling: float | None = None
+    ceiling: float | list[float] | None = None
     power: float = 1.0
     weights: list[float] | None = None
 
@@ -72,19 +73,21 @@ class RobustZ(Rule):
         spread = torch.where(high > low, high - low, id_scores.std(dim=0, unbiased=False))  # [M]
         z = torch.where(spread > 0, (scores - median) / torch.where(spread > 0, spread, 1), 0)  # [B, M]
         if self.ceiling is not None:
-            z = z.clamp(max=self.ceiling) if self.power == 1 else -(self.ceiling - z).clamp(min=0).pow(self.power)
-        return z.sum(dim=1) if self.weights is None else (z * self._weights(z)).sum(dim=1)
+            ceiling = _of_each("ceilings", self.ceiling, z)  # [M]
+            z = torch.minimum(z, ceiling) if self.power == 1 else -(ceiling - z).clamp(min=0).pow(self.power)
+        return z.sum(dim=1) if self.weights is None else (z * _of_each("weights", self.weights, z)).sum(dim=1)
 
-    def _weights(self, z: Tensor) -> Tensor:
-        """Returns the weights ``[M]`` beside the values ``[B, M]``.
 
-        Raises:
-            InputError: if there is another number of detectors.
-        """
-        weights = self.weights or []
-        if len(weights) != z.shape[1]:
-            raise InputError(f"RobustZ: {len(weights)} weights for {z.shape[1]} detectors; write one for each")
-        return beside(torch.tensor(weights, dtype=z.dtype), z)
+def _of_each(name: str, given: float | list[float], z: Tensor) -> Tensor:
+    """Returns a number of each detector ``[M]`` beside the values ``[B, M]``; a single one counts for all.
+
+    Raises:
+        InputError: if there is another number of detectors.
+    """
+    numbers = list(given) if isinstance(given, list) else [given] * z.shape[1]
+    if len(numbers) != z.shape[1]:
+        raise InputError(f"RobustZ: {len(numbers)} {name} for {z.shape[1]} detectors; write one for each")
+    return beside(torch.tensor(numbers, dtype=z.dtype), z)
 
 
 def p_values(scores: Tensor, id_scores: Tensor) -> Tensor:
