@@ -4,7 +4,7 @@ python experiments/fusion/scores.py densenet resnet20 lite0 digits digits_vit â€
 
 Writes RUNS/NETWORK.parquet: a row per image, with ``set`` (train, test, an OOD set or ``view â€¦``), ``half`` and
 a column per detector. Each detector is fitted twice: on all training images (``half`` all), and on 80 % of them
-(``half`` part), where ``train`` has the others alone. The digits networks are read from
+(``half`` part), where ``train`` and the views have the others alone. The digits networks are read from
 RUNS/NETWORK/checkpoints/trained.ckpt, which `train.py fit --trainer.default_root_dir RUNS/NETWORK` leaves.
 """
 
@@ -160,7 +160,7 @@ class Scorer:
     def score(self, name: str, images: ImageSet, every: int = 1, view: View | None = None) -> None:
         for batch in self.batches(images, every, view):
             for half, suite in self.suites.items():
-                some = split(batch, HELD_OUT, 0)[1] if half == "part" and name == "train" else batch
+                some = split(batch, HELD_OUT, 0)[1] if half == "part" and (view or name == "train") else batch
                 if len(some):
                     self.tables.append(self.table(name, half, some, suite))
 
