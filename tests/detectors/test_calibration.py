@@ -7,9 +7,9 @@ from torch import Tensor
 from lightning_ood.detectors.calibration import Calibration, FeatureSample, split
 from lightning_ood.detectors.combine.layers import Layers
 from lightning_ood.detectors.energy import Energy
+from lightning_ood.detectors.feature_norm import FeatureNorm
 from lightning_ood.detectors.knn import KNN
 from lightning_ood.detectors.mds import MDS
-from lightning_ood.detectors.nac import NAC, NACLayer
 from lightning_ood.detectors.nap import NAP
 from lightning_ood.errors import InputError
 from lightning_ood.features import Features, NetworkInfo
@@ -59,29 +59,26 @@ def test_scores_of_a_sample_are_those_of_its_images(size: int) -> None:
     torch.testing.assert_close(calibration.compute(fitted, batch=7), expected, rtol=1e-5, atol=1e-6)
 
 
-def test_a_map_that_is_read_as_its_mean_is_stored_as_that() -> None:
+def test_maps_are_stored_as_what_each_detector_reads_of_them() -> None:
+    """Means for Layers and norms for FeatureNorm, of the same map, beside a whole one."""
     shapes = {"a": torch.Size((2, 3, 3)), "b": torch.Size((4, 5))}
     draw = torch.Generator().manual_seed(0)
-    maps = {tap: torch.rand(300, *shape, generator=draw) for tap, shape in shapes.items()}
-    info = replace(SETUP, maps=shapes, blocks=("a", "b"))
-    train = replace(TRAIN, maps=maps)
-    layers = Layers(KNN(5))
-    layers.setup(info)
-    layers.update(train)
-    calibration = Calibration([layers], 40, info)
+    maps = {tap: torch.randn(300, *shape, generator=draw) for tap, shape in shapes.items()}
+    info, train = replace(SETUP, maps=shapes, blocks=("a", "b")), replace(TRAIN, maps=maps)
+    jigsaw = FeatureNorm().jigsaw
+    train = replace(train, views={jigsaw: train})
+    detectors = [Layers(KNN(5)), FeatureNorm(), NAP(KNN(5), tap="b")]
+    for detector in detectors:
+        detector.setup(info)
+        detector.update(train)
+    fitted = [detector.compute() for detector in detectors]
+    calibration = Calibration(detectors, 40, info)
     calibration.update(train)
-    assert calibration.features is not None
-    assert {tap: map_.shape[1:] for tap, map_ in calibration.features.compute(info).maps.items()} == {
-        "a": (2, 1),
-        "b": (4, 1),
-    }
-    fitted = layers.compute()
+    stored = {form: {t: s for (_, t), s in one.shapes.items() if t} for form, one in calibration.features.items()}  # type: ignore[union-attr]
+    assert stored == {"mean": {"a": (2, 1), "b": (4, 1)}, "norm": {"a": (2, 1), "b": (4, 1)}, "whole": {"b": (4, 5)}}
     chosen = train.select(hash_index(TRAIN.index, 0).argsort()[:40])  # type: ignore[arg-type]
-    torch.testing.assert_close(calibration.compute([fitted])[:, 0], layers.score(chosen, fitted))
-    whole = NAC({"b": NACLayer()})
-    whole.setup(info)
-    both = FeatureSample(40, info, [layers, whole], averages=True)
-    assert both.shapes["maps", "a"] == (2, 1) and both.shapes["maps", "b"] == (4, 5)
+    expected = torch.stack([d.score(chosen, f).double() for d, f in zip(detectors, fitted, strict=True)], dim=1)
+    torch.testing.assert_close(calibration.compute(fitted), expected, rtol=1e-5, atol=1e-6)
 
 
 def test_images_are_set_aside_by_their_index() -> None:

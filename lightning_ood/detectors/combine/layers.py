@@ -50,7 +50,7 @@ class Layers(Detector):
         InputError: if ``of`` reads more than the penultimate feature and the logits.
     """
 
-    averages_maps = True
+    map_form = "mean"
     reads_logits = False
 
     def __init__(

@@ -63,8 +63,8 @@ class Votes(nn.Module):
 def log_odds(auroc_of_each: Tensor, images: int) -> Tensor:
     """Computes votes ``[M]`` from AUROCs ``[M]`` on a number of images.
 
-    An AUROC above ``1 - 1 / (images + 1)`` counts as that, so that no vote is infinite. One of 0.5 or below has no vote.
-    If no detector has one, all count alike.
+    An AUROC above ``1 - 1 / (images + 1)`` counts as that, so that no vote is infinite. One of 0.5 or below gives no
+    vote. If no detector has one, all count alike.
     """
     capped = auroc_of_each.clamp(min=0.5, max=1 - 1 / (images + 1))
     votes = (capped / (1 - capped)).log()
