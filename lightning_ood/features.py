@@ -238,6 +238,7 @@ class NetworkInfo:
         std: per-channel standard deviation that it divides by.
         scope: the statistics that detectors of one suite share, see ``lightning_ood.statistics.share``; None where
             each detector has its own.
+        splits: how often the training images were split, and a part of them held out, before a detector sees them.
     """
 
     num_features: int
@@ -250,6 +251,7 @@ class NetworkInfo:
     mean: tuple[float, ...] = (0.0, 0.0, 0.0)
     std: tuple[float, ...] = (1.0, 1.0, 1.0)
     scope: dict[Hashable, Any] | None = None
+    splits: int = 0
 
     def sharing(self) -> NetworkInfo:
         """Returns a copy with a new scope, in which detectors that see the same batches share their statistics.
@@ -257,3 +259,7 @@ class NetworkInfo:
         A detector that passes other images to its children than it receives gives them such a scope.
         """
         return replace(self, scope={})
+
+    def holding_out(self) -> NetworkInfo:
+        """Returns a copy with a new scope for detectors that are fitted on the images that a split leaves."""
+        return replace(self.sharing(), splits=self.splits + 1)

@@ -21,32 +21,40 @@ sys.path.insert(0, str(Path(__file__).parent))
 from scores import variants
 
 from lightning_ood.detectors.combine.fusion import RobustZ
+from lightning_ood.detectors.combine.votes import log_odds
 from lightning_ood.metrics.rates import compare
 
 TODAY, CEILING = ("nap", "energy", "knn"), 1.0
 FIVE = ("fdbd", "vim", "mds_pp", "maxlogit", "nap")
-SHARED = {"fdbd": 0.5, "vim": 0.5, "mds_pp": 0.5, "nci": 0.5, "cadref": 0.5, "knn": 0.5} | dict.fromkeys(
-    ("feature_norm", "feature_norm_last", "block_norm_last"), 0.5
-)
+EIGHT = (*FIVE, "gen", "feature_norm", "layers_mds_oas")
+JIGSAW = "view Jigsaw(grid=3, seed=0, border=False)"
+SHARED = dict.fromkeys(("fdbd", "vim", "mds_pp", "gen", "nci", "cadref", "knn", "gram", "layers_mds_oas"), 0.5)
+SHARED |= dict.fromkeys(("feature_norm", "feature_norm_last", "block_norm_last"), 0.5)
+WEIGHTS: dict[str, dict[str, float]] = {
+    "equal": {},
+    "shared": SHARED,  # those of one kind count half
+    "nap 1.5": SHARED | {"nap": 1.5, "layers_mds_oas": 0.25, "gram": 0.25},
+}
 POOLS: dict[str, tuple[str, ...]] = {
     "today": TODAY,
     "five": FIVE,
     "five + feature_norm": (*FIVE, "feature_norm"),
     "five + feature_norm_last": (*FIVE, "feature_norm_last"),
     "five + block_norm_last": (*FIVE, "block_norm_last"),
-    "five + both": (*FIVE, "feature_norm_last", "block_norm_last"),
-    "energy for maxlogit": ("fdbd", "vim", "energy", "mds_pp", "nap", "block_norm_last"),
-    "nci for fdbd": ("nci", "vim", "maxlogit", "mds_pp", "nap", "block_norm_last"),
-    "cadref for fdbd": ("cadref", "vim", "maxlogit", "mds_pp", "nap", "block_norm_last"),
-    "without nap": ("fdbd", "vim", "maxlogit", "mds_pp", "block_norm_last"),
-    "without vim": ("fdbd", "maxlogit", "mds_pp", "nap", "block_norm_last"),
-    "without mds_pp": ("fdbd", "vim", "maxlogit", "nap", "block_norm_last"),
+    "five + gen + layers": (*FIVE, "gen", "layers_mds_oas"),
+    "five + feature_norm + layers": (*FIVE, "feature_norm", "layers_mds_oas"),
+    "eight": EIGHT,
+    "eight + nci": (*EIGHT, "nci"),
+    "eight, gram for layers": (*EIGHT[:-1], "gram"),
+    "eight, feature_norm_last": tuple("feature_norm_last" if name == "feature_norm" else name for name in EIGHT),
+    **{f"eight without {name}": tuple(other for other in EIGHT if other != name) for name in EIGHT},
 }
-CEILINGS, POWERS, HELD_OUT = (0.0, 0.5, 1.0), (1.0, 1.5, 2.0), (0.2, 0.0)
-WEIGHTS = ("equal", "shared")  # shared: those of one kind count half
-Setting = tuple[str, float, float, float, str]  # pool, ceiling, power, held out, weights
-REFERENCE: Setting = ("today", CEILING, 1.0, 0.0, "equal")  # configs/detectors/fusion.yaml
-EVIDENCE: Setting = ("five + feature_norm_last", 1.0, 1.5, 0.2, "shared")  # configs/detectors/evidence.yaml
+CEILINGS, POWERS, HELD_OUT, VOTES = (0.5, 1.0), (1.0, 1.5), (0.2, 0.0), ("votes", "alike")
+Setting = tuple[str, float, float, float, str, str]  # pool, ceiling, power, held out, weights, votes
+REFERENCE: Setting = ("today", CEILING, 1.0, 0.0, "equal", "alike")  # configs/detectors/fusion.yaml
+EVIDENCE: Setting = ("five + feature_norm_last", 1.0, 1.5, 0.2, "shared", "alike")  # configs/detectors/evidence.yaml
+VOTING: Setting = ("eight", 1.0, 1.0, 0.2, "nap 1.5", "votes")  # configs/detectors/weighted_evidence.yaml
+FAMILY = {"densenet": "CIFAR", "resnet20": "CIFAR", "lite0": "ImageNet", "lite1": "ImageNet"}  # the others: digits
 NOT_SINGLE = {"fusion", "evidence", "set", "half", "correct"} | (variants().keys() - {"gram"})
 
 
@@ -70,20 +78,28 @@ class Network:
             self.parts[half, name] = dict(zip(numbers, torch.tensor(numbers.to_numpy(float)).T, strict=True))
         return torch.stack([self.parts[half, name][column] for column in columns], dim=1)
 
-    def auroc(self, columns: tuple[str, ...], rule: RobustZ | None, held_out: float) -> list[float]:
+    def votes(self, half: str, columns: tuple[str, ...]) -> Tensor:
+        ids, jigsaws = self.rows(half, "train", columns), self.rows(half, JIGSAW, columns)
+        found = [compare(a, b).auroc for a, b in zip(ids.unbind(1), jigsaws.unbind(1), strict=True)]
+        return log_odds(ids.new_tensor(found), len(ids))
+
+    def auroc(
+        self, columns: tuple[str, ...], rule: RobustZ | None, held_out: float, votes: str = "alike"
+    ) -> list[float]:
         """AUROC of each set in percent, of a fusion or (without a rule) of one detector."""
         half = "part" if held_out else "all"
         id_scores = self.rows(half, "train", columns)
+        given = self.votes(half, columns) if votes == "votes" else None
         joined = {
-            name: rows[:, 0] if rule is None else rule(rows, id_scores)
+            name: rows[:, 0] if rule is None else rule(rows, id_scores, given)
             for name, rows in ((name, self.rows(half, name, columns)) for name in ("test", *self.sets))
         }
         return [100 * compare(joined["test"], joined[name]).auroc for name in self.sets]
 
     def of(self, setting: Setting) -> list[float]:
-        pool, ceiling, power, held_out, weights = setting
-        factors = [SHARED.get(name, 1.0) for name in POOLS[pool]] if weights == "shared" else None
-        return self.auroc(POOLS[pool], RobustZ(ceiling, power, factors), held_out)
+        pool, ceiling, power, held_out, weights, votes = setting
+        factors = [WEIGHTS[weights].get(name, 1.0) for name in POOLS[pool]]
+        return self.auroc(POOLS[pool], RobustZ(ceiling, power, factors), held_out, votes)
 
     def loss(self, setting: Setting) -> float:
         """Mean over sets of what is lost to the oracle."""
@@ -91,8 +107,8 @@ class Network:
 
 
 def show(setting: Setting) -> str:
-    pool, ceiling, power, held_out, weights = setting
-    return f"{pool}, ceiling {ceiling:g}, power {power:g}, held out {held_out:g}, {weights} weights"
+    pool, ceiling, power, held_out, weights, votes = setting
+    return f"{pool}, ceiling {ceiling:g}, power {power:g}, held out {held_out:g}, {weights} weights, {votes}"
 
 
 def row(*cells: object) -> None:
@@ -105,42 +121,59 @@ def header(*cells: str) -> None:
     row(*["---"] * (len(cells) - 1))
 
 
-def report(networks: list[Network]) -> None:
-    missing = {c for pool in POOLS.values() for c in pool for n in networks if c not in n.table}
-    settings = [
-        (name, *rest)
-        for name, *rest in product(POOLS, CEILINGS, POWERS, HELD_OUT, WEIGHTS)
-        if not missing & {*POOLS[str(name)]}
-    ]
-    every = pd.DataFrame({n.name: [n.loss(some) for some in settings] for n in networks})  # type: ignore[arg-type]
-    losses = every[[some[3] > 0 for some in settings]]  # the others are shown, and not chosen
-    best = int(losses.mean(axis=1).idxmin())
-    print("AUROC in percent. Lost: to the best single detector of each set, which an oracle chooses.")
-    if missing:
-        print(f"Not scored on all networks: {', '.join(sorted(missing))}.")
-    header("Chosen on the other networks", "network", "chosen on the others", "lost", "today's", "single", "lost by it")
-    singles = pd.concat([n.single.sub(n.oracle).mean(axis=1).rename(n.name) for n in networks], axis=1).dropna()
-    for network in networks:
-        chosen = int(losses.drop(columns=network.name).mean(axis=1).idxmin())
-        single = str(singles.drop(columns=network.name).mean(axis=1).idxmax())
-        found = (losses.loc[chosen, network.name], network.loss(REFERENCE), single, -singles.loc[single, network.name])
-        row(network.name, show(settings[chosen]), *found)  # type: ignore[arg-type]
-    header("Each set: evidence.yaml", "network", "set", "evidence", "today's", "best single", "its AUROC")
+def choices(networks: list[Network], losses: pd.DataFrame, settings: list[Setting]) -> None:
+    """Shows what is chosen on all networks but those of one family, and but each one."""
+    header("Chosen on the other networks", "left out", "chosen on the others", "network", "lost", "evidence", "today's")
+    families = [FAMILY.get(n.name, "digits") for n in networks]
+    sets = [[n for n, of in zip(networks, families, strict=True) if of == family] for family in dict.fromkeys(families)]
+    for left_out in [*([n] for n in networks), *(some for some in sets if len(some) > 1)]:
+        chosen = int(losses.drop(columns=[n.name for n in left_out]).mean(axis=1).idxmin())
+        for n in left_out:
+            found = (float(losses.loc[chosen, n.name]), n.loss(EVIDENCE), n.loss(REFERENCE))  # type: ignore[arg-type]
+            row(" and ".join(n.name for n in left_out), show(settings[chosen]), n.name, *found)
+
+
+def each_set(networks: list[Network]) -> None:
+    shown = {"weighted": VOTING, "evidence": EVIDENCE, "today's": REFERENCE}
+    header("Each set", "network", "set", *shown, "best single", "its AUROC")
     total: list[list[float]] = []
     for n in networks:
-        sixth = EVIDENCE if not missing & {*POOLS[EVIDENCE[0]]} else ("five + feature_norm", *EVIDENCE[1:])
-        fused, today = n.of(sixth), n.of(REFERENCE)  # type: ignore[arg-type]
-        for name, one, other in zip(n.sets, fused, today, strict=True):
-            row(n.name, name, one, other, n.single[name].idxmax(), float(n.oracle[name]))
-            total.append([one, other, float(n.oracle[name])])
-    row("mean", "", *torch.tensor(total).mean(0).tolist()[:2], "", torch.tensor(total).mean(0).tolist()[2])
-    header(
-        "The ten best settings, and single changes of the first", "setting", "mean lost", "largest lost of a network"
-    )
-    changes = [sum(a != b for a, b in zip(some, settings[best], strict=True)) for some in settings]
-    ranked = list(losses.mean(axis=1).sort_values().index[:10])
-    for i in dict.fromkeys([*ranked, *(i for i, count in enumerate(changes) if count == 1)]):
-        row(show(settings[i]), float(every.loc[i].mean()), float(every.loc[i].max()))  # type: ignore[arg-type]
+        found = [n.of(setting) for setting in shown.values()]
+        for i, name in enumerate(n.sets):
+            line = [of_one[i] for of_one in found] + [float(n.oracle[name])]
+            row(n.name, name, *line[:3], n.single[name].idxmax(), line[3])
+            total.append(line)
+    *means, oracle = torch.tensor(total).mean(0).tolist()
+    row("mean", "", *means, "", oracle)
+    header("Means over sets", "network", *shown, "best single detector by this mean", "its mean")
+    for n in networks:
+        single = n.single.mean(axis=1)
+        means = [float(torch.tensor(n.of(setting)).mean()) for setting in shown.values()]
+        row(n.name, *means, single.idxmax(), float(single.max()))
+    both = pd.concat([n.single for n in networks], axis=1).dropna().mean(axis=1)
+    row("all", *torch.tensor(total).mean(0).tolist()[:3], both.idxmax(), float(both.max()))
+
+
+def show_votes(networks: list[Network]) -> None:
+    header("Votes: log-odds against 3x3 jigsaws of held-out images", "network", *EIGHT)
+    for n in networks:
+        row(n.name, *n.votes("part", EIGHT).tolist())
+
+
+def report(networks: list[Network]) -> None:
+    settings: list[Setting] = list(product(POOLS, CEILINGS, POWERS, HELD_OUT[:1], WEIGHTS, VOTES))
+    every = pd.DataFrame({n.name: [n.loss(some) for some in settings] for n in networks})
+    best = settings[int(every.mean(axis=1).idxmin())]
+    print("AUROC in percent. Lost: to the best single detector of each set, which an oracle chooses.")
+    choices(networks, every, settings)
+    each_set(networks)
+    show_votes(networks)
+    header("The ten best settings, and single changes of the first", "setting", "mean lost", "largest of a network")
+    ranked = [settings[i] for i in every.mean(axis=1).sort_values().index[:10]]
+    changed = [some for some in settings if sum(a != b for a, b in zip(some, best, strict=True)) == 1]
+    for some in dict.fromkeys([*ranked, *changed, (*best[:3], HELD_OUT[1], *best[4:])]):
+        lost = [n.loss(some) for n in networks]  # type: ignore[arg-type]
+        row(show(some), sum(lost) / len(lost), max(lost))  # type: ignore[arg-type]
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ python experiments/fusion/scores.py densenet resnet20 lite0 digits digits_vit â€
 
 Writes RUNS/NETWORK.parquet: a row per image, with ``set`` (train, test, an OOD set or ``view â€¦``), ``half`` and
 a column per detector. Each detector is fitted twice: on all training images (``half`` all), and on 80 % of them
-(``half`` part), where ``train`` has the others alone. The digits networks are read from
+(``half`` part), where ``train`` and the views have the others alone. The digits networks are read from
 RUNS/NETWORK/checkpoints/trained.ckpt, which `train.py fit --trainer.default_root_dir RUNS/NETWORK` leaves.
 """
 
@@ -41,6 +41,7 @@ from lightning_ood.detectors.vim import ViM
 from lightning_ood.features import Features
 from lightning_ood.networks import cifar
 from lightning_ood.networks.build import build
+from lightning_ood.ops.memory import keep_freed_memory
 from lightning_ood.suite import DetectorSuite
 from lightning_ood.views import Blur, Invert, Jigsaw, Noise, Rotate, View
 
@@ -94,8 +95,9 @@ def detectors() -> dict[str, Detector]:
     parser.add_argument("--one", type=Detector)
     paths = yaml.safe_load((CONFIGS / "suites/all.yaml").read_text())["scoring"]["detectors"]
     every = {}
-    for name, path in paths.items():
-        parsed = parser.parse_object({"one": yaml.safe_load((CONFIGS / "suites" / path).read_text())})
+    for name, of in paths.items():
+        written = yaml.safe_load((CONFIGS / "suites" / of).read_text()) if isinstance(of, str) else of
+        parsed = parser.parse_object({"one": written})
         every[name] = parser.instantiate_classes(parsed).one
     return {name: one for name, one in every.items() if not one.extra_forwards["test"]} | variants()
 
@@ -142,8 +144,9 @@ class Scorer:
     def fit(self) -> None:
         train = self.open(self.sets["train"])
         labels = torch.tensor([train[i].label for i in range(len(train))])
-        for suite in self.suites.values():
-            suite.setup(self.backbone.info(labels))
+        info = self.backbone.info(labels)
+        self.suites["all"].setup(info)
+        self.suites["part"].setup(info.holding_out())
         self.backbone.configure(self.suites["all"].reads("fit"))
         for batch in self.batches(train):
             self.suites["all"].update(batch)
@@ -157,7 +160,7 @@ class Scorer:
     def score(self, name: str, images: ImageSet, every: int = 1, view: View | None = None) -> None:
         for batch in self.batches(images, every, view):
             for half, suite in self.suites.items():
-                some = split(batch, HELD_OUT, 0)[1] if half == "part" and name == "train" else batch
+                some = split(batch, HELD_OUT, 0)[1] if half == "part" and (view or name == "train") else batch
                 if len(some):
                     self.tables.append(self.table(name, half, some, suite))
 
@@ -185,6 +188,7 @@ if __name__ == "__main__":
     parser.add_argument("--root", default=None)
     parser.add_argument("--runs", type=Path, default=Path("runs/fusion"))
     given = parser.parse_args()
+    keep_freed_memory()
     for network in given.networks:
         began = time.time()
         table = Scorer(network, data_root(given.root), given.runs).run()

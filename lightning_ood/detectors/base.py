@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor
 from torchmetrics import Metric
@@ -42,6 +42,8 @@ class Detector(UncachedAccumulator):
         labels: whether the fit needs the labels of the training images.
         banks: names of fitted tensors ``[n, ...]`` with a row per training image of a sample; any sample of the rows
             is a fit too, which ``export --bank`` uses.
+        map_form: what ``score`` reads of each map, so that a sample of features keeps no more: the ``whole``, or of
+            each channel the ``mean`` over positions or the ``norm`` of the positive part.
         reads_logits: whether logits, predicted classes or the classifier's weights change a score, apart from children.
         score_only: arguments that only ``score`` reads, so that a search fits once for all their values.
         positive: whether the score has a positive form, whose logarithm ``log_score`` returns. False where scores are
@@ -60,6 +62,7 @@ class Detector(UncachedAccumulator):
     linear_head: bool = False
     labels: bool = False
     banks: tuple[str, ...] = ()
+    map_form: Literal["whole", "mean", "norm"] = "whole"
     reads_logits: bool = True
     score_only: tuple[str, ...] = ()
     positive: bool = True

@@ -35,15 +35,19 @@ class FeatureSample(nn.Module):
         info: of the network; memory is allocated for at most as many images as the fit set has, if it is known.
         detectors: the detectors that will read the sample, after their own ``setup``.
         seed: seed of the sample.
+        form: what is stored of a map: the whole, or ``[C, 1]`` numbers that are enough for detectors of this
+            ``map_form``.
     """
 
-    def __init__(self, size: int, info: NetworkInfo, detectors: Sequence[Detector], seed: int = 0) -> None:
+    def __init__(
+        self, size: int, info: NetworkInfo, detectors: Sequence[Detector], seed: int = 0, form: str = "whole"
+    ) -> None:
         super().__init__()
-        reads = Reads.union(detector.reads for detector in detectors)
+        reads, self.form = Reads.union(detector.reads for detector in detectors), form
         shapes: dict[tuple[str, str], Sequence[int]] = {
             ("logits", ""): (info.num_classes,),
             ("pooled", ""): (info.num_features,),
-            **{("maps", tap): info.maps[tap] for tap in reads.taps},
+            **{("maps", tap): info.maps[tap] if form == "whole" else (info.maps[tap][0], 1) for tap in reads.taps},
             **{("gradients", tap): info.maps[tap] for tap in reads.gradients},
         }
         if reads.attention and info.attention is not None:
@@ -55,8 +59,13 @@ class FeatureSample(nn.Module):
     def update(self, features: Features) -> None:
         """Considers a batch for the sample."""
         for (kind, tap), sample in zip(self.shapes, self.samples, strict=True):
-            value = getattr(features, kind)  # [B, ...], or a mapping of them
-            sample.update((value[tap] if tap else value).flatten(1), index_of(features))  # type: ignore[operator]
+            field = getattr(features, kind)  # [B, ...], or a mapping of them
+            value = field[tap] if tap else field
+            if kind == "maps" and self.form == "mean":
+                value = value.float().flatten(2).mean(2)  # [B, C]
+            elif kind == "maps" and self.form == "norm":
+                value = value.float().relu().flatten(2).norm(dim=2)  # [B, C]
+            sample.update(value.flatten(1), index_of(features))  # type: ignore[operator]
 
     def compute(self, info: NetworkInfo) -> Features:
         """Returns the features of the sampled images over all processes."""
@@ -97,8 +106,14 @@ class Calibration(nn.Module):
         self.requiring_fit = [i for i, detector in enumerate(detectors) if detector.requires_fit]
         self.ready = [i for i, detector in enumerate(detectors) if not detector.requires_fit]
         self.scores = Sample(bounded(size, info), len(self.ready), seed, torch.float64) if self.ready else None
-        readers = [self.detectors[i] for i in self.requiring_fit]
-        self.features = FeatureSample(size, info, readers, seed) if readers else None
+        forms = {i: _form_of(self.detectors[i]) for i in self.requiring_fit}
+        self.reading = {form: [i for i in forms if forms[i] == form] for form in forms.values()}
+        self.features = nn.ModuleDict(
+            {
+                form: FeatureSample(size, info, [self.detectors[i] for i in some], seed, form)
+                for form, some in self.reading.items()
+            }
+        )
 
     def update(self, features: Features) -> None:
         """Considers a batch for the sample."""
@@ -107,8 +122,8 @@ class Calibration(nn.Module):
         if self.scores is not None:
             columns = [self.scoring(self.detectors[i], features, {}).double() for i in self.ready]
             self.scores.update(torch.stack(columns, dim=1), index_of(features))  # rows [B, ready]
-        if self.features is not None:
-            self.features.update(features)
+        for sample in self.features.values():
+            sample.update(features)  # type: ignore[operator]
 
     def compute(self, fitted: Sequence[Fitted], batch: int = 256) -> Tensor:
         """Scores the sampled images over all processes with all detectors.
@@ -121,17 +136,23 @@ class Calibration(nn.Module):
             ``[n, detectors]`` float64.
         """
         scored = self.scores.draw() if self.scores is not None else None  # [n, ready]
-        sample = self.features.compute(self.network) if self.features is not None else None  # n images
-        first = scored if scored is not None else sample.logits if sample is not None else torch.empty(0)
+        samples = {form: sample.compute(self.network) for form, sample in self.features.items()}  # type: ignore[operator]
+        first = scored if scored is not None else next((one.logits for one in samples.values()), torch.empty(0))
         out = torch.empty(len(first), len(self.detectors), dtype=torch.float64, device=first.device)
         if scored is not None:
             out[:, self.ready] = scored
-        for start in range(0, len(out) if sample is not None else 0, batch):
-            assert sample is not None
-            some = sample.select(slice(start, start + batch))
-            for i in self.requiring_fit:
-                out[start : start + batch, i] = self.scoring(self.detectors[i], some, fitted[i]).double()
+        for form, sample in samples.items():
+            for start in range(0, len(out), batch):
+                some = sample.select(slice(start, start + batch))
+                for i in self.reading[form]:
+                    out[start : start + batch, i] = self.scoring(self.detectors[i], some, fitted[i]).double()
         return out
+
+
+def _form_of(detector: Detector) -> str:
+    """Returns what a sample has to store of the maps that a detector and its descendants read."""
+    forms = {one.map_form for one in detector.descendants() if one.taps}
+    return forms.pop() if len(forms) == 1 else "whole"
 
 
 def bounded(size: int, info: NetworkInfo) -> int:
@@ -149,8 +170,8 @@ def split(features: Features, share: float, seed: int, stream: int = 0) -> tuple
         features: a batch.
         share: fraction of the images that is held out; with 0 both results are the whole batch.
         seed: seed of the split.
-        stream: number of the split. A detector that may be a member of another one that splits too, with the same seed,
-            takes a number of its own: the same split of what is left would hold out nothing.
+        stream: number of the split. The same split of what another one leaves would hold out nothing, so each of
+            several splits of the same images has its own number: see ``stream_of``.
 
     Returns:
         the images that detectors are fitted on, and those that they are scored on.
@@ -159,6 +180,11 @@ def split(features: Features, share: float, seed: int, stream: int = 0) -> tuple
         return features, features
     held_out = hash_index(index_of(features), seed, stream) < int(share * 2**63)  # [B]
     return features.select(~held_out), features.select(held_out)
+
+
+def stream_of(info: NetworkInfo) -> int:
+    """Returns the number of the split that a detector makes, another one for each split around it; always even."""
+    return 2 * info.splits
 
 
 def check_steps(who: str, detectors: Sequence[Detector]) -> None:

@@ -35,6 +35,7 @@ class FeatureNorm(Detector):
         raw: compute the ratios on images in [0, 1], without normalisation, as the authors do.
     """
 
+    map_form = "norm"
     reads_logits = False
 
     views: tuple[View, ...]

@@ -12,7 +12,7 @@ from lightning_ood.errors import InputError
 from lightning_ood.features import Features, NetworkInfo
 from lightning_ood.statistics.sample import Sample
 
-_STREAM = 1  # of the split, which differs from that of a fusion
+_STREAM = 1  # of the split: odd, and so different from that of a fusion or a search around it
 _EPS = 1e-6  # added to a bound before its absolute value is divided by, as in the authors' code
 
 

@@ -117,7 +117,7 @@ class NAP(Detector):
             )
         self.attention = self.form == "attention" or (self.form == "auto" and info.attention is not None)
         self.taps = () if self.attention else (self.tap,)
-        super().setup(info.sharing() if self.searches else info)
+        super().setup(info.holding_out() if self.searches else info)
         if self.searches:
             alone = NAP(None, 0.5, self.form, self.tap, self.eps, self.power, self.head_reduction, self.self_entry)
             alone.setup(info)

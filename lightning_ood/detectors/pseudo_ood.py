@@ -9,7 +9,15 @@ import torch
 from torch import Tensor, nn
 
 from lightning_ood.detectors.base import Detector, Fitted
-from lightning_ood.detectors.calibration import Calibration, Scoring, check_share, check_steps, plain_score, split
+from lightning_ood.detectors.calibration import (
+    Calibration,
+    Scoring,
+    check_share,
+    check_steps,
+    plain_score,
+    split,
+    stream_of,
+)
 from lightning_ood.errors import InputError
 from lightning_ood.features import Features, NetworkInfo
 from lightning_ood.metrics.rates import compare
@@ -47,7 +55,7 @@ class PseudoOOD(nn.Module):
         super().__init__()
         check_share(held_out)
         check_steps("A search", detectors)
-        self.views, self.seed = tuple(views), seed
+        self.views, self.seed, self.stream = tuple(views), seed, stream_of(info)
         self.share = held_out if any(detector.requires_fit for detector in detectors) else 0.0
         self.id = Calibration(detectors, size, info, seed, scoring)
         self.names = tuple(str(view) for view in views) or ("validation OOD set",)
@@ -55,7 +63,7 @@ class PseudoOOD(nn.Module):
 
     def update(self, features: Features) -> Features:
         """Adds a batch of training images and returns those that the detectors may be fitted on."""
-        fitted_on, scored_on = split(features, self.share, self.seed)
+        fitted_on, scored_on = split(features, self.share, self.seed, self.stream)
         self.id.update(scored_on)
         for view, calibration in zip(self.views, self.ood, strict=False):
             calibration.update(features.views[view])  # type: ignore[operator]

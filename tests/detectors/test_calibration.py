@@ -1,9 +1,13 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
 
 from lightning_ood.detectors.calibration import Calibration, FeatureSample, split
+from lightning_ood.detectors.combine.layers import Layers
 from lightning_ood.detectors.energy import Energy
+from lightning_ood.detectors.feature_norm import FeatureNorm
 from lightning_ood.detectors.knn import KNN
 from lightning_ood.detectors.mds import MDS
 from lightning_ood.detectors.nap import NAP
@@ -53,6 +57,28 @@ def test_scores_of_a_sample_are_those_of_its_images(size: int) -> None:
     chosen = TRAIN.select(hash_index(TRAIN.index, 3).argsort()[:size])  # type: ignore[arg-type]
     expected = torch.stack([d.score(chosen, f).double() for d, f in zip(detectors, fitted, strict=True)], dim=1)
     torch.testing.assert_close(calibration.compute(fitted, batch=7), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_maps_are_stored_as_what_each_detector_reads_of_them() -> None:
+    """Means for Layers and norms for FeatureNorm, of the same map, beside a whole one."""
+    shapes = {"a": torch.Size((2, 3, 3)), "b": torch.Size((4, 5))}
+    draw = torch.Generator().manual_seed(0)
+    maps = {tap: torch.randn(300, *shape, generator=draw) for tap, shape in shapes.items()}
+    info, train = replace(SETUP, maps=shapes, blocks=("a", "b")), replace(TRAIN, maps=maps)
+    jigsaw = FeatureNorm().jigsaw
+    train = replace(train, views={jigsaw: train})
+    detectors = [Layers(KNN(5)), FeatureNorm(), NAP(KNN(5), tap="b")]
+    for detector in detectors:
+        detector.setup(info)
+        detector.update(train)
+    fitted = [detector.compute() for detector in detectors]
+    calibration = Calibration(detectors, 40, info)
+    calibration.update(train)
+    stored = {form: {t: s for (_, t), s in one.shapes.items() if t} for form, one in calibration.features.items()}  # type: ignore[union-attr]
+    assert stored == {"mean": {"a": (2, 1), "b": (4, 1)}, "norm": {"a": (2, 1), "b": (4, 1)}, "whole": {"b": (4, 5)}}
+    chosen = train.select(hash_index(TRAIN.index, 0).argsort()[:40])  # type: ignore[arg-type]
+    expected = torch.stack([d.score(chosen, f).double() for d, f in zip(detectors, fitted, strict=True)], dim=1)
+    torch.testing.assert_close(calibration.compute(fitted), expected, rtol=1e-5, atol=1e-6)
 
 
 def test_images_are_set_aside_by_their_index() -> None:

@@ -6,15 +6,23 @@ import pytest
 import torch
 from torch import Tensor
 
-from lightning_ood.detectors.base import Detector
+from lightning_ood.detectors.base import Detector, Fitted
 from lightning_ood.detectors.combine.fusion import Fisher, Fusion, Joint, RobustZ, Rule
+from lightning_ood.detectors.combine.layers import Layers
+from lightning_ood.detectors.combine.search import Search
+from lightning_ood.detectors.combine.votes import log_odds
 from lightning_ood.detectors.energy import Energy
 from lightning_ood.detectors.knn import KNN
 from lightning_ood.detectors.max_logit import MaxLogit
 from lightning_ood.detectors.mds import MDS
+from lightning_ood.detectors.nap import NAP
 from lightning_ood.detectors.odin import ODIN
 from lightning_ood.errors import InputError
+from lightning_ood.features import Features
+from lightning_ood.metrics.rates import auroc
 from lightning_ood.testing import check_detector
+from lightning_ood.testing.toy import Toy
+from lightning_ood.views import Jigsaw
 from tests.helpers.toys import features, fit, fitted_score, random_features, setup_for
 
 DRAW = torch.Generator().manual_seed(0)
@@ -75,6 +83,13 @@ def test_p_values_do_not_mind_a_members_scale(rule: Rule) -> None:
     torch.testing.assert_close(RobustZ()(SCORES * scale - 3, ID_SCORES * scale - 3), RobustZ()(SCORES, ID_SCORES))
 
 
+class Down(MaxLogit):
+    """The negative of the largest logit."""
+
+    def score(self, features: Features, fitted: Fitted) -> Tensor:
+        return -super().score(features, fitted)
+
+
 def members() -> dict[str, Detector]:
     return {"energy": Energy(), "mds": MDS(), "knn": KNN(5)}
 
@@ -101,6 +116,44 @@ def test_held_out_images_are_not_fitted_on() -> None:
     apart = fit(Fusion({"a": KNN(1), "b": Energy()}, held_out=0.25), train)
     assert len(apart["a.bank"]) + len(apart["id_scores"]) == 300
     assert 50 < len(apart["id_scores"]) < 100 and apart["id_scores"][:, 0].max() < -1e-3
+
+
+def test_a_split_inside_a_split_is_another_one() -> None:
+    """With the same split the inner fusion would hold out nothing of what the outer one leaves."""
+    train, _ = random_features(400)
+    inner = Fusion({"a": KNN(1), "b": Energy()}, held_out=0.25)
+    fitted = fit(Fusion({"inner": inner, "energy": Energy()}, held_out=0.5), train)
+    apart, scored, fitted_on = (len(fitted[key]) for key in ("id_scores", "inner.id_scores", "inner.a.bank"))
+    assert apart + scored + fitted_on == 400
+    assert 160 < apart < 240 and 30 < scored < 70
+
+
+def test_votes_by_hand() -> None:
+    """AUROCs of 0.75 and 0.5 and one below: log-odds of log 3, and no vote for the others."""
+    votes = log_odds(torch.tensor([0.75, 0.5, 0.2, 1.0], dtype=torch.float64), images=99)
+    assert votes.tolist() == pytest.approx([math.log(3), 0, 0, math.log(99)])
+    assert log_odds(torch.tensor([0.5, 0.1]), 10).tolist() == [1, 1]
+    id_scores = torch.tensor([[1.0, 10], [2, 30], [3, 20], [4, 40], [5, 50]])
+    scores, given = torch.tensor([[0.0, 0.0]]), torch.tensor([2.0, 0])
+    assert RobustZ()(scores, id_scores, given).tolist() == pytest.approx([2 * -1.5])
+    assert RobustZ(weights=[0.5, 1])(scores, id_scores, given).tolist() == pytest.approx([-1.5])
+    assert Fisher()(scores, id_scores, given).tolist() == pytest.approx([2 * math.log(1 / 6)])
+    assert Joint()(torch.tensor([[3.0, 0]]), id_scores, given).tolist() == pytest.approx([math.log(4 / 6)])
+
+
+def test_votes_are_of_held_out_images_and_their_views() -> None:
+    """A member that scores views above images counts nothing, and one that tells them apart has all votes."""
+    toy, jigsaw = Toy(), Jigsaw()
+    fusion = Fusion({"up": MaxLogit(), "down": Down()}, held_out=0.5, pseudo_ood=[jigsaw])
+    fusion.setup(toy.info(toy.train().labels))
+    train = toy(toy.train(), fusion.reads)
+    assert fusion.extra_forwards == {"fit": 1, "test": 0}
+    fusion.update(train)
+    fitted = fusion.compute()
+    up = auroc(MaxLogit().score(train, {}), MaxLogit().score(train.views[jigsaw], {}))
+    assert fitted["auroc"][0].tolist() == pytest.approx([up, 1 - up]) and up > 0.5
+    assert fitted["votes"].tolist() == pytest.approx([math.log(up / (1 - up)), 0])
+    assert fusion.summary(fitted)["down.vote"] == 0
 
 
 def test_the_sample_is_bounded() -> None:
@@ -132,6 +185,11 @@ VARIANTS = {
     "joint": lambda: Fusion(members(), rule=Joint(), images=64),
     "held out": lambda: Fusion(rule=RobustZ(1.0, 2.0, [1.0, 0.5, 0.5]), held_out=0.3),
     "nested": lambda: Fusion({"one": Fusion(), "two": MaxLogit()}),
+    "votes": lambda: Fusion(members(), RobustZ(1.0, 1.5, [1.0, 0.5, 2]), held_out=0.3, pseudo_ood=[Jigsaw()]),
+    "held out twice": lambda: Fusion(
+        {"nap": NAP(KNN(5), "search"), "layers": Layers(KNN(5), held_out=0.3), "search": Search(KNN(), {"k": [1, 5]})},
+        held_out=0.3,
+    ),
 }
 
 

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from lightning_ood.detectors._contract import nest, unnest
 from lightning_ood.detectors.base import Detector, Fitted
-from lightning_ood.detectors.calibration import Calibration, check_share, check_steps, split
+from lightning_ood.detectors.calibration import Calibration, check_share, check_steps, split, stream_of
+from lightning_ood.detectors.combine.votes import Votes
 from lightning_ood.detectors.doubts import Seen, inside, jigsaw_doubts
 from lightning_ood.detectors.energy import Energy
 from lightning_ood.detectors.knn import KNN
@@ -19,18 +20,20 @@ from lightning_ood.detectors.ranges import check_at_least, check_positive
 from lightning_ood.errors import InputError
 from lightning_ood.features import Features, NetworkInfo
 from lightning_ood.ops.transfer import beside
+from lightning_ood.views import View
 
 
 class Rule(ABC):
     """Combines the scores of several detectors into one."""
 
     @abstractmethod
-    def __call__(self, scores: Tensor, id_scores: Tensor) -> Tensor:
+    def __call__(self, scores: Tensor, id_scores: Tensor, votes: Tensor | None = None) -> Tensor:
         """Combines scores.
 
         Args:
             scores: ``[B, M]`` of M detectors.
             id_scores: ``[n, M]``, scores of the same detectors on ID images.
+            votes: ``[M]``, how much each detector counts; alike where None.
 
         Returns:
             ``[B]``, higher = more in-distribution; any real value. ``log_score`` uses it as a logarithm.
@@ -65,26 +68,19 @@ class RobustZ(Rule):
         if self.power != 1 and self.ceiling is None:
             raise InputError(f"RobustZ: power={self.power} is of what is missing to the ceiling; write a ceiling, as 1")
 
-    def __call__(self, scores: Tensor, id_scores: Tensor) -> Tensor:
-        """Combines scores ``[B, M]`` to the sum over detectors ``[B]``."""
+    def __call__(self, scores: Tensor, id_scores: Tensor, votes: Tensor | None = None) -> Tensor:
+        """Combines scores ``[B, M]`` to the sum over detectors ``[B]``; votes multiply the weights."""
         quarters = torch.linspace(0.25, 0.75, 3, dtype=id_scores.dtype, device=id_scores.device)
         low, median, high = id_scores.quantile(quarters, dim=0)  # [M] each
         spread = torch.where(high > low, high - low, id_scores.std(dim=0, unbiased=False))  # [M]
         z = torch.where(spread > 0, (scores - median) / torch.where(spread > 0, spread, 1), 0)  # [B, M]
         if self.ceiling is not None:
             z = z.clamp(max=self.ceiling) if self.power == 1 else -(self.ceiling - z).clamp(min=0).pow(self.power)
-        return z.sum(dim=1) if self.weights is None else (z * self._weights(z)).sum(dim=1)
-
-    def _weights(self, z: Tensor) -> Tensor:
-        """Returns the weights ``[M]`` beside the values ``[B, M]``.
-
-        Raises:
-            InputError: if there is another number of detectors.
-        """
-        weights = self.weights or []
-        if len(weights) != z.shape[1]:
-            raise InputError(f"RobustZ: {len(weights)} weights for {z.shape[1]} detectors; write one for each")
-        return beside(torch.tensor(weights, dtype=z.dtype), z)
+        if self.weights is not None:
+            if len(self.weights) != z.shape[1]:
+                raise InputError(f"RobustZ: {len(self.weights)} weights for {z.shape[1]} detectors; write one for each")
+            z = z * beside(torch.tensor(self.weights, dtype=z.dtype), z)
+        return (z if votes is None else z * votes).sum(dim=1)
 
 
 def p_values(scores: Tensor, id_scores: Tensor) -> Tensor:
@@ -106,9 +102,10 @@ class Fisher(Rule):
     p = 1 / (n + 1) for every detector; with more ID images fewer of them are tied.
     """
 
-    def __call__(self, scores: Tensor, id_scores: Tensor) -> Tensor:
-        """Combines scores ``[B, M]`` to ``[B]``, at most 0."""
-        return p_values(scores, id_scores).log().sum(dim=1)
+    def __call__(self, scores: Tensor, id_scores: Tensor, votes: Tensor | None = None) -> Tensor:
+        """Combines scores ``[B, M]`` to ``[B]``, at most 0; votes multiply the logarithms."""
+        logs = p_values(scores, id_scores).log()
+        return (logs if votes is None else logs * votes).sum(dim=1)
 
 
 @dataclass(frozen=True)
@@ -119,8 +116,10 @@ class Joint(Rule):
     hardly any ID image scores lower with all of them, and most scores tie at the lowest value.
     """
 
-    def __call__(self, scores: Tensor, id_scores: Tensor) -> Tensor:
-        """Combines scores ``[B, M]`` to ``[B]``, at most 0."""
+    def __call__(self, scores: Tensor, id_scores: Tensor, votes: Tensor | None = None) -> Tensor:
+        """Combines scores ``[B, M]`` to ``[B]``, at most 0; a detector without a vote is left out."""
+        if votes is not None:
+            scores, id_scores = scores.where(votes > 0, 0), id_scores.where(votes > 0, 0)
         below = (id_scores <= scores[:, None]).all(dim=2).sum(dim=1)  # [B, n, M] -> [B, n] -> [B]
         return ((1 + below.double()) / (len(id_scores) + 1)).log()
 
@@ -140,6 +139,10 @@ class Fusion(Detector):
     member memorises its images in another way, set ``held_out``: that fraction of the training images is used for
     calibration and not for fitting. Only then are p-values exact.
 
+    With ``pseudo_ood`` members have votes: the log-odds ``log(A / (1 - A))`` of their AUROC A between the images of the
+    calibration and their views (one more forward per training image and view, none per test image). A member that
+    scores views above images has none. Fitted then too: ``auroc`` ``[views, M]`` and ``votes`` ``[M]``.
+
     Args:
         of: name -> member; NAP, Energy and KNN (k = 50) where None.
         rule: how scores are joined; the sum of robust z-scores where None.
@@ -147,6 +150,7 @@ class Fusion(Detector):
         held_out: fraction of the training images for calibration, on which members are not fitted; with 0 members are
             fitted and calibrated on the same images.
         seed: seed of the sample.
+        pseudo_ood: views of training images, by which the members' votes are weighed; none, and all alike, where None.
     """
 
     reads_logits = False
@@ -158,6 +162,7 @@ class Fusion(Detector):
         images: int = 4000,
         held_out: float = 0.0,
         seed: int = 0,
+        pseudo_ood: list[View] | None = None,
     ) -> None:
         super().__init__()
         if of is not None and len(of) < 2:
@@ -167,19 +172,24 @@ class Fusion(Detector):
         self.of = {"nap": NAP(), "energy": Energy(), "knn": KNN()} if of is None else dict(of)
         self.members = nn.ModuleList(self.of.values())
         self.rule = RobustZ() if rule is None else rule
-        self.images, self.held_out, self.seed = images, held_out, seed
+        self.images, self.held_out, self.seed, self.pseudo_ood = images, held_out, seed, pseudo_ood
+        self.views = tuple(pseudo_ood or ())
 
     def setup(self, info: NetworkInfo) -> None:
         """Sets up the members and the sample for calibration."""
-        super().setup(info.sharing() if self.held_out else info)
-        check_steps("Fusion", list(self.of.values()))
-        self.calibration = Calibration(list(self.of.values()), self.images, info, self.seed)
+        super().setup(info.holding_out() if self.held_out else info)
+        self.stream = stream_of(info)
+        members = list(self.of.values())
+        check_steps("Fusion", members)
+        self.calibration = Calibration(members, self.images, info, self.seed)
+        self.votes = Votes(members, self.views, self.images, info, self.seed)
 
     def update(self, features: Features) -> None:
         """Adds a batch to the members and to the sample for calibration."""
         share = self.held_out if any(member.requires_fit for member in self.of.values()) else 0.0
-        fitted_on, scored_on = split(features, share, self.seed)
+        fitted_on, scored_on = split(features, share, self.seed, self.stream)
         self.calibration.update(scored_on)
+        self.votes.update(scored_on)
         for member in self.of.values():
             if member.requires_fit and len(fitted_on):
                 member.update(fitted_on)
@@ -202,13 +212,14 @@ class Fusion(Detector):
                 f"Fusion has {len(id_scores)} training images to calibrate on, and needs two: fit on more images, or "
                 "raise `held_out`"
             )
+        votes = self.votes.compute(id_scores, list(fitted.values())) if self.views else {}
         nested = [nest(name, of_member) for name, of_member in fitted.items()]
-        return {"id_scores": id_scores, **{key: value for member in nested for key, value in member.items()}}
+        return {"id_scores": id_scores, **votes, **{key: value for member in nested for key, value in member.items()}}
 
     def score(self, features: Features, fitted: Fitted) -> Tensor:
         """Scores a batch with the rule: ``[B]`` float64."""
         scores = [m.score(features, unnest(name, fitted)).double() for name, m in self.of.items()]  # [B] each
-        return self.rule(torch.stack(scores, dim=1), fitted["id_scores"])
+        return self.rule(torch.stack(scores, dim=1), fitted["id_scores"], fitted.get("votes"))
 
     def log_score(self, features: Features, fitted: Fitted) -> Tensor:
         """Returns the score ``[B]``, a sum of evidence, which is used as a logarithm."""
@@ -221,6 +232,7 @@ class Fusion(Detector):
         for i, (name, member) in enumerate(self.of.items()):
             low, median, high = id_scores[:, i].quantile(id_scores.new_tensor([0.25, 0.5, 0.75])).tolist()
             summary |= {f"{name}.median": median, f"{name}.iqr": high - low}
+            summary |= {f"{name}.vote": float(fitted["votes"][i])} if self.views else {}
             summary |= {f"{name}.{key}": value for key, value in member.summary(unnest(name, fitted)).items()}
         return summary
 
@@ -228,6 +240,8 @@ class Fusion(Detector):
         """Doubts members: what each doubts, one that scores jigsaws above images, one with a single score."""
         found = []
         for i, (name, member) in enumerate(self.of.items()):
+            if self.views and not fitted["votes"][i]:
+                continue  # it counts nothing
             of_member, scores = unnest(name, fitted), fitted["id_scores"][:, i]
             doubts = [*jigsaw_doubts(member, of_member, seen), *member.doubts(of_member, seen)]
             if scores.min() == scores.max():

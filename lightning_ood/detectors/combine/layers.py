@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from lightning_ood.detectors._contract import nest, unnest
 from lightning_ood.detectors.base import Detector, Fitted
-from lightning_ood.detectors.calibration import Calibration, check_share, split
+from lightning_ood.detectors.calibration import Calibration, check_share, split, stream_of
 from lightning_ood.detectors.combine.fusion import RobustZ, Rule
 from lightning_ood.detectors.doubts import Seen, inside
 from lightning_ood.detectors.gram import last_of_each_size
@@ -50,6 +50,7 @@ class Layers(Detector):
         InputError: if ``of`` reads more than the penultimate feature and the logits.
     """
 
+    map_form = "mean"
     reads_logits = False
 
     def __init__(
@@ -78,13 +79,18 @@ class Layers(Detector):
         self.taps = tuple(self.maps if self.maps is not None else last_of_each_size(info))
         if not self.taps:
             raise InputError("Layers: no blocks were found in this network; name its maps in `maps`")
-        self.head, name = info.head, type(self.of).__name__
+        self.head, self.stream, name = info.head, stream_of(info), type(self.of).__name__
         self.copies = nn.ModuleList(copy.deepcopy(self.of) for _ in self.taps)
         self.calibrations = nn.ModuleList()
         for tap, one in zip(self.taps, self._detectors(), strict=True):
             self._require_map(tap, info)
             inner = replace(
-                info.sharing(), num_features=info.maps[tap][0], head=None, maps={}, blocks=(), attention=None
+                info.holding_out() if self.held_out else info.sharing(),
+                num_features=info.maps[tap][0],
+                head=None,
+                maps={},
+                blocks=(),
+                attention=None,
             )
             with context(f"Layers gives {name} a map in place of the penultimate feature"):
                 one.setup(inner)
@@ -96,7 +102,8 @@ class Layers(Detector):
     def update(self, features: Features) -> None:
         """Adds the maps of a batch to the copies and to the samples for calibration."""
         for layer, one, calibration in zip(self._layers(features), self._detectors(), self.calibrations, strict=True):
-            fitted_on, scored_on = split(layer, self.held_out if self.of.requires_fit else 0.0, self.seed)
+            share = self.held_out if self.of.requires_fit else 0.0
+            fitted_on, scored_on = split(layer, share, self.seed, self.stream)
             calibration.update(scored_on)  # type: ignore[operator]
             if one.requires_fit and len(fitted_on):
                 one.update(fitted_on)

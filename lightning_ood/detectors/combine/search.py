@@ -97,11 +97,11 @@ class Search(Detector):
 
     def setup(self, info: NetworkInfo) -> None:
         """Sets up every candidate and the samples."""
-        info = info.sharing() if self.held_out else info
-        super().setup(info)
+        inner = info.holding_out() if self.held_out else info
+        super().setup(inner)
         for i, candidate in enumerate(self.candidates):
             if self.leader[i] != i:
-                candidate.setup(info)
+                candidate.setup(inner)
         self.trial = PseudoOOD(self.candidates, self.views, info, self.images, self.held_out, self.seed)
 
     def update(self, features: Features) -> None:
