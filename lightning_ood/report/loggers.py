@@ -89,7 +89,7 @@ def _log(
                 logger.experiment.log_artifact(logger.run_id, str(path), "report" if path.suffix == ".png" else None)
         elif _is(logger, "TensorBoardLogger"):
             _log_to_tensorboard(logger.experiment, results, pictures)
-        logger.save()
+        logger.finalize("success")  # Lightning ended it with the pass: what came after has to reach the disk, too
     elif not logger.experiment.disabled:
         for problem in wandb_run.log(logger.experiment, values, wandb_run.parts(results, pictures)):
             _warn(logger, problem)
@@ -131,7 +131,7 @@ def log_fit(loggers: Iterable[Any], checkpoint: Path, usage: Mapping[str, float]
         with warn_on_failure(logger):
             _log_metrics(logger, usage)
             if not _is(logger, "WandbLogger"):
-                logger.save()
+                logger.finalize("success")
             elif not logger.experiment.disabled:
                 name = wandb_artifacts.log_files(logger, "checkpoint", [checkpoint])
                 record = replace(record, run_id=record.run_id or logger.experiment.id, artifact=record.artifact or name)
