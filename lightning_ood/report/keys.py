@@ -8,8 +8,6 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterable
 
-from lightning_ood.report.table import FULL_SPECTRUM
-
 _OTHERS = re.compile(r"[^-.\w]+", re.ASCII)
 
 
@@ -22,15 +20,13 @@ def plain(text: str) -> str:
 def keys(names: Iterable[str]) -> dict[str, str]:
     """Returns name of a set or detector -> its part of a key; two names never share one.
 
-    A name of letters, digits and ``_ . -`` is its own, after ``fs/`` of a full-spectrum set. A changed name that is
-    empty or that another name has too ends in the hash of the original.
+    A name of letters, digits, ``_ . -`` and single slashes is its own. A changed name that is empty or that another
+    name has too ends in the hash of the original.
     """
-    marks = {name: FULL_SPECTRUM if name.startswith(FULL_SPECTRUM) else "" for name in dict.fromkeys(names)}
-    found = {name: mark + plain(name.removeprefix(mark)) for name, mark in marks.items()}
+    found = {name: "/".join(filter(None, map(plain, name.split("/")))) for name in names}
     count = Counter(found.values())
     return {
-        name: key if name == key or (key != marks[name] and count[key] == 1) else f"{key}-{_hash(name)}"
-        for name, key in found.items()
+        name: key if name == key or (key and count[key] == 1) else f"{key}-{_hash(name)}" for name, key in found.items()
     }
 
 
