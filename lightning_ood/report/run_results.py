@@ -76,6 +76,8 @@ class RunResults:
         """
         fits = read_fits(run_dir / "report")
         parts = {"doubts": read_doubts(run_dir), **{key: fits.get(key) or {} for key in ("summaries", "costs")}}
-        held = {key: {name: value for name, value in part.items() if name in scores} for key, part in parts.items()}
-        kept = {key: fits[key] for key in ("classes", "environment") if fits.get(key)}
-        return cls(scores, **held, **kept, **others)
+        found: dict[str, Any] = {
+            key: {name: value for name, value in part.items() if name in scores} for key, part in parts.items()
+        }
+        found |= {key: fits[key] for key in ("classes", "environment") if fits.get(key)}
+        return cls(scores, **found, **others)
