@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
 from importlib.metadata import version
 from pathlib import Path
@@ -152,6 +153,14 @@ def test_the_parts_of_torchmetrics_that_are_imported_alone_exist() -> None:
     ):
         for name in names:
             assert hasattr(module, name), broken("torchmetrics", f"{module.__name__} has no {name}")
+
+
+def test_an_artifact_becomes_an_input_offline() -> None:
+    from wandb.sdk.wandb_run import Run
+
+    arguments = inspect.signature(Run._log_artifact).parameters
+    expected = {"is_user_created", "use_after_commit"}
+    assert expected <= set(arguments), broken("wandb", f"Run._log_artifact takes {sorted(arguments)}")
 
 
 def test_a_run_of_wandb_begins_without_the_launcher_unless_inputs_are_staged(monkeypatch: pytest.MonkeyPatch) -> None:

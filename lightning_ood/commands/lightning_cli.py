@@ -41,7 +41,7 @@ from lightning_ood.engine.tracking import closing, hyperparameters, make_ready
 from lightning_ood.errors import InputError
 from lightning_ood.ops.files import write_text
 from lightning_ood.ops.secrets import blank, fill_in, hidden_arguments, scrub, without_secrets
-from lightning_ood.report import log_checkpoint, warn_on_failure
+from lightning_ood.report import warn_on_failure
 
 
 class Parser(LightningArgumentParser):
@@ -125,6 +125,9 @@ class CLI(LightningCLI):
         parser.add_argument(
             "--overwrite", action="store_true", help="train and fit again whatever the run's folder holds"
         )
+        parser.add_argument(
+            "--one_run", action="store_true", help="log the test to the W&B run of the fit, not to one of its own"
+        )
         checking.add_arguments(parser)
         parser.link_arguments("data.root", "model.root")
 
@@ -197,16 +200,14 @@ class CLI(LightningCLI):
         with making_trainer(self.options.trainer.precision):
             trainer = super().instantiate_trainer(**kwargs)
         tags = [self.datamodule.id.name, self.model.source.network]
-        make_ready(trainer.loggers, self.folder.path, str(self.subcommand), tags)
+        make_ready(trainer.loggers, self.folder.path, str(self.subcommand), tags, self.options.one_run)
         return trainer
 
     def fit(self, model: OODModule, datamodule: OODDataModule, **_: Any) -> None:
         """Runs the ``fit`` command in place of ``trainer.fit``, which cannot make one exact pass over the images."""
         self._save_config("config.yaml")
         config_hash, overwrite = self._training_config_hash(), self.options.overwrite
-        last = run.fit(self.trainer, model, datamodule, self._scoring, self.folder, config_hash, overwrite)
-        if self.trainer.is_global_zero:
-            log_checkpoint(self.trainer.loggers, last)
+        run.fit(self.trainer, model, datamodule, self._scoring, self.folder, config_hash, overwrite)
 
     def test(self, model: OODModule, datamodule: OODDataModule, ckpt_path: str | None = None, **_: Any) -> None:
         """Runs the ``test`` command in place of ``trainer.test``, from ``fit``'s checkpoint unless another is given."""

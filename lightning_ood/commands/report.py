@@ -13,7 +13,7 @@ from lightning_ood.data.root import data_root
 from lightning_ood.errors import InputError
 from lightning_ood.ops.files import read_text
 from lightning_ood.ops.plain_yaml import read_yaml
-from lightning_ood.report import read_scores, reader
+from lightning_ood.report import RunResults, read_scores, reader
 from lightning_ood.report.paper import write_grid
 from lightning_ood.report.publish import publish
 from lightning_ood.report.table import detectors_of
@@ -60,7 +60,9 @@ def rewrite(run: Path, detectors: Iterable[str] = (), trapezoid: bool = False) -
         raise InputError(f"{run} has no scores of {', '.join(unknown)}; it has {', '.join(held)}")
     hidden = [name for name in held if name not in wanted]
     config, root = _config(run / "config.test.yaml")
-    return publish(table.drop(columns=hidden), run, config=config, read=reader(data_root(root)), trapezoid=trapezoid)
+    shown = table.drop(columns=hidden)
+    results = RunResults.load(run, shown, config=config, read=reader(data_root(root)), trapezoid=trapezoid)
+    return publish(results, run)
 
 
 def _config(path: Path) -> tuple[str, str | None]:

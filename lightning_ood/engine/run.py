@@ -17,10 +17,14 @@ from lightning_ood.engine.private_lightning import ChildProcesses
 from lightning_ood.engine.run_dir import RunFolder, fit_in, read_checkpoint
 from lightning_ood.engine.scoring import ScoringCallback
 from lightning_ood.engine.training import train
+from lightning_ood.engine.usage import Meter
 from lightning_ood.errors import InputError
+from lightning_ood.evaluation.result import results_of
 from lightning_ood.ops.console import rank_zero_print
 from lightning_ood.ops.processes import naming_the_dead
 from lightning_ood.report.doubts import print_doubts
+from lightning_ood.report.loggers import log_fit, log_use
+from lightning_ood.report.provenance import network_facts
 from lightning_ood.report.results import finish, table_of
 from lightning_ood.report.table import limit_line
 
@@ -58,7 +62,9 @@ def fit(
             train(trainer, module, data, folder, training_config_hash, overwrite)
         _prepare(trainer, module, data, scoring, None if overwrite else folder.last)
         with only_ours(trainer):  # also while it is saved: EMA would put other weights in the file
-            reasons = _fit_detectors(trainer, module, data, scoring) if scoring.suite.unfitted else {}
+            meter = Meter("fit", trainer.strategy.root_device)
+            seen, reasons = _fit_detectors(trainer, module, data, scoring) if scoring.suite.unfitted else (0, {})
+            usage = meter.usage(seen) if seen else {}
             wrong = "; ".join(str(reason) for reason in reasons.values())
             if wrong and not scoring.suite.fitted:
                 raise InputError(wrong)
@@ -68,6 +74,8 @@ def fit(
             print_doubts(scoring.suite.doubts)
     if wrong:
         raise InputError(f"{wrong}. The other detectors' fit is saved in {folder.last}")
+    if trainer.is_global_zero:
+        log_fit(trainer.loggers, folder.last, usage)
     return folder.last
 
 
@@ -89,8 +97,8 @@ def _prepare(
 
 def _fit_detectors(
     trainer: L.Trainer, module: OODModule, data: OODDataModule, scoring: ScoringCallback
-) -> dict[str, InputError]:
-    """One exact pass over the training images."""
+) -> tuple[int, dict[str, InputError]]:
+    """Makes one exact pass over the training images; returns their number and why a detector could not be fitted."""
     with unchanged(module, "the fit pass"):
         trainer.validate(module, datamodule=data, verbose=False)
     assert data.train_set is not None
@@ -102,7 +110,7 @@ def _fit_detectors(
     )
     if data.limit is not None:
         rank_zero_print(limit_line(data.limit))
-    return reasons
+    return seen, reasons
 
 
 def _keep(path: Path, module: OODModule, data: OODDataModule, scoring: ScoringCallback, precision: str) -> None:
@@ -216,32 +224,22 @@ def test(
     """
     check_exact(trainer)
     with _together(trainer), folder.under_way("test"):
-        fitted = _restore(checkpoint or folder.last, module, data, scoring, trainer.precision, command)
+        checkpoint = checkpoint or folder.last
+        fitted = _restore(checkpoint, module, data, scoring, trainer.precision, command)
+        meter = Meter("test", trainer.strategy.root_device)
         with unchanged(module, "the test"):
             trainer.test(module, datamodule=data, verbose=False)
         _say_cached(module)
         rows, scores = scoring.finish_test(trainer.strategy.root_device)
         if not trainer.is_global_zero:
             return None
+        usage = {**log_use(trainer.loggers, checkpoint), **meter.usage(len(rows))}
         table = table_of(rows.numpy(), scores.numpy(), list(scoring.suite.detectors), data)
-        suite = scoring.suite
-        extra_forwards = {name: detector.extra_forwards for name, detector in suite.detectors.items()}
-        summaries = {name: detector.summary(suite.fitted.get(name, {})) for name, detector in suite.detectors.items()}
-        fits = (summaries, suite.fitted, extra_forwards)
-        about = {**_about(module, scoring), "fit": fitted, "command": called}
+        results = results_of(table, scoring.suite, config=config, usage=usage)
+        about = network_facts(module.source, module.weights_hash())
+        about |= {"fitted_on": scoring.fingerprint.get("fit", {}).get("content", ""), "fit": fitted, "command": called}
         about |= {} if data.limit is None else {"limit": data.limit}
-        return finish(table, folder.path, *fits, config, trainer.loggers, data, suite.doubts, about)
-
-
-def _about(module: OODModule, scoring: ScoringCallback) -> dict[str, Any]:
-    """Returns the network and the images of the fit, for ``write_provenance``."""
-    return {
-        "network": module.source.network,
-        "weights": Path(module.source.weights).name,
-        "weights_sha256": module.weights_hash(),
-        "weights_file_sha256": module.source.sha256,
-        "fitted_on": scoring.fingerprint.get("fit", {}).get("content", ""),
-    }
+        return finish(results, folder.path, scoring.suite.fitted, trainer.loggers, data, about)
 
 
 def _restore(

@@ -21,6 +21,7 @@ from lightning_ood.ops.console import rank_zero_print
 from lightning_ood.ops.secrets import scrub, without_secrets
 from lightning_ood.report import private_wandb as private
 from lightning_ood.report.environment import code_version
+from lightning_ood.report.fit_record import read_record
 
 ANSWER_WITHIN = 8.0  # seconds for W&B to begin a run; with its start the run goes on offline within 10
 UPLOAD_WITHIN = 600.0  # seconds for the rest of the upload at the end; what is left is on disk for `wandb sync`
@@ -29,7 +30,9 @@ _PROJECT = 128  # letters of a project's name, at most
 _SET_HERE = ("WANDB_DATA_DIR", "WANDB_JOB_TYPE", "WANDB_MODE")  # by prepare, by fit_test, by Lightning
 
 
-def make_ready(loggers: Iterable[Logger], folder: Path, job: str, tags: Sequence[str] = ()) -> None:
+def make_ready(
+    loggers: Iterable[Logger], folder: Path, job: str, tags: Sequence[str] = (), one_run: bool = False
+) -> None:
     """Completes the arguments of W&B's loggers, and makes every logger warn where it would raise.
 
     Args:
@@ -37,14 +40,16 @@ def make_ready(loggers: Iterable[Logger], folder: Path, job: str, tags: Sequence
         folder: the run's output directory.
         job: as in :func:`prepare`, like ``tags``.
         tags: W&B's tags.
+        one_run: a test continues the W&B run of the last fit in the folder, and both are of the job type ``fit_test``.
 
     Raises:
         InputError: if W&B's project has a name that W&B does not take.
     """
+    run_id = _run_of_fit(folder) if one_run and job == "test" else None
     for logger in loggers:
         if isinstance(logger, WandbLogger):
             try:
-                prepare(logger, folder, job, tags)
+                prepare(logger, folder, "fit_test" if one_run else job, tags, run_id)
             except InputError:
                 raise
             except Exception as error:  # such as a variable of W&B's that it cannot read
@@ -52,7 +57,16 @@ def make_ready(loggers: Iterable[Logger], folder: Path, job: str, tags: Sequence
         guard(logger)
 
 
-def prepare(logger: WandbLogger, folder: Path, job: str, tags: Sequence[str] = ()) -> WandbLogger:
+def _run_of_fit(folder: Path) -> str | None:
+    run_id = read_record(folder).run_id
+    if not run_id:
+        rank_zero_print(f"--one_run: no fit in {folder} was logged to W&B; the test gets a run of its own")
+    return run_id or None
+
+
+def prepare(
+    logger: WandbLogger, folder: Path, job: str, tags: Sequence[str] = (), run_id: str | None = None
+) -> WandbLogger:
     """Completes the logger's arguments where neither they nor W&B's environment variables are set, and begins the run.
 
     Args:
@@ -60,6 +74,7 @@ def prepare(logger: WandbLogger, folder: Path, job: str, tags: Sequence[str] = (
         folder: the run's output directory; its name is W&B's group, and W&B's files go there.
         job: ``fit``, ``test`` or ``fit_test``, unless WANDB_JOB_TYPE is set.
         tags: W&B's tags, unless WANDB_TAGS is set.
+        run_id: the run to continue, unless WANDB_RUN_ID is set; a new one where None.
 
     Returns:
         The logger; offline where no key is configured or W&B does not answer.
@@ -70,7 +85,7 @@ def prepare(logger: WandbLogger, folder: Path, job: str, tags: Sequence[str] = (
     arguments = private.init_arguments(logger)
     if arguments["anonymous"] is None:
         del arguments["anonymous"]  # W&B warns about the argument, whatever its value
-    for key, value in _defaults(folder, os.environ.get("WANDB_JOB_TYPE", job), tags).items():
+    for key, value in _defaults(folder, os.environ.get("WANDB_JOB_TYPE", job), tags, run_id).items():
         if arguments.get(key) is None:
             arguments[key] = value
     if arguments["project"] == "lightning_logs":  # Lightning's default
@@ -94,10 +109,11 @@ def _check_project(name: str) -> None:
         )
 
 
-def _defaults(folder: Path, job: str, tags: Sequence[str]) -> dict[str, Any]:
+def _defaults(folder: Path, job: str, tags: Sequence[str], run_id: str | None) -> dict[str, Any]:
     import wandb
 
     ours = {
+        "WANDB_RUN_ID": ("id", run_id),
         "WANDB_JOB_TYPE": ("job_type", job),
         "WANDB_TAGS": ("tags", [tag[:64] for tag in tags]),
         "WANDB_RUN_GROUP": ("group", folder.name),

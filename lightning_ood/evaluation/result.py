@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +13,8 @@ from lightning_ood.suite import DetectorSuite
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+    from lightning_ood.report.run_results import RunResults
 
 
 @dataclass
@@ -77,11 +79,12 @@ class Evaluation:
         from lightning_ood.report.doubts import all_doubts
         from lightning_ood.report.publish import publish
 
-        suite, folder = self.suite, Path(folder)
+        folder = Path(folder)
         write_scores(self.scores, folder)
-        summaries = {name: one.summary(suite.fitted.get(name, {})) for name, one in suite.detectors.items()}
-        costs: dict[str, Any] = {name: one.extra_forwards for name, one in suite.detectors.items()}
-        publish(self.scores, folder, summaries, costs=costs, doubts=all_doubts(self.scores, suite.doubts))
+        results = results_of(self.scores, self.suite)
+        results = replace(results, doubts=all_doubts(self.scores, results.doubts))
+        results.save(folder)
+        publish(results, folder)
         return folder
 
     def __str__(self) -> str:
@@ -90,3 +93,18 @@ class Evaluation:
     def _repr_html_(self) -> str:
         """Returns the table for a notebook."""
         return self.table.round(1).to_html()
+
+
+def results_of(scores: pd.DataFrame, suite: DetectorSuite, **others: Any) -> RunResults:
+    """Joins a table of scores with what the detectors of a suite say: summaries, costs, doubts about their fits.
+
+    Args:
+        scores: a row per test image.
+        suite: the fitted detectors.
+        others: other fields of the results.
+    """
+    from lightning_ood.report.run_results import RunResults
+
+    summaries = {name: detector.summary(suite.fitted.get(name, {})) for name, detector in suite.detectors.items()}
+    costs = {name: detector.extra_forwards for name, detector in suite.detectors.items()}
+    return RunResults(scores, summaries=summaries, costs=costs, doubts=suite.doubts, **others)

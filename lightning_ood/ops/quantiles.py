@@ -82,7 +82,7 @@ def _select(values: NDArray[np.floating], low: int, high: int) -> tuple[float, f
     middle, spread = low / len(values) * len(sample), 2 * math.sqrt(len(sample))  # four standard deviations
     smallest = sample[max(0, math.floor(middle - spread))]
     largest = sample[min(len(sample) - 1, math.ceil(middle + spread))]
-    smaller = np.count_nonzero(values < smallest)
+    smaller = int(np.count_nonzero(values < smallest))
     inside = values[(values >= smallest) & (values <= largest)]
     if not smaller <= low <= high < smaller + len(inside):
         smaller, inside = 0, values

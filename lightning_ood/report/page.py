@@ -11,11 +11,12 @@ import numpy as np
 import pandas as pd
 
 from lightning_ood.metrics.rates import METRICS, falls
-from lightning_ood.report.console import Costs, caption
+from lightning_ood.report.console import caption
 from lightning_ood.report.doubts import Doubts, by_sentence
-from lightning_ood.report.environment import bibtex, environment, papers
+from lightning_ood.report.environment import bibtex, papers
 from lightning_ood.report.grid import Grid, grid, within
 from lightning_ood.report.page_data import facts
+from lightning_ood.report.run_results import RunResults
 from lightning_ood.report.table import INTERVALS, MEAN
 
 TITLES = {
@@ -29,38 +30,26 @@ _LEADERS = 5  # detectors of a group in the answer
 
 
 def render_page(
-    metrics: pd.DataFrame,
-    *,
+    results: RunResults,
     data: Mapping[str, Any] | None = None,
-    accuracy: float | None = None,
-    summaries: Mapping[str, Mapping[str, Any]] | None = None,
-    config: str = "",
     title: str = "Out-of-distribution detection",
-    costs: Costs | None = None,
     note: str = "",
-    found: Mapping[str, str] | None = None,
-    doubts: Doubts | None = None,
 ) -> str:
     """Renders the page as HTML that needs no network and no other file.
 
     Args:
-        metrics: result of ``summarise``.
+        results: of the run; numbers ``ratio.<item>`` of a fit's summary are drawn in one chart, doubts are counted in
+            the table and told with the detector.
         data: result of ``page_data``; without it the page shows the tables alone.
-        accuracy: accuracy on the ID images in percent.
-        summaries: detector -> summary of its fit; numbers ``ratio.<item>`` are drawn in one chart.
-        config: config of the run as YAML.
         title: title of the page.
-        costs: detector -> extra forwards per image in each command.
         note: why some images of mistakes could not be read.
-        found: environment of the test; the current one where None.
-        doubts: detector -> what is doubtful about its row; counted in the table, told with the detector.
     """
-    found = found or environment()
-    table = grid(metrics)
-    doubts = {name: list(doubts[name]) for name in table.detectors if doubts and doubts.get(name)}
+    metrics, table = results.metrics, grid(results.metrics)
+    doubts = {name: list(results.doubts[name]) for name in table.detectors if results.doubts.get(name)}
+    lines = caption(metrics, results.accuracy).splitlines()
     return template("page.html").render(
         title=title,
-        caption="\n".join(line for line in caption(metrics, accuracy).splitlines() if not line.startswith("Cells:")),
+        caption="\n".join(line for line in lines if not line.startswith("Cells:")),
         answer=_answer(metrics, doubts),
         table=table,
         rows=_rows(table),
@@ -69,13 +58,13 @@ def render_page(
         full=any(column.full for column in table.columns),
         doubts=doubts,
         doubtful=by_sentence(doubts),
-        costs=costs if any(any(cost.values()) for cost in (costs or {}).values()) else {},
-        data=_all_data(table, doubts, summaries or {}, data),
+        costs=results.costs if any(any(cost.values()) for cost in results.costs.values()) else {},
+        data=_all_data(table, doubts, results.summaries, data),
         note=note,
-        config=config,
-        environment=found,
-        bibtex=bibtex(found),
-        papers=papers(config, metrics["detector"].drop_duplicates()),
+        config=results.config,
+        environment=results.environment,
+        bibtex=bibtex(results.environment),
+        papers=papers(results.config, metrics["detector"].drop_duplicates()),
     )
 
 

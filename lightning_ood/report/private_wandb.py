@@ -58,6 +58,14 @@ def go_offline(logger: Any) -> None:
     logger._wandb_init["mode"] = "offline"
 
 
+def use_artifact(run: Any, artifact: Any) -> None:
+    """Names a new artifact as an input of a run, in the background and also offline.
+
+    ``Run.use_artifact`` does the same, but waits for the server, and refuses an offline run.
+    """
+    run._log_artifact(artifact, is_user_created=True, use_after_commit=True)
+
+
 def skip_launcher() -> None:
     """Keeps W&B from importing its launcher, 0.8 s of CPU time, when a run begins.
 

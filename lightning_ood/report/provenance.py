@@ -12,6 +12,7 @@ from typing import Any
 import pandas as pd
 
 from lightning_ood.errors import InputError
+from lightning_ood.networks.source import Source
 from lightning_ood.ops.files import read_json, write_text
 from lightning_ood.report.environment import environment
 from lightning_ood.report.table import accuracy
@@ -53,6 +54,16 @@ def _below(paths: list[str]) -> list[str]:
     paths = [path.replace("\\", "/") for path in paths]
     shared = os.path.commonpath([path.rpartition("/")[0] for path in paths]) if len(paths) > 1 else ""
     return [path[len(shared) :].lstrip("/") for path in paths]
+
+
+def network_facts(source: Source, weights_hash: str) -> dict[str, Any]:
+    """Describes a network for :func:`write_provenance`: its name, its weights, hashes of tensors and file."""
+    return {
+        "network": source.network,
+        "weights": Path(source.weights).name,
+        "weights_sha256": weights_hash,
+        "weights_file_sha256": source.sha256,
+    }
 
 
 def write_provenance(

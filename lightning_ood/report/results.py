@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,8 @@ from lightning_ood.report.doubts import all_doubts
 from lightning_ood.report.failures import class_names
 from lightning_ood.report.provenance import write_provenance
 from lightning_ood.report.publish import publish
-from lightning_ood.report.table import LIMIT
+from lightning_ood.report.run_results import RunResults
+from lightning_ood.report.table import LIMIT, detectors_of
 
 
 def table_of(rows: Any, scores: Any, detectors: list[str], data: OODDataModule) -> pd.DataFrame:
@@ -61,29 +63,21 @@ def _written(path: str | None) -> str | None:
 
 
 def finish(
-    table: pd.DataFrame,
+    results: RunResults,
     run_dir: Path,
-    summaries: Mapping[str, Mapping[str, Any]],
     fitted: Mapping[str, Mapping[str, Tensor]],
-    extra_forwards: Mapping[str, Mapping[str, int]],
-    config: str = "",
     loggers: Iterable[Any] = (),
     data: OODDataModule | None = None,
-    doubts: Mapping[str, Sequence[str]] | None = None,
     network: Mapping[str, Any] | None = None,
 ) -> pd.DataFrame:
     """Writes, prints and logs the table of scores and everything computed from it.
 
     Args:
-        table: rows of scores.parquet, one column of scores per detector.
+        results: with the doubts about the fits; detectors whose scores are not finite are left out.
         run_dir: output directory of the run.
-        summaries: detector -> summary of its fit, for the report.
         fitted: detector -> its fitted tensors; those that keep training scores get the AUROC of these.
-        extra_forwards: detector -> forwards per image beyond the shared one; its keys name all detectors.
-        config: the resolved configuration, YAML.
         loggers: Lightning loggers that receive the metrics and the pictures.
         data: the test sets, from which thumbnails are read.
-        doubts: detector -> what is doubtful about its fit.
         network: what ``write_provenance`` takes; None writes no provenance.
 
     Returns:
@@ -93,19 +87,26 @@ def finish(
         InputError: if no image of a set could be read, or scores of a detector are not finite; the other results
             have been written by then.
     """
-    broken = _broken(table, list(extra_forwards))
-    table = table.drop(columns=list(broken))
+    names = detectors_of(results.scores)
+    broken = _broken(results.scores, names)
+    table = results.scores.drop(columns=list(broken))
     write_scores(table, run_dir)
     wrong = [*_unread(table, data), *broken.values()] if data else [*broken.values()]
-    if wrong and (len(broken) == len(extra_forwards) or not {"id", "ood"}.issubset(table["role"])):
+    if wrong and (len(broken) == len(names) or not {"id", "ood"}.issubset(table["role"])):
         raise InputError("; ".join(wrong))
     read = reader(data.root, {entry.name: entry.images.whole for entry in data.sets.values()}) if data else None
-    shown = _with_training_auroc(summaries, fitted, table)
-    found = all_doubts(table, doubts or {})
     if network is not None:
-        write_provenance(run_dir, table, _pixels(data), network, extra_forwards)
-    names = _class_words(table, data) if data else None
-    metrics = publish(table, run_dir, shown, config, loggers, extra_forwards, read, doubts=found, classes=names)
+        write_provenance(run_dir, table, _pixels(data), network, results.costs)
+    shown = replace(
+        results,
+        scores=table,
+        summaries=_with_training_auroc(results.summaries, fitted, table),
+        doubts=all_doubts(table, results.doubts),
+        classes=_class_words(table, data) if data else None,
+        read=read,
+    )
+    shown.save(run_dir)
+    metrics = publish(shown, run_dir, loggers)
     if wrong:
         raise InputError("; ".join(wrong) + f". The other scores and their table are in {run_dir}")
     return metrics

@@ -1,29 +1,27 @@
-"""Tables, charts, plots, examples and files that are logged to Weights & Biases besides the scalars."""
+"""Tables, charts, plots, examples and alerts that are logged to Weights & Biases besides the scalars."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
-from lightning_ood.report.doubts import Doubts, doubts_table
+from lightning_ood.report.doubts import Doubts, by_sentence, doubts_table
 from lightning_ood.report.failures import class_names
 from lightning_ood.report.fits import Summaries, ratios
+from lightning_ood.report.keys import keys
 from lightning_ood.report.mistakes import PREFIX, Read, thumbnails, worst
 from lightning_ood.report.plots import roc
-from lightning_ood.report.private_wandb import uploads_models
-from lightning_ood.report.table import detectors_of, rows_of
+from lightning_ood.report.run_results import RunResults
+from lightning_ood.report.table import detectors_of, rows_of, without_csid
 
-LIMIT = 50 * 2**20  # bytes; larger files are uploaded only where log_model is set
 EXAMPLES = 5  # images of each kind and detector
 STEP = "trainer/global_step"  # Lightning's x-axis
 _BINS = 64
-_NOT_IN_NAMES = re.compile(r"[^-.\w]", re.ASCII)
+_ALERT = 2000  # letters of an alert
 
 Content = dict[str, Any]
 
@@ -45,63 +43,37 @@ def log(run: Any, values: Mapping[str, float], parts: Iterable[Callable[[], Cont
     return problems
 
 
-def parts(
-    metrics: pd.DataFrame,
-    scores: pd.DataFrame,
-    pictures: Sequence[Path],
-    summaries: Summaries,
-    read: Read | None,
-    doubts: Doubts,
-) -> list[Callable[[], Content]]:
-    """Returns functions that build one part of the log each; see :func:`lightning_ood.report.loggers.log_run`."""
+def parts(results: RunResults, pictures: Sequence[Path]) -> list[Callable[[], Content]]:
+    """Returns functions that build one part of the log each, beside the scalars.
+
+    The parts are the tables ``metrics`` (with the number of each detector's doubts) and ``doubts`` (their sentences,
+    where there are any), a histogram ``scores/<set>/<detector>`` per set, curves ``roc/<set>``, charts
+    ``norm_ratio/<detector>``, the plots ``report/<name>`` and the table ``examples`` of the worst mistakes as
+    thumbnails.
+    """
+    scores = without_csid(results.scores)
     return [
-        lambda: _tables(metrics, doubts),
+        lambda: _tables(results),
         lambda: dict(_histograms(scores)),
         lambda: dict(_curves(scores)),
-        lambda: dict(_norm_ratios(summaries)),
+        lambda: dict(_norm_ratios(results.summaries)),
         lambda: _pictures(pictures),
-        lambda: _examples(scores, read),
+        lambda: _examples(scores, results.read),
     ]
 
 
-def log_summaries(run: Any, summaries: Summaries) -> None:
-    """Adds scalar results of each fit (thresholds, chosen blocks) to the run's summary; curves are plotted instead."""
-    run.summary.update(
-        {
-            f"fit/{detector}/{key}": value
-            for detector, summary in summaries.items()
-            for key, value in summary.items()
-            if isinstance(value, (str, int, float))
-        }
-    )
+def alert(run: Any, doubts: Doubts) -> None:
+    """Sends one alert about the doubtful rows of the table; none where nothing is doubtful."""
+    doubtful = sum(map(bool, doubts.values()))
+    if doubtful:
+        text = "\n".join(f"{', '.join(names)}: {doubt}" for doubt, names in by_sentence(doubts).items())
+        run.alert(f"{doubtful} of {len(doubts)} detectors are doubtful", text[:_ALERT], level="WARN")
 
 
-def log_files(logger: Any, kind: str, files: Iterable[Path]) -> None:
-    """Logs files as an artifact ``<group>-<kind>``; files above ``LIMIT`` as references unless ``log_model`` is set.
-
-    Args:
-        logger: a ``WandbLogger``.
-        kind: type of the artifact.
-        files: files to log; missing ones are skipped.
-    """
+def _tables(results: RunResults) -> Content:
     import wandb
 
-    files = [path for path in files if path.is_file()]
-    if not files:
-        return
-    run = logger.experiment
-    artifact = wandb.Artifact(_NOT_IN_NAMES.sub("_", f"{run.group or run.id}-{kind}")[:128], type=kind)
-    for path in files:
-        if path.stat().st_size <= LIMIT or uploads_models(logger):
-            artifact.add_file(str(path), name=path.name)
-        else:
-            artifact.add_reference(path.absolute().as_uri(), name=path.name)
-    run.log_artifact(artifact)
-
-
-def _tables(metrics: pd.DataFrame, doubts: Doubts) -> Content:
-    import wandb
-
+    metrics, doubts = results.metrics, results.doubts
     counted = metrics.assign(doubts=[len(doubts.get(name, ())) for name in metrics["detector"]]) if doubts else metrics
     content: Content = {"metrics": counted, "doubts": doubts_table(doubts)}
     return {
@@ -115,33 +87,39 @@ def _histograms(scores: pd.DataFrame) -> Iterator[tuple[str, Any]]:
     """Yields a histogram of each set's scores; all sets of a detector share their bins for overlays."""
     import wandb
 
-    for detector in detectors_of(scores):
+    rows = rows_of(scores)
+    sets = {"": "id", **keys(filter(None, rows))}
+    for detector, key in keys(detectors_of(scores)).items():
         values = scores[detector].to_numpy(dtype=np.float64)
         edges = np.histogram_bin_edges(values, _BINS)
-        for name, at in rows_of(scores).items():
-            yield (
-                f"scores/{name or 'id'}/{detector}",
-                wandb.Histogram(np_histogram=np.histogram(values[at], edges)),
-            )
+        for name, at in rows.items():
+            yield f"scores/{sets[name]}/{key}", wandb.Histogram(np_histogram=np.histogram(values[at], edges))
 
 
 def _curves(scores: pd.DataFrame) -> Iterator[tuple[str, Any]]:
-    """Yields a ROC chart per set with a line of about 100 points per detector; W&B draws at most 10 000 points."""
+    """Yields a ROC chart per set with a line of about 100 points per detector; W&B draws at most 10 000 points.
+
+    The columns of its table are ``detector``, ``fpr`` (share of the set accepted) and ``tpr`` (share of ID kept).
+    """
     import wandb
 
-    detectors = detectors_of(scores)
-    values: Mapping[str, NDArray[Any]] = {name: scores[name].to_numpy() for name in detectors}
+    values = {name: scores[name].to_numpy() for name in detectors_of(scores)}
     (_, id_rows), *sets = rows_of(scores).items()
+    set_keys = keys(name for name, _ in sets)
     for name, at in sets:
-        curves = [roc(values[detector][id_rows], values[detector][at], 50) for detector in detectors]
+        curves = {detector: roc(found[id_rows], found[at], 50) for detector, found in values.items()}
+        points = [
+            [detector, x, y]
+            for detector, (fpr, tpr) in curves.items()
+            for x, y in zip(fpr.tolist(), tpr.tolist(), strict=True)
+        ]
         yield (
-            f"roc/{name}",
-            wandb.plot.line_series(
-                xs=[fpr.tolist() for fpr, _ in curves],
-                ys=[tpr.tolist() for _, tpr in curves],
-                keys=detectors,
-                title=f"ROC against {name}: share of ID kept",
-                xname=f"share of {name} accepted",
+            f"roc/{set_keys[name]}",
+            wandb.plot_table(
+                "wandb/lineseries/v0",
+                wandb.Table(columns=["detector", "fpr", "tpr"], data=points),
+                {"step": "fpr", "lineKey": "detector", "lineVal": "tpr"},
+                {"title": f"ROC against {name}: share of ID kept", "xname": f"share of {name} accepted"},
             ),
         )
 
@@ -149,17 +127,18 @@ def _curves(scores: pd.DataFrame) -> Iterator[tuple[str, Any]]:
 def _norm_ratios(summaries: Summaries) -> Iterator[tuple[str, Any]]:
     import wandb
 
-    for detector, values in ratios(summaries).items():
-        table = wandb.Table(columns=["block", "NormRatio"], data=[list(item) for item in values.items()])
+    found = ratios(summaries)
+    for detector, key in keys(found).items():
+        table = wandb.Table(columns=["block", "norm_ratio"], data=[list(item) for item in found[detector].items()])
         title = f"{detector}: NormRatio (chosen: {summaries[detector]['block']})"
-        yield f"norm_ratio/{detector}", wandb.plot.bar(table, "block", "NormRatio", title=title)
+        yield f"norm_ratio/{key}", wandb.plot.bar(table, "block", "norm_ratio", title=title)
 
 
 def _pictures(paths: Iterable[Path]) -> Content:
     """Returns each plot under its own key, and the images of mistakes of all detectors as one gallery."""
     import wandb
 
-    paths = [path for path in paths if path.suffix == ".png"]
+    paths = list(paths)
     mistakes = [path for path in paths if path.stem.startswith(PREFIX)]
     content: Content = {f"report/{path.stem}": wandb.Image(str(path)) for path in paths if path not in mistakes}
     if mistakes:

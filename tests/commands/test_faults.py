@@ -20,7 +20,7 @@ from lightning_ood.data.datamodule import OODDataModule
 from lightning_ood.data.specs import TestSet
 from lightning_ood.engine.run_dir import RunFolder
 from lightning_ood.errors import InputError, context
-from lightning_ood.report import write_scores
+from lightning_ood.report import RunResults, write_scores
 from lightning_ood.report.publish import publish
 from lightning_ood.report.results import table_of
 from tests.helpers.runs import Run
@@ -120,7 +120,9 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("whole")
     table = make_scores(["msp", "energy"], [("photos", "far")])
     write_scores(table, run)
-    publish(table, run, {}, "data: {root: .}")
+    results = RunResults(table, config="data: {root: .}")
+    results.save(run)
+    publish(results, run)
     (run / "config.test.yaml").write_text("data: {root: .}")
     return run
 

@@ -22,6 +22,8 @@ from tests.helpers.wandb_server import wandb_server
 
 pytestmark = pytest.mark.usefixtures("wandb_anew")
 
+COSTS = ("seconds", "images_per_second", "peak_memory_gib")
+TEST_IMAGES = 23 + 9 + 17 + 2
 KEY = "0123456789abcdef0123456789abcdef01234567"
 
 
@@ -71,15 +73,16 @@ def table(run: Offline, key: str) -> pd.DataFrame:
     return pd.DataFrame(held["data"], columns=held["columns"])
 
 
-def upload(run: Offline) -> None:
-    """What `wandb sync` sends: all of it."""
+def upload(run: Offline) -> list[str]:
+    """What `wandb sync` sends: all of it; returns the artifacts that are inputs of the run."""
     with wandb_server() as server:
         environment = {**os.environ, "WANDB_BASE_URL": server.url, "WANDB_API_KEY": KEY, "WANDB_MODE": "online"}
         command = [sys.executable, "-m", "wandb", "sync", str(run.folder)]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=100)
     assert done.returncode == 0, done.stdout + done.stderr
     sent = server.runs[run.run.run_id]
-    assert (sent["jobType"], sent["sweep"], set(sent["tags"])) == ("fit_test", "s1", set(run.run.tags))
+    assert (sent["jobType"], set(sent["tags"])) == (run.run.job_type, set(run.run.tags))
+    assert sent.get("sweep", "") == run.run.sweep_id
     config = {key: value for key, value in run.config.items() if not key.startswith("_wandb")}
     assert {key: item["value"] for key, item in json.loads(sent["config"]).items() if key in config} == config
     summary = json.loads(server.lines["wandb-summary.json"][-1])
@@ -89,9 +92,10 @@ def upload(run: Offline) -> None:
     for name, artifact in run.artifacts.items():
         assert name in server.committed
         for entry in artifact.manifest.contents:
-            assert server.files[f"{name}/{entry.path}"] == Path(entry.local_path).read_bytes()
+            assert entry.ref or server.files[f"{name}/{entry.path}"] == Path(entry.local_path).read_bytes()
     for path in run.files:
         assert server.files[path.relative_to(run.folder / "files").as_posix()] == path.read_bytes()
+    return server.used
 
 
 @pytest.mark.slow
@@ -112,6 +116,8 @@ def test_an_offline_run_holds_everything(config: Path, train: Run, tmp_path: Pat
     metrics = pd.read_csv(folder / "metrics.csv")
     dark = read_scores(folder).query("role == 'csid'")
     expected = scalars(metrics) | {"accuracy/dark": 100 * (dark["label"] == dark["prediction"]).mean()}
+    assert {f"cost/{job}_{what}" for job in ("fit", "test") for what in COSTS} < set(run.summary)
+    assert run.summary["cost/test_images_per_second"] * run.summary["cost/test_seconds"] == pytest.approx(TEST_IMAGES)
     (step,) = (step for step in run.steps if "auroc/mean-far/msp" in step)
     assert {key: step[key] for key in expected} == pytest.approx(expected)
     assert {key: run.summary[key] for key in expected} == pytest.approx(expected)
@@ -122,8 +128,8 @@ def test_an_offline_run_holds_everything(config: Path, train: Run, tmp_path: Pat
     for name in ("report/roc", "report/blocks", "report/histograms"):
         assert (place / "files" / run.summary[f"{name}/path"]).is_file()
     assert run.summary["report/mistakes/captions"] == ["msp", "react", "feature_norm"]
-    curve = table(run, "roc/pale_table").query("lineKey == 'msp'").sort_values(["lineVal", "step"])
-    assert {0.0, 1.0} <= set(curve["step"])
+    curve = table(run, "roc/pale_table").query("detector == 'msp'").sort_values(["tpr", "fpr"])
+    assert {0.0, 1.0} <= set(curve["fpr"])
     assert set(table(run, "norm_ratio/feature_norm_table")["block"]) == {"block1", "block2"}
     worst = table(run, "examples").query("detector == 'msp' and kind == 'most confident OOD'")
     best = read_scores(folder).query("role == 'ood'")["msp"].nlargest(5)
@@ -143,7 +149,7 @@ def test_an_offline_run_holds_everything(config: Path, train: Run, tmp_path: Pat
     )
     assert {row[2]["path"] for row in held["data"]} < in_artifact(examples), "thumbnails"
     assert run.files and all(path.is_file() for path in run.files)
-    upload(run)
+    assert upload(run) == [], "its own checkpoint is no input"
     for path in (path for path in folder.rglob("*") if path.is_file()):
         assert KEY.encode() not in path.read_bytes(), path
 
@@ -182,22 +188,30 @@ def test_fit_and_test_are_two_runs_of_a_group(
     content["trainer"]["logger"] = [broken, csv, wandb]
     config.write_text(yaml.safe_dump(content))
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("lightning_ood.report.wandb_run.LIMIT", 100)
-    monkeypatch.setattr("lightning_ood.report.wandb_run._tables", lambda metrics, doubts: 1 / 0)
-    for job in ("fit", "test"):
-        main([job, "--config", str(config)])
+    monkeypatch.setattr("lightning_ood.report.wandb_artifacts.LIMIT", 100)
+    monkeypatch.setattr("lightning_ood.report.wandb_run._tables", lambda results: 1 / 0)
+    for job, *options in (["fit"], ["test"], ["test", "--one_run"]):
+        main([job, "--config", str(config), *options])
     said = capsys.readouterr()
     assert "Broken failed (ConnectionError: nobody there)" in said.err and "ZeroDivisionError" in said.err
     folder = tmp_path / "runs" / "tiny"
     runs = {run.run.job_type: run for run in map(read, folder.glob("wandb/offline-run-*"))}
-    assert {job: run.exit_code for job, run in runs.items()} == {"fit": 0, "test": 0}
+    assert {job: run.exit_code for job, run in runs.items()} == {"fit": 0, "test": 0, "fit_test": 0}
+    one = runs.pop("fit_test")
+    assert one.run.run_id == runs["fit"].run.run_id and "tiny-checkpoint" not in one.artifacts
     assert {run.run.run_group for run in runs.values()} == {"tiny"}
     assert all(list(run.run.tags) == ["mine"] for run in runs.values())
     (checkpoint,) = runs["fit"].artifacts["tiny-checkpoint"].manifest.contents
     assert checkpoint.ref == (folder / "checkpoints" / "last.ckpt").as_uri() and not checkpoint.local_path
+    used = runs["test"].artifacts["tiny-checkpoint"]
+    assert used.use_after_commit and used.digest == runs["fit"].artifacts["tiny-checkpoint"].digest
+    assert runs["test"].config["fit_run"] == runs["fit"].run.run_id
     expected = scalars(pd.read_csv(folder / "metrics.csv"))
+    expected |= {key: runs["fit"].summary[key] for key in (f"cost/fit_{what}" for what in COSTS)}
     assert {key: runs["test"].summary[key] for key in expected} == pytest.approx(expected)
     assert "metrics/path" not in runs["test"].summary and "roc/pale_table/path" in runs["test"].summary
-    (logged,) = (tmp_path / "logs").rglob("metrics.csv")
-    row = pd.read_csv(logged).iloc[-1]
+    of_fit, of_test, _ = (pd.read_csv(path) for path in sorted((tmp_path / "logs").rglob("metrics.csv")))
+    assert set(of_fit) == {"step", *(f"cost/fit_{what}" for what in COSTS)}
+    row = of_test.iloc[-1]
     assert {key: row[key] for key in expected} == pytest.approx(expected)
+    assert "tiny-checkpoint" in upload(runs["test"])

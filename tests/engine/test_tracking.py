@@ -10,6 +10,7 @@ from lightning.pytorch.loggers import CSVLogger, WandbLogger
 
 from lightning_ood.engine.tracking import closing, code_version, has_key, hyperparameters, make_ready, prepare
 from lightning_ood.errors import InputError
+from lightning_ood.report.fit_record import FitRecord, write_record
 from tests.helpers.wandb_server import wandb_server
 
 
@@ -80,6 +81,18 @@ def test_the_run_goes_on_offline_within_seconds(
         assert logger.experiment.settings.mode == "offline" and logger.experiment.summary["auroc"] == 1
         logger.experiment.finish()
     assert list((nobody / "mine").glob("wandb/offline-run-*")) and "WANDB_MODE" in os.environ
+
+
+def test_one_run_continues_that_of_the_fit(nobody: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = nobody / "mine"
+    said = []
+    for job, record in (("test", None), ("fit", FitRecord(run_id="of_fit")), ("test", FitRecord(run_id="of_fit"))):
+        if record is not None:
+            write_record(folder, record)
+        make_ready([logger := WandbLogger()], folder, job, one_run=True)
+        said.append((logger._wandb_init["id"], logger._wandb_init["job_type"], logger._wandb_init["resume"]))
+    assert said == [(None, "fit_test", "allow"), (None, "fit_test", "allow"), ("of_fit", "fit_test", "allow")]
+    assert capsys.readouterr().out.count("no fit in") == 1
 
 
 @pytest.mark.parametrize("name", ["a/b", "a#b", "x" * 129])

@@ -43,6 +43,7 @@ class Offline:
         summary: as W&B's table of runs shows it; parts of media joined with a slash.
         artifacts: name -> record.
         files: what is uploaded from ``files``.
+        alerts: records of alerts.
         exit_code: None where the run did not end.
     """
 
@@ -53,6 +54,7 @@ class Offline:
     summary: dict[str, Any] = field(default_factory=dict)
     artifacts: dict[str, Any] = field(default_factory=dict)
     files: list[Path] = field(default_factory=list)
+    alerts: list[Any] = field(default_factory=list)
     exit_code: int | None = None
 
 
@@ -81,6 +83,8 @@ def _read(folder: Path) -> Offline:
             found.artifacts[record.artifact.name] = record.artifact
         elif kind == "files":
             found.files += [folder / "files" / item.path for item in record.files.files]
+        elif kind == "alert":
+            found.alerts.append(record.alert)
         elif kind == "exit":
             found.exit_code = record.exit.exit_code
     return found

@@ -23,6 +23,7 @@ class Server(ThreadingHTTPServer):
         files: uploaded path -> content; those of an artifact below its name.
         lines: name of a stream -> its lines, as ``wandb-history.jsonl``.
         committed: names of the artifacts that were finished.
+        used: names of the artifacts that are inputs of a run.
     """
 
     daemon_threads = True
@@ -34,6 +35,7 @@ class Server(ThreadingHTTPServer):
         self.files: dict[str, bytes] = {}
         self.lines: dict[str, list[str]] = defaultdict(list)
         self.committed: list[str] = []
+        self.used: list[str] = []
 
     def handle_error(self, *request: Any) -> None:
         """W&B hangs up when it is done."""
@@ -70,6 +72,9 @@ class Server(ThreadingHTTPServer):
         if name == "CommitArtifact":
             self.committed.append(asked["artifactID"])
             return {"commitArtifact": {"artifact": {"id": asked["artifactID"], "digest": "d"}}}
+        if name == "UseArtifact":
+            self.used.append(asked["artifactID"])
+            return {"useArtifact": {"artifact": {"id": asked["artifactID"]}}}
         return {}
 
     def _of_artifact(self, file: dict[str, str]) -> dict[str, Any]:

@@ -43,7 +43,7 @@ OF_A_RUN = {  # what commands write
     *("scores.parquet", "metrics.csv", "config.yaml", "config.test.yaml", "fits.json", "last.ckpt", "trained.ckpt"),
     *("header.json", "summary.json", "curve.parquet", "detector.onnx"),
     *("doubts.csv", "provenance.json", "training.ckpt", "index.html", "reproduction.md", "reproduction.csv"),
-    *("features.yaml", "head.safetensors", "failures.md"),
+    *("features.yaml", "head.safetensors", "failures.md", "tracking.json"),
 }
 OF_A_USER = {"my.yaml", "my_detectors.yaml", "two.yaml", "my_model.yaml", "my_table.yaml", "split.yaml"}
 OF_AUTHORS = {"select_svhn_data.py"}  # other people's repositories

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lightning_ood.report import accuracy, summarise, write_report
+from lightning_ood.report import RunResults, summarise, write_report
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
 
@@ -95,17 +95,15 @@ def opened(scores, tmp_path):
         pytest.skip("no Chromium on this machine")
     noise = np.random.default_rng(0).integers(0, 255, (8, 8, 3)).astype(np.uint8)
     summaries = {"nap": {"block": "last", "ratio.layer1.0": 0.9, "ratio.last": 1.1}, "msp": {"long": "x" * 500}}
-    paths = write_report(
-        tmp_path,
+    results = RunResults(
         scores,
-        summarise(scores),
-        accuracy=accuracy(scores),
         summaries=summaries,
         config="a: " + "b" * 500,
         costs={"nap": {"fit": 1, "test": 0}},
         read=lambda *_: Image.fromarray(noise),
         doubts={"nap": ["its taps are wrong"]},
     )
+    paths = write_report(results, tmp_path)
     page = paths[-1].read_text()
     (tmp_path / "page.html").write_text(page.replace("<head>", f"<head>{WATCH}", 1))
     (tmp_path / "harness.html").write_text(HARNESS)

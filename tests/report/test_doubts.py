@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from lightning_ood.report import log_run, print_table, summarise
+from lightning_ood.report import RunResults, log_run, print_table, summarise
 from lightning_ood.report.doubts import all_doubts, doubts_table, read_doubts, write_doubts
 from lightning_ood.report.page import render_page
 from lightning_ood.report.publish import publish
@@ -48,22 +48,24 @@ def test_file(tmp_path):
 
 
 def test_page(scores):
-    page = render_page(summarise(scores), doubts={"nap": ["<b>bold</b> claim"], "msp": ["<b>bold</b> claim"]})
+    page = render_page(RunResults(scores, doubts={"nap": ["<b>bold</b> claim"], "msp": ["<b>bold</b> claim"]}))
     assert '<section id="doubts">' in page and "&lt;b&gt;bold&lt;/b&gt; claim" in page
     assert "<b>msp, nap</b>" in page or "<b>nap, msp</b>" in page  # one sentence about both
     row = page.split('<tr data-name="nap">')[1].split("</tr>")[0]
     assert 'data-doubt="nap"' in row and "1 !" in row
     assert "data-doubt" not in page.split('<tr data-name="energy">')[1].split("</tr>")[0]
-    assert "Doubtful" not in render_page(summarise(scores))
+    assert "Doubtful" not in render_page(RunResults(scores))
 
 
 def test_published_and_shown_again_from_the_file(scores, tmp_path, capsys):
-    publish(scores, tmp_path, doubts=SAID)
+    results = RunResults(scores, doubts=SAID)
+    results.save(tmp_path)
+    publish(results, tmp_path)
     assert "jigsaws" in capsys.readouterr().out
     assert "jigsaws" in (tmp_path / "report" / "index.html").read_text()
-    publish(scores, tmp_path)
+    publish(RunResults.load(tmp_path, scores), tmp_path)
     assert "jigsaws" in capsys.readouterr().out
-    publish(scores.drop(columns="nap"), tmp_path)
+    publish(RunResults.load(tmp_path, scores.drop(columns="nap")), tmp_path)
     assert "jigsaws" not in capsys.readouterr().out
     assert pd.read_csv(tmp_path / "doubts.csv")["doubt"].tolist() == SAID["nap"]
 
@@ -75,7 +77,7 @@ def test_offline_wandb_run(scores, tmp_path, monkeypatch, wandb_anew):
     monkeypatch.setenv("WANDB_SILENT", "true")
     monkeypatch.setenv("WANDB_DATA_DIR", str(tmp_path))
     logger = WandbLogger(project="test", save_dir=tmp_path, offline=True)
-    log_run([logger], summarise(scores), scores, accuracy=None, doubts=SAID)
+    log_run([logger], RunResults(scores, doubts=SAID))
     logger.experiment.finish()
     run = read(next(tmp_path.glob("wandb/offline-run-*")))
     assert run.summary["doubts/nrows"] == len(doubts_table(SAID)) == 2

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import yaml
 
-from lightning_ood.report import summarise, write_report
+from lightning_ood.report import RunResults, summarise, write_report
 from lightning_ood.report.environment import papers
 from lightning_ood.report.fits import blocks, contributions, coverage
 
@@ -36,14 +36,15 @@ def test_curves():
 
 
 def test_a_report_from_scores_alone_knows_the_fits(scores, tmp_path):
-    metrics = summarise(scores)
     costs = {"nap": {"fit": 1, "test": 0}}
-    first = write_report(tmp_path, scores, metrics, summaries=SUMMARIES, costs=costs)
+    results = RunResults(scores, summaries=SUMMARIES, costs=costs)
+    results.save(tmp_path)
+    first = write_report(results, tmp_path)
     page = first[-1].read_text()
-    assert write_report(tmp_path, scores, metrics) == first
+    assert write_report(RunResults.load(tmp_path, scores), tmp_path) == first
     assert first[-1].read_text() == page
     assert {"blocks.png", "coverage.png", "contributions.png"} < {path.name for path in first}
-    fewer = write_report(tmp_path, scores.drop(columns="energy"), metrics[metrics["detector"] != "energy"])
+    fewer = write_report(RunResults.load(tmp_path, scores.drop(columns="energy")), tmp_path)
     assert "coverage.png" not in {path.name for path in fewer}
     assert not (tmp_path / "report" / "coverage.png").exists()
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lightning_ood.report import accuracy, summarise, write_report
+from lightning_ood.report import RunResults, summarise, write_report
 from lightning_ood.report.mistakes import read_thumbnails, write_mistakes
 from lightning_ood.report.page import render_page
 from lightning_ood.report.page_data import curves, facts, page_data
@@ -53,11 +53,8 @@ def check_picture(file):
 
 def test_report(scores, tmp_path):
     scores = scores.rename(columns={"nap": "<b>nap</b>"})
-    metrics = summarise(scores)
     summaries = {"<b>nap</b>": {"block": "last", "ratio.layer1.0": 0.94, "ratio.last": 1.15}, "msp": {}}
-    paths = write_report(
-        tmp_path, scores, metrics, accuracy=accuracy(scores), summaries=summaries, config="a: '<script>'"
-    )
+    paths = write_report(RunResults(scores, summaries=summaries, config="a: '<script>'"), tmp_path)
     names = ["auroc", "fpr95", "histograms", "roc", "taken_for", "classes", "blocks"]
     assert [path.name for path in paths] == [*(f"{name}.png" for name in names), "index.html"]
     assert {path.parent for path in paths} == {tmp_path / "report"}
@@ -78,12 +75,8 @@ def test_names_are_text_wherever_they_stand(scores):
     """Names with HTML in them reach the page as text: in its tables, and in the data that its script reads."""
     name = "</script><script>alert(1)</script><img src=x onerror=alert(2)>"
     hostile = scores.rename(columns={"nap": name}).replace({"dataset": {"photos": "<i>photos</i>"}})
-    text = render_page(
-        summarise(hostile),
-        data=page_data(hostile, {}),
-        doubts={name: ["<u>claim</u>"]},
-        summaries={name: {"<a>": "<a>"}},
-    )
+    results = RunResults(hostile, doubts={name: ["<u>claim</u>"]}, summaries={name: {"<a>": "<a>"}})
+    text = render_page(results, page_data(hostile, {}))
     page = Page(text)
     assert page.tags.count("script") == 2 and not {"img", "u"} & set(page.tags)
     assert name in page.data["names"] and "<i>photos</i>" in page.data["sets"]
@@ -92,7 +85,7 @@ def test_names_are_text_wherever_they_stand(scores):
 
 @pytest.mark.slow
 def test_thirty_detectors_and_eight_sets(wide, tmp_path):
-    paths = write_report(tmp_path, wide, summarise(wide))
+    paths = write_report(RunResults(wide), tmp_path)
     for path in paths[:-1]:
         assert max(check_picture(path)) < 4000
     page = Page(paths[-1].read_text())
@@ -109,7 +102,7 @@ def test_36_detectors_and_four_sets_stay_below_5_mb(tmp_path):
     folder = tmp_path / "report"
     _, note = write_mistakes(scores, folder, read)
     images = read_thumbnails(folder)
-    text = render_page(summarise(scores), data=page_data(scores, images))
+    text = render_page(RunResults(scores), page_data(scores, images))
     assert note == "" and len(images) > 300
     assert len(text.encode()) < 5_000_000
     found = Page(text).data
@@ -138,9 +131,9 @@ def test_curves_hold_the_numbers_of_the_table(scores):
 @pytest.mark.parametrize("value", [0.0, -1e30, 1e30])
 def test_constant_and_huge_scores_can_be_drawn(scores, value, tmp_path):
     scores = scores.assign(msp=np.where(scores.index % 2, value, value * 2), energy=value)
-    metrics = summarise(scores)
-    assert (metrics.loc[metrics["detector"] == "energy", "auroc"] == 50).all()
-    assert len(write_report(tmp_path, scores, metrics)) == 7
+    results = RunResults(scores)
+    assert (results.metrics.loc[results.metrics["detector"] == "energy", "auroc"] == 50).all()
+    assert len(write_report(results, tmp_path)) == 7
 
 
 def test_a_summary_in_facts_charts_and_curves():
@@ -176,15 +169,15 @@ def rows_of_page(text):
 
 def test_page_says_what_a_detector_costs(scores):
     costs = {"msp": {"fit": 0, "test": 0}, "energy": {"fit": 0, "test": 1}, "nap": {"fit": 2, "test": 0}}
-    rows = rows_of_page(render_page(summarise(scores), costs=costs))
+    rows = rows_of_page(render_page(RunResults(scores, costs=costs)))
     for name, cost in costs.items():
         assert re.findall(r'<td class="plain">(\d)</td>', rows[name]) == [str(cost["fit"]), str(cost["test"])]
-    assert "extra fit" not in render_page(summarise(scores))
+    assert "extra fit" not in render_page(RunResults(scores))
 
 
 def test_the_table_holds_the_best_mean_first_and_every_value(scores):
     metrics = summarise(scores)
-    rows = rows_of_page(render_page(metrics))
+    rows = rows_of_page(render_page(RunResults(scores)))
     sets = metrics[metrics["dataset"] != "mean"]
     means = sets.groupby("detector")["auroc"].mean().sort_values(ascending=False)
     assert list(rows) == list(means.index)
@@ -197,7 +190,7 @@ def test_the_table_holds_the_best_mean_first_and_every_value(scores):
 
 def test_the_answer_names_the_best_of_each_group_and_what_is_doubtful(scores):
     metrics = summarise(scores)
-    page = render_page(metrics, doubts={"nap": ["it is doubtful"]})
+    page = render_page(RunResults(scores, doubts={"nap": ["it is doubtful"]}))
     answer = page.split('<section id="answer">')[1].split("</section>")[0]
     for group in ("near", "far"):
         part = next(block for block in answer.split("<h3>") if block.startswith(group))
@@ -211,4 +204,4 @@ def test_the_answer_names_the_best_of_each_group_and_what_is_doubtful(scores):
 
 
 def test_the_page_says_which_aupr_it_holds(scores):
-    assert "AUPR is average precision; OpenOOD integrates the curve by trapezoids" in render_page(summarise(scores))
+    assert "AUPR is average precision; OpenOOD integrates the curve by trapezoids" in render_page(RunResults(scores))
