@@ -76,7 +76,7 @@ def test_the_best_epoch_is_fitted_on(config: Path, train: Run, tmp_path: Path, p
     values = log.dropna(subset=["val/nac_me"]).set_index("epoch")["val/nac_me"]
     assert len(values) == 6 and values.nunique() > 1
     (best,) = (folder / "best").iterdir()
-    assert best.stem == f"epoch={values.idxmax()}"
+    assert best.stem == f"epoch={int(values.idxmax())}"
 
     weights = torch.load(best, weights_only=True)["state_dict"]
     assert coverage_of(weights) == pytest.approx(values.max(), rel=0.02)  # a state at an edge, by another batch size
