@@ -48,7 +48,7 @@ def of_tensorboard(folder):
 
 
 def of_mlflow(folder):
-    pytest.importorskip("mlflow", reason="MLflow takes 80 MB: pip install --group mlflow")
+    pytest.importorskip("mlflow", reason="pip install mlflow-skinny")
     from lightning.pytorch.loggers import MLFlowLogger
 
     logger = MLFlowLogger("ood", tracking_uri=(folder / "mlruns").as_uri())
