@@ -12,6 +12,7 @@ from lightning_ood.errors import InputError
 from lightning_ood.ops.plain_yaml import plain_yaml
 
 BY_NAME = ("data.ood", "data.val_ood", "data.csid", "scoring.detectors")  # arguments that are merged by name
+_WHOLE = ("class_path", "list")  # keys of an entry that is given whole, and takes nothing from an earlier one
 ALL = "*"  # with null: all that the configs before have named
 
 
@@ -23,9 +24,7 @@ class MergedConfig(ActionConfigFile):
         kept: dict[str, Any] = {}
         for key, given in _given(values).items():
             if isinstance(earlier := cfg.get(key), dict):
-                cfg[key] = kept[key] = {
-                    name: spec for name, spec in earlier.items() if not _replaced(name, spec, given)
-                }
+                cfg[key] = kept[key] = {name: spec for name, spec in earlier.items() if not _replaced(name, given)}
         super().__call__(parser, cfg, values, option_string)
         for key in BY_NAME:
             if isinstance(now := cfg.get(key), dict):
@@ -49,10 +48,10 @@ def _given(values: str) -> dict[str, dict[str, Any]]:
     return found
 
 
-def _replaced(name: str, earlier: Any, given: dict[str, Any]) -> bool:
-    """Tells whether a config leaves nothing of an earlier entry: an image list takes no argument of a class."""
+def _replaced(name: str, given: dict[str, Any]) -> bool:
+    """Tells whether a config leaves nothing of an earlier entry: it gives all, or this one whole (a file, a class)."""
     now = given.get(name)
-    return ALL in given or (isinstance(now, dict) and "list" in now and "class_path" in (earlier or ()))
+    return ALL in given or isinstance(now, str) or (isinstance(now, dict) and not now.keys().isdisjoint(_WHOLE))
 
 
 def check_names(options: Any) -> None:

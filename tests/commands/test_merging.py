@@ -15,7 +15,7 @@ from lightning_ood.commands.sweep import runs
 from lightning_ood.commands.sweep.plan import resolve
 from lightning_ood.commands.sweep.point import Resolver
 from lightning_ood.commands.sweep.space import Sweep
-from lightning_ood.detectors import list_detectors
+from lightning_ood.detectors import KNN, list_detectors
 from tests.helpers.runs import ROOT, images
 
 
@@ -78,6 +78,20 @@ def test_every_form_changes_one_and_leaves_the_others(
     assert sets == {"near/x": None, "far/y": "y", "far/z": "z"}
     assert detectors["msp"] is None and detectors["e"][0] == "Energy" and set(detectors) == {"knn", "msp", "e"}
     assert detectors["knn"][0] == "KNN" and detectors["knn"][1]["k"] == 10
+
+
+@pytest.mark.parametrize("form", ["inside", "file", "option", "option="])
+def test_a_detector_given_whole_takes_nothing_from_an_earlier_one(
+    form: str, base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = {"class_path": "KNN", "init_args": {"bank_size": 99}}
+    (tmp_path / "whole.yaml").write_text(yaml.safe_dump(whole))
+    spec: Any = whole if form == "inside" else "whole.yaml"
+    (tmp_path / "more.yaml").write_text(yaml.safe_dump({"scoring": {"detectors": {"knn": spec}}}))
+    option = ("--scoring.detectors.knn", str(tmp_path / "whole.yaml"))
+    arguments: Any = {"option": option, "option=": ("=".join(option),)}.get(form, ("--config", tmp_path / "more.yaml"))
+    _, detectors = resolved(capsys, "--config", base, *arguments)
+    assert detectors["knn"][1]["bank_size"] == 99 and detectors["knn"][1]["k"] == KNN().k and "msp" in detectors
 
 
 def test_a_star_leaves_out_all_before_and_an_option_gives_these_alone(

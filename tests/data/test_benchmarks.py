@@ -14,6 +14,7 @@ import torchvision
 import yaml
 
 from lightning_ood.commands.cli import main
+from lightning_ood.commands.merging import ALL
 from lightning_ood.data.datamodule import OODDataModule
 from lightning_ood.report import summarise, without_csid
 from tests.helpers.layouts import Downloading, lay_out
@@ -21,7 +22,9 @@ from tests.helpers.runs import ROOT, Run
 
 CONFIGS = sorted((ROOT / "configs" / "benchmarks").glob("*.yaml"), key=str)
 ENERGY = {"class_path": "lightning_ood.detectors.energy.Energy"}
+OTHER = {"far/other": "of the model's config, which a benchmark leaves out"}
 MODEL = {
+    "data": {"ood": OTHER},
     "model": {"network": {"class_path": "tests.helpers.tiny.Net"}, "weights": "none"},
     "trainer": {"accelerator": "cpu", "devices": 1, "logger": False, "enable_progress_bar": False},
     "scoring": {
@@ -58,8 +61,8 @@ def test_a_benchmark_runs_as_it_is(path: Path, bench: Any, tmp_path: Path) -> No
     lay_out(data, tmp_path / "data")
     run = bench(path, "fit", "test")
     scores, metrics = pd.read_parquet(run / "scores.parquet"), pd.read_csv(run / "metrics.csv")
-    sets = {key.split("/")[1]: key.split("/")[0] for key in data["ood"]}
-    known = {data["id"]["name"]: "id", **dict.fromkeys(data.get("csid", {}), "csid")}
+    sets = {key.split("/")[1]: key.split("/")[0] for key in data["ood"] if key != ALL}
+    known = {data["id"]["name"]: "id", **dict.fromkeys(data.get("csid", {}).keys() - {ALL}, "csid")}
     found = scores.groupby("dataset", sort=False)["group"].first().to_dict()
     assert found == {**known, **sets}
     assert (scores.groupby("dataset").size() == 8).all()
