@@ -154,7 +154,7 @@ def lacking(files: tuple[str, ...], root: Path, download: bool) -> tuple[dict[st
 
 def sets_of(data: Mapping[str, Any]) -> dict[str, list[Any]]:
     """What each row of metrics.csv needs beside the ID test set: an OOD set, and for ``fs/`` shifted ID sets too."""
-    sets = {key.split("/")[1]: [spec] for key, spec in data["ood"].items()}
+    sets = {key.split("/")[1]: [spec] for key, spec in data["ood"].items() if spec is not None}
     shifted = list(data.get("csid", {}).values())
     return sets | ({f"{FULL_SPECTRUM}{name}": [*specs, *shifted] for name, specs in sets.items()} if shifted else {})
 

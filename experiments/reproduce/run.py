@@ -26,6 +26,7 @@ import yaml  # noqa: E402
 from experiments.reproduce import published  # noqa: E402
 from experiments.reproduce.compare import compare, markdown  # noqa: E402
 from experiments.reproduce.published import HERE, Table, lacking, merged, sets_of  # noqa: E402
+from lightning_ood.commands.merging import ALL
 from lightning_ood.data.datamodule import data_root  # noqa: E402
 from lightning_ood.errors import InputError  # noqa: E402
 from lightning_ood.report.table import FULL_SPECTRUM  # noqa: E402
@@ -80,8 +81,8 @@ def compute(files: tuple[str, ...], plans: dict[Table, Plan], folder: Path, root
     names = {
         name.removeprefix(FULL_SPECTRUM) for each in plans.values() for sets in each.columns.values() for name in sets
     }
-    ood = {key: spec for key, spec in merged(files)["data"]["ood"].items() if key.split("/")[1] in names}
-    config = {"data": {"ood": ood}, "scoring": {"detectors": detectors}}
+    ood = {key: spec for key, spec in merged(files)["data"]["ood"].items() if key != ALL and key.split("/")[1] in names}
+    config = {"data": {"ood": {ALL: None, **ood}}, "scoring": {"detectors": {ALL: None, **detectors}}}
     run = folder / name_of(files)
     run.mkdir(parents=True, exist_ok=True)
     (run / "reproduce.yaml").write_text(yaml.safe_dump(config, sort_keys=False))

@@ -15,28 +15,24 @@ PATH_ARGUMENTS = ("root", "path", "file", "folder")  # init_args of a data set t
 
 
 def inline_files(args: list[str]) -> list[str]:
-    """Turns ``--scoring.detectors.<name> FILE.yaml`` into a config with the content of the file.
+    """Replaces the FILE of ``--scoring.detectors.<name> FILE.yaml`` by its content, as JSON.
 
-    A config may name such a file, and replaces an earlier detector of this name by it; an option of jsonargparse takes
-    only the content, and keeps arguments of the earlier detector that the content does not give.
+    A config may name such a file; on the command line jsonargparse takes only the content.
 
     Raises:
         InputError: if such a file, or a config, is no text in UTF-8, or such a file is no YAML.
     """
-    option = re.compile(r"--scoring\.detectors\.([^.=]+)")
+    option = re.compile(r"--scoring\.detectors\.[^.=]+")
     out: list[str] = []
     for arg in args:
         name, _, value = arg.partition("=")
         path = Path(value if option.fullmatch(name) or name in CONFIG else arg)
         if ((name in CONFIG and value) or (out and out[-1] in CONFIG)) and path.is_file():
             read_text(path)
-        named = option.fullmatch(name if value else (out or [""])[-1])
+        named = bool(option.fullmatch(name) and value) or bool(out and option.fullmatch(out[-1]))
         if named and path.suffix in (".yaml", ".yml") and path.is_file():
-            if not value:
-                out.pop()
-            detector = {named[1]: read_yaml(read_text(path), path)}
-            out.append("--config")
-            arg = json.dumps({"scoring": {"detectors": detector}})
+            content = json.dumps(read_yaml(read_text(path), path))
+            arg = f"{name}={content}" if value else content
         out.append(arg)
     return out
 

@@ -158,7 +158,10 @@ def test_a_bad_image_is_reported_and_the_others_go_on(capsys: pytest.CaptureFixt
         ([*PREDICT, "known", "--output", "found.xyz"], "end it in"),
     ],
 )
-def test_wrong_input_is_one_sentence(capsys: pytest.CaptureFixture[str], command: list[str], message: str) -> None:
+def test_wrong_input_is_one_sentence(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, command: list[str], message: str
+) -> None:
+    monkeypatch.delenv("LIGHTNING_OOD_DATA", raising=False)
     assert message in said(capsys, command, code=2)[1]
 
 

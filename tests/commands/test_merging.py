@@ -80,7 +80,7 @@ def test_every_form_changes_one_and_leaves_the_others(
     assert detectors["knn"][0] == "KNN" and detectors["knn"][1]["k"] == 10
 
 
-@pytest.mark.parametrize("form", ["inside", "file", "option", "option="])
+@pytest.mark.parametrize("form", ["inside", "file"])
 def test_a_detector_given_whole_takes_nothing_from_an_earlier_one(
     form: str, base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -88,9 +88,7 @@ def test_a_detector_given_whole_takes_nothing_from_an_earlier_one(
     (tmp_path / "whole.yaml").write_text(yaml.safe_dump(whole))
     spec: Any = whole if form == "inside" else "whole.yaml"
     (tmp_path / "more.yaml").write_text(yaml.safe_dump({"scoring": {"detectors": {"knn": spec}}}))
-    option = ("--scoring.detectors.knn", str(tmp_path / "whole.yaml"))
-    arguments: Any = {"option": option, "option=": ("=".join(option),)}.get(form, ("--config", tmp_path / "more.yaml"))
-    _, detectors = resolved(capsys, "--config", base, *arguments)
+    _, detectors = resolved(capsys, "--config", base, "--config", tmp_path / "more.yaml")
     assert detectors["knn"][1]["bank_size"] == 99 and detectors["knn"][1]["k"] == KNN().k and "msp" in detectors
 
 

@@ -81,7 +81,7 @@ def test_a_run_is_parsed(files: tuple[str, ...], tmp_path: Path, capsys: pytest.
     """With the detectors of every row of every table that it serves."""
     tables = [table for table in map(read, FILES) if files in [each for each, _ in table.configs]]
     rows = {row.detector: row.spec for table in tables for row in table.rows if row.detector}
-    (tmp_path / "rows.yaml").write_text(yaml.safe_dump({"scoring": {"detectors": rows}}))
+    (tmp_path / "rows.yaml").write_text(yaml.safe_dump({"scoring": {"detectors": {"*": None, **rows}}}))
     paths = [*(ROOT / file for file in files), tmp_path / "rows.yaml"]
     with pytest.raises(SystemExit) as stop:
         main(["fit", *(part for path in paths for part in ("--config", str(path))), "--print_config"])
