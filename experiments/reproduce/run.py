@@ -26,7 +26,7 @@ import yaml  # noqa: E402
 from experiments.reproduce import published  # noqa: E402
 from experiments.reproduce.compare import compare, markdown  # noqa: E402
 from experiments.reproduce.published import HERE, Table, lacking, merged, sets_of  # noqa: E402
-from lightning_ood.commands.merging import ALL
+from lightning_ood.commands.merging import ALL  # noqa: E402
 from lightning_ood.data.datamodule import data_root  # noqa: E402
 from lightning_ood.errors import InputError  # noqa: E402
 from lightning_ood.report.table import FULL_SPECTRUM  # noqa: E402
