@@ -233,7 +233,8 @@ def test(
         rows, scores = scoring.finish_test(trainer.strategy.root_device)
         if not trainer.is_global_zero:
             return None
-        usage = {**log_use(trainer.loggers, checkpoint), **meter.usage(len(rows))}
+        cost = meter.usage(len(rows))  # before the loggers take their time
+        usage = {**log_use(trainer.loggers, checkpoint), **cost}
         table = table_of(rows.numpy(), scores.numpy(), list(scoring.suite.detectors), data)
         results = results_of(table, scoring.suite, config=config, usage=usage)
         about = network_facts(module.source, module.weights_hash())

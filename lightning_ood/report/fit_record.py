@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -34,14 +35,19 @@ def write_record(run_dir: Path, record: FitRecord) -> Path:
 
 
 def read_record(run_dir: Path) -> FitRecord:
-    """Reads ``tracking.json``; an empty record where the file does not exist.
+    """Reads ``tracking.json``; an empty record where there is none, and a warning where it is damaged.
 
-    Raises:
-        InputError: if it holds something else than :func:`write_record` wrote; it can be deleted.
+    It holds nothing that a score depends on, so it ends no run.
     """
-    found = read_json(run_dir / FILE)
+    try:
+        found = read_json(run_dir / FILE)
+    except InputError:
+        found = {"usage": None}
     usage, names = found.get("usage", {}), [found.get(key, "") for key in ("run_id", "artifact")]
     whole = isinstance(usage, dict) and all(isinstance(value, (int, float)) for value in usage.values())
     if not whole or not all(isinstance(name, str) for name in names):
-        raise InputError(f"{run_dir / FILE} is damaged: delete it; the command goes on without it")
+        warnings.warn(
+            f"{run_dir / FILE} is damaged: the run goes on without the cost and the W&B run of the fit", stacklevel=2
+        )
+        return FitRecord()
     return FitRecord(usage, *names)
