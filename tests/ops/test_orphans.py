@@ -27,7 +27,9 @@ time.sleep(60)
 
 
 def start(code: str, *arguments: str, **variables: str) -> subprocess.Popen[str]:
-    inherited = {k: v for k, v in os.environ.items() if k not in (PARENT, "LOCAL_RANK", "TORCHELASTIC_RUN_ID")}
+    unbuffered = "PYTHONUNBUFFERED"  # writes a line in two parts, between which another process writes
+    hidden = (PARENT, "LOCAL_RANK", "TORCHELASTIC_RUN_ID", unbuffered)
+    inherited = {k: v for k, v in os.environ.items() if k not in hidden}
     environment = {**inherited, "PYTHONPATH": str(ROOT), **variables}
     command = [sys.executable, "-c", code, *arguments]
     return subprocess.Popen(
