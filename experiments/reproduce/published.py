@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from lightning_ood.commands.arguments import resolve_paths
+from lightning_ood.commands.merging import ALL
 from lightning_ood.data.files import ImageList
 from lightning_ood.data.opening import open_set
 from lightning_ood.errors import InputError
@@ -129,6 +130,9 @@ def merged(files: tuple[str, ...]) -> dict[str, Any]:
         content = yaml.safe_load((ROOT / file).read_text())
         for part in out:
             out[part].update(content.get(part, {}))
+    for named in out["data"].values():
+        if isinstance(named, dict):
+            named.pop(ALL, None)  # a group replaces that of the config before in any case
     return out
 
 
@@ -154,7 +158,7 @@ def lacking(files: tuple[str, ...], root: Path, download: bool) -> tuple[dict[st
 
 def sets_of(data: Mapping[str, Any]) -> dict[str, list[Any]]:
     """What each row of metrics.csv needs beside the ID test set: an OOD set, and for ``fs/`` shifted ID sets too."""
-    sets = {key.split("/")[1]: [spec] for key, spec in data["ood"].items() if spec is not None}
+    sets = {key.split("/")[1]: [spec] for key, spec in data["ood"].items()}
     shifted = list(data.get("csid", {}).values())
     return sets | ({f"{FULL_SPECTRUM}{name}": [*specs, *shifted] for name, specs in sets.items()} if shifted else {})
 

@@ -81,7 +81,7 @@ def compute(files: tuple[str, ...], plans: dict[Table, Plan], folder: Path, root
     names = {
         name.removeprefix(FULL_SPECTRUM) for each in plans.values() for sets in each.columns.values() for name in sets
     }
-    ood = {key: spec for key, spec in merged(files)["data"]["ood"].items() if key != ALL and key.split("/")[1] in names}
+    ood = {key: spec for key, spec in merged(files)["data"]["ood"].items() if key.split("/")[1] in names}
     config = {"data": {"ood": {ALL: None, **ood}}, "scoring": {"detectors": {ALL: None, **detectors}}}
     run = folder / name_of(files)
     run.mkdir(parents=True, exist_ok=True)

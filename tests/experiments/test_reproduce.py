@@ -41,7 +41,9 @@ def test_a_file_holds_what_it_says(path: Path) -> None:
                     assert np.mean(values) == pytest.approx(mean, abs=0.0101), (row.name, metric)
     wanted = {names[0] for names in table.columns.values()} | {name for sets in table.means.values() for name in sets}
     for files, _ in table.configs[:1]:
-        assert wanted <= set(sets_of(merged(files)["data"]))
+        found = sets_of(merged(files)["data"])
+        assert wanted <= set(found)
+        assert all(spec is not None for specs in found.values() for spec in specs)
     list_detectors()  # short names are those of imported classes
     parser = jsonargparse.ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(Detector, "detector")
