@@ -23,7 +23,7 @@ from lightning_ood.evaluation.result import results_of
 from lightning_ood.ops.console import rank_zero_print
 from lightning_ood.ops.processes import naming_the_dead
 from lightning_ood.report.doubts import print_doubts
-from lightning_ood.report.loggers import log_fit, log_use
+from lightning_ood.report.loggers import log_fit
 from lightning_ood.report.provenance import network_facts
 from lightning_ood.report.results import finish, table_of
 from lightning_ood.report.table import limit_line
@@ -233,10 +233,9 @@ def test(
         rows, scores = scoring.finish_test(trainer.strategy.root_device)
         if not trainer.is_global_zero:
             return None
-        cost = meter.usage(len(rows))  # before the loggers take their time
-        usage = {**log_use(trainer.loggers, checkpoint), **cost}
+        usage = meter.usage(len(rows))
         table = table_of(rows.numpy(), scores.numpy(), list(scoring.suite.detectors), data)
-        results = results_of(table, scoring.suite, config=config, usage=usage)
+        results = results_of(table, scoring.suite, config=config, usage=usage, checkpoint=checkpoint)
         about = network_facts(module.source, module.weights_hash())
         about |= {"fitted_on": scoring.fingerprint.get("fit", {}).get("content", ""), "fit": fitted, "command": called}
         about |= {} if data.limit is None else {"limit": data.limit}

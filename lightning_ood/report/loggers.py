@@ -60,9 +60,10 @@ def fit_facts(summaries: Summaries) -> dict[str, str | float]:
 def log_run(loggers: Any, results: RunResults, pictures: Iterable[Path] = (), files: Iterable[Path] = ()) -> None:
     """Logs a tested run; a failing logger causes a warning and does not stop the run.
 
-    Every logger gets :func:`scalars`, the measured cost ``cost/…`` and :func:`fit_facts`, numbers through its
-    ``log_metrics``. A ``WandbLogger`` also gets what :mod:`lightning_ood.report.wandb_run` names, an ``MLFlowLogger``
-    the pictures and the files, a ``TensorBoardLogger`` the pictures and the doubts as text.
+    Every logger gets :func:`scalars`, the measured cost ``cost/…`` of test and fit, and :func:`fit_facts`, numbers
+    through its ``log_metrics``. A ``WandbLogger`` also gets what :mod:`lightning_ood.report.wandb_run` names, and the
+    checkpoint that ``fit`` logged as an input, an ``MLFlowLogger`` the pictures and the files, a ``TensorBoardLogger``
+    the pictures and the doubts as text.
 
     Args:
         loggers: one or several Lightning loggers; call this on rank 0 only.
@@ -71,8 +72,11 @@ def log_run(loggers: Any, results: RunResults, pictures: Iterable[Path] = (), fi
         files: files of the run.
     """
     pictures, files = [path for path in pictures if path.suffix == ".png"], [path for path in files if path.is_file()]
-    values = {**scalars(results.metrics, results.accuracy), **results.usage}
+    fit = FitRecord() if results.checkpoint is None else read_record(results.checkpoint.parent.parent)
+    values = {**scalars(results.metrics, results.accuracy), **fit.usage, **results.usage}
     for logger in loggers if isinstance(loggers, (list, tuple)) else [loggers]:
+        with warn_on_failure(logger):
+            _log_use(logger, results.checkpoint, fit)
         with warn_on_failure(logger):
             _log(logger, results, values, pictures, files)
 
@@ -138,18 +142,10 @@ def log_fit(loggers: Iterable[Any], checkpoint: Path, usage: Mapping[str, float]
     write_record(run_dir, record)
 
 
-def log_use(loggers: Iterable[Any], checkpoint: Path) -> Mapping[str, float]:
-    """Names the checkpoint that ``fit`` logged as an input of the test's run, in each ``WandbLogger``.
-
-    Returns:
-        The measured cost of the fit.
-    """
-    record = read_record(checkpoint.parent.parent)
-    for logger in loggers:
-        with warn_on_failure(logger):
-            if record.artifact and _is(logger, "WandbLogger") and not logger.experiment.disabled:
-                wandb_artifacts.use_checkpoint(logger, checkpoint, record)
-    return record.usage
+def _log_use(logger: Any, checkpoint: Path | None, fit: FitRecord) -> None:
+    """Names the checkpoint that ``fit`` logged as an input of the test's run, in a ``WandbLogger``."""
+    if checkpoint is not None and fit.artifact and _is(logger, "WandbLogger") and not logger.experiment.disabled:
+        wandb_artifacts.use_checkpoint(logger, checkpoint, fit)
 
 
 @contextmanager

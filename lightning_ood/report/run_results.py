@@ -31,6 +31,7 @@ class RunResults:
         config: the resolved configuration, YAML.
         environment: versions and machine of the test; the current ones where empty.
         usage: measured cost: ``cost/test_seconds`` and the like -> value.
+        checkpoint: the fits that were tested; beside it lies what their fit left for loggers. None names none.
         read: reads an image of the table, for thumbnails; None reads none.
         trapezoid: adds AUPR by trapezoids to the metrics.
     """
@@ -43,6 +44,7 @@ class RunResults:
     config: str = ""
     environment: Mapping[str, str] = field(default_factory=environment)
     usage: Mapping[str, float] = field(default_factory=dict)
+    checkpoint: Path | None = None
     read: Read | None = None
     trapezoid: bool = False
 
