@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import cache
 from pathlib import Path
 
 REFERENCES = Path(__file__).parent.parent / "docs" / "references.bib"
@@ -10,6 +11,7 @@ _ENTRY = re.compile(r"^% (?P<detectors>[\w, ]+)\n(?P<text>@\w+\{.*?^\})", re.MUL
 _ACCENTS = {r"{\"u}": "ü", r"{\"\i}": "ï"}
 
 
+@cache
 def papers() -> list[tuple[set[str], str]]:
     """Returns the detectors of each entry, by class name, and its BibTeX."""
     found = _ENTRY.finditer(REFERENCES.read_text(encoding="utf-8"))

@@ -75,10 +75,10 @@ class Recorder(L.Callback):
         rows = rows[rows[:, 0].argsort()]
         index, labels = rows[:, 0].long().numpy(), rows[:, 1].long().numpy()
         numbers = rows[:, 2:].float().numpy()
-        found = {"logits": numbers[:, :classes], "pooled": numbers[:, classes:], "index": index}
+        found = {"logits": numbers[:, :classes], "pooled": numbers[:, classes:]}
+        found["index"] = np.array([images.position(i) for i in index], dtype=np.int64)
         found |= {"labels": labels} if (labels >= 0).any() else {}
         paths = [images.paths[i] for i in index]
-        found["index"] = np.array([images.position(i) for i in index], dtype=np.int64)
         return found | ({} if None in paths else {"path": paths})
 
 

@@ -22,7 +22,12 @@ def file_name(name: str) -> str:
     A name of lower-case letters, digits and ``-.=+_`` is its own; another is changed to one, and ends in its hash.
     """
     plain = _NOT_IN_FILES.sub("_", name.lower())[:80]
-    return name if plain == name else f"{plain}-{hashlib.sha256(name.encode('utf-8', 'surrogatepass')).hexdigest()[:8]}"
+    return name if plain == name else f"{plain}-{name_hash(name)}"
+
+
+def name_hash(name: str) -> str:
+    """Returns eight hexadecimal digits that tell names apart, whatever letters they have."""
+    return hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:8]
 
 
 def write_whole(path: Path, write: Callable[[Path], Any]) -> Path:

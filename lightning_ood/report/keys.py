@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable
+
+from lightning_ood.ops.files import name_hash
 
 _OTHERS = re.compile(r"[^-.\w]+", re.ASCII)
 
@@ -26,9 +27,6 @@ def keys(names: Iterable[str]) -> dict[str, str]:
     found = {name: "/".join(filter(None, map(plain, name.split("/")))) for name in names}
     count = Counter(found.values())
     return {
-        name: key if name == key or (key and count[key] == 1) else f"{key}-{_hash(name)}" for name, key in found.items()
+        name: key if name == key or (key and count[key] == 1) else f"{key}-{name_hash(name)}"
+        for name, key in found.items()
     }
-
-
-def _hash(name: str) -> str:
-    return hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:8]
